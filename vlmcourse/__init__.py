@@ -1,0 +1,51 @@
+"""A compact, readable library for a lecture on vision: patches, attention, convolution, contrast.
+
+Every public name can be imported from here, ``from vlmcourse import patchify``. Names are resolved on
+first use, so that ``import vlmcourse`` itself costs next to nothing and ``vlmcourse.ops`` never pulls in
+matplotlib or scikit-learn.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    # the formulas
+    "patchify": "vlmcourse.ops.patches",
+    "unpatchify": "vlmcourse.ops.patches",
+    "PatchEmbed": "vlmcourse.ops.patches",
+    "attention_weights": "vlmcourse.ops.attention",
+    "self_attention": "vlmcourse.ops.attention",
+    "MultiHeadSelfAttention": "vlmcourse.ops.attention",
+    "conv3d": "vlmcourse.ops.convolution",
+    "Conv3d": "vlmcourse.ops.convolution",
+    "receptive_field": "vlmcourse.ops.convolution",
+    "slide_contrastive_loss": "vlmcourse.ops.contrastive",
+    "nt_xent_loss": "vlmcourse.ops.contrastive",
+    "info_nce_loss": "vlmcourse.ops.contrastive",
+    "alignment": "vlmcourse.ops.contrastive",
+    "uniformity": "vlmcourse.ops.contrastive",
+    # experiments
+    "device": "vlmcourse.lab.runtime",
+    "seed_everything": "vlmcourse.lab.runtime",
+    "profile": "vlmcourse.lab.runtime",
+    "pick": "vlmcourse.lab.runtime",
+    "record_result": "vlmcourse.lab.results",
+    "load_result": "vlmcourse.lab.results",
+    "glue": "vlmcourse.lab.results",
+}
+
+__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'vlmcourse' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value  # the next access finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Experiments: runtime, training, probes, results with their provenance, plots."""

@@ -1,0 +1,1 @@
+"""Networks built from the formulas in :mod:`vlmcourse.ops`."""
