@@ -29,7 +29,9 @@ def device() -> torch.device:
     """
     wanted = os.environ.get("VLMCOURSE_DEVICE", "").strip()
     if not wanted:
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         chosen = torch.device(wanted)
         if chosen.type not in ("cpu", "cuda", "mps"):

@@ -1,8 +1,14 @@
-"""Argument checks shared by the formulas: every error says what was expected and what came."""
+"""Argument checks shared by the formulas: every error says what was expected, what came, and what to try."""
 
+import math
 from collections.abc import Sequence
+from numbers import Real
+from typing import Literal
 
+import torch
 from torch import Tensor
+
+Backend = Literal["fused", "einops"]
 
 
 def check_rank(name: str, tensor: Tensor, layout: str) -> None:
@@ -12,23 +18,30 @@ def check_rank(name: str, tensor: Tensor, layout: str) -> None:
     if tensor.ndim != len(layout.split()):
         raise ValueError(f"{name} must have shape ({layout}), received {tuple(tensor.shape)}")
     if tensor.numel() == 0:
-        raise ValueError(f"{name} is empty: every axis of ({layout}) needs at least one entry, received {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must have no empty axis in ({layout}), received {tuple(tensor.shape)}")
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
     """Raise unless ``tensor`` holds real floating-point numbers."""
     if not tensor.is_floating_point():
-        raise TypeError(f"{name} must be floating point, received {tensor.dtype}; try {name}.float() (and / 255 for uint8 images)")
+        hint = f"{name}.float() / 255" if tensor.dtype == torch.uint8 else f"{name}.float()"
+        raise TypeError(f"{name} must be floating point, received {tensor.dtype}; try {hint}")
 
 
-def check_same(axis: str, **tensors: Tensor) -> None:
-    """Raise unless the tensors agree in ``axis``, which is one of ``shape``, ``dtype`` and ``device``."""
+def check_same_kind(**tensors: Tensor) -> None:
+    """Raise unless the tensors share one device and one dtype (autocast, where it is on, settles the dtype itself)."""
     (first, reference), *others = tensors.items()
     for name, tensor in others:
-        expected, received = getattr(reference, axis), getattr(tensor, axis)
-        if expected != received:
-            shown = [tuple(v) if axis == "shape" else v for v in (expected, received)]
-            raise ValueError(f"{name} must have the {axis} of {first}: expected {shown[0]}, received {shown[1]}")
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{name} must be on the device of {first}: expected {reference.device}, received {tensor.device}; "
+                f"try moving both to one device"
+            )
+        if tensor.dtype != reference.dtype and not torch.is_autocast_enabled(reference.device.type):
+            raise ValueError(
+                f"{name} must have the dtype of {first}: expected {reference.dtype}, received {tensor.dtype}; "
+                f"try .to({reference.dtype})"
+            )
 
 
 def check_positive_int(name: str, value: int) -> None:
@@ -39,28 +52,36 @@ def check_positive_int(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, received {value}")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise unless ``value`` is a finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+def check_positive(name: str, value: float | Tensor) -> None:
+    """Raise unless ``value``, a number or a tensor of one number, is finite and above zero."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, Tensor) and value.numel() == 1):
         raise TypeError(f"{name} must be a number, received {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a finite number above zero, received {value}")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number above zero, received {float(value)}")
 
 
 def check_divides(name: str, divisor: int, **sizes: int) -> None:
-    """Raise unless ``divisor`` divides every size; the message proposes the nearest divisors."""
+    """Raise unless ``divisor`` divides every size; the message proposes the nearest numbers that do."""
     for what, size in sizes.items():
         if size % divisor:
-            fitting = [k for k in range(1, size + 1) if all(s % k == 0 for s in sizes.values())]
+            common = math.gcd(*sizes.values())
+            fitting = [k for k in range(1, common + 1) if common % k == 0]
             nearest = sorted(sorted(fitting, key=lambda k: abs(k - divisor))[:2])
             raise ValueError(f"{name}={divisor} does not divide {what} {size}; try {' or '.join(map(str, nearest))}")
 
 
-def as_triple(name: str, value: int | Sequence[int], *, minimum: int) -> tuple[int, int, int]:
-    """Return ``(time, height, width)`` from one integer for all three axes or from three integers."""
-    triple = (value,) * 3 if isinstance(value, int) else tuple(value)
-    if len(triple) != 3 or any(isinstance(v, bool) or not isinstance(v, int) for v in triple):
-        raise TypeError(f"{name} must be an integer or three integers (time, height, width), received {value!r}")
-    if min(triple) < minimum:
-        raise ValueError(f"{name} must be at least {minimum} on every axis (time, height, width), received {value!r}")
-    return triple
+def check_backend(backend: str) -> None:
+    """Raise unless ``backend`` names one of the two ways to compute a formula."""
+    if backend not in ("fused", "einops"):
+        raise ValueError(f"backend must be 'fused' or 'einops', received {backend!r}")
+
+
+def as_sizes(name: str, value: int | Sequence[int], *, axes: tuple[str, ...], minimum: int) -> tuple[int, ...]:
+    """Return one size an axis, from one integer for all of them or from a sequence of integers."""
+    sizes = (value,) * len(axes) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(sizes) != len(axes) or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
+        raise TypeError(f"{name} must be one integer or {len(axes)} integers ({', '.join(axes)}), received {value!r}")
+    if min(sizes) < minimum:
+        raise ValueError(f"{name} must be at least {minimum} on every axis ({', '.join(axes)}), received {value!r}")
+    return sizes

@@ -3,7 +3,14 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_divides, check_floating, check_positive_int, check_rank
+from vlmcourse.ops._checks import (
+    as_sizes,
+    check_divides,
+    check_floating,
+    check_positive_int,
+    check_rank,
+    check_same_kind,
+)
 
 
 def patchify(images: Tensor, *, patch_size: int) -> Tensor:
@@ -55,9 +62,7 @@ def unpatchify(patches: Tensor, *, patch_size: int, image_size: int | tuple[int,
     """
     check_rank("patches", patches, "b n d")
     check_positive_int("patch_size", patch_size)
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    check_positive_int("image_size", height)
-    check_positive_int("image_size", width)
+    height, width = as_sizes("image_size", image_size, axes=("height", "width"), minimum=1)
     check_divides("patch_size", patch_size, height=height, width=width)
     nh, nw = height // patch_size, width // patch_size
     if patches.shape[1] != nh * nw:
@@ -109,4 +114,5 @@ class PatchEmbed(nn.Module):
         check_floating("images", images)
         if images.shape[1] != self.in_channels:
             raise ValueError(f"images must have in_channels={self.in_channels} channels, received {images.shape[1]}")
+        check_same_kind(weights=self.proj.weight, images=images)
         return self.proj(patchify(images, patch_size=self.patch_size))

@@ -1,0 +1,147 @@
+"""Measured numbers and where they come from: recorded once, loaded by the book, never typed by hand."""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+import vlmcourse
+from vlmcourse.lab import runtime
+
+# Chapters are rendered anew when a result they read has changed: this is where the build looks.
+files_read: list[str] = []
+
+
+def record_result(
+    name: str,
+    values: Sequence[float],
+    *,
+    unit: str,
+    data: str,
+    seeds: Sequence[int],
+    seconds: float,
+    root: str | Path | None = None,
+    **details: Any,
+) -> Path:
+    """Write one measured quantity, all its seeds and its provenance to ``root/name.json``.
+
+    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. The file is
+    complete or absent: it is written beside its place and renamed.
+
+    Shapes:
+        One value for each seed. ``details`` are kept as they are and must be JSON: hyperparameters, curves.
+
+    Units:
+        ``unit`` says what a value counts, as in ``"accuracy, fraction"``; ``seconds`` is wall-clock for all seeds.
+
+    Raises:
+        ValueError: values and seeds of different number, none at all, a value that is not finite, or a ``data`` or
+            ``unit`` left empty.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> path = record_result("probe", [0.5, 0.7], unit="accuracy, fraction", data="scenes", seeds=[0, 1],
+    ...                      seconds=3.0, root=folder)
+    >>> load_result("probe", root=folder)["mean"]
+    0.6
+    """
+    values, seeds = [float(value) for value in values], list(seeds)
+    if not values or len(values) != len(seeds):
+        raise ValueError(f"values must hold one number for each of {len(seeds)} seeds, received {len(values)}")
+    if not all(torch.isfinite(torch.tensor(values))):
+        raise ValueError(f"values must be finite, received {values}")
+    if not data or not unit:
+        raise ValueError(f"data and unit must say what was measured, received data={data!r}, unit={unit!r}")
+    result = {
+        "name": name,
+        "unit": unit,
+        "data": data,
+        "mean": round(mean(values), 6),
+        "spread": round(stdev(values), 6) if len(values) > 1 else None,  # sample standard deviation over seeds
+        "values": values,
+        "seeds": seeds,
+        "seconds": round(seconds, 1),
+        **details,
+        "provenance": provenance(),
+    }
+    path = _root(root) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{name}-", delete=False) as temporary:
+        temporary.write(text)
+        temporary.flush()
+        os.fsync(temporary.fileno())
+    os.replace(temporary.name, path)
+    return path
+
+
+def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] | None:
+    """Return a recorded result, or None where nothing has been measured yet.
+
+    >>> load_result("never_measured", root=".") is None
+    True
+    """
+    path = _root(root) / f"{name}.json"
+    files_read.append(str(path.resolve()))
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def provenance() -> dict[str, str]:
+    """Return what a reader needs to place a number: device, versions, profile, commit, date.
+
+    >>> sorted(provenance())
+    ['commit', 'date', 'device', 'profile', 'python', 'torch', 'vlmcourse']
+    """
+    where = runtime.device()
+    return {
+        "profile": runtime.profile(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where.type} ({platform.machine()})",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "vlmcourse": vlmcourse.__version__,
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def glue(name: str, value: Any) -> None:
+    """Hand a value to the page, so that its prose can quote it as ``{glue:text}`` followed by the name.
+
+    The cell shows nothing for it. Format numbers where you measure them: ``glue("accuracy", f"{accuracy:.0%}")``.
+    """
+    from IPython.display import display
+
+    # The key that MyST-NB, and scrapbook before it, reads from the cell's stored output.
+    hidden = "application/papermill.record/text/plain"
+    metadata = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
+    display({hidden: repr(str(value))}, metadata=metadata, raw=True)
+
+
+def _root(root: str | Path | None) -> Path:
+    if root is not None:
+        return Path(root)
+    checkout = Path(vlmcourse.__file__).resolve().parents[1] / "book" / "results"
+    return checkout if checkout.is_dir() else Path("results")
+
+
+def _commit() -> str:
+    """Name the commit of the code being run; a tree that differs from its commit says so."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(vlmcourse.__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+    return described.stdout.strip()

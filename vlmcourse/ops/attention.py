@@ -1,0 +1,190 @@
+"""Self-attention: every token becomes a weighted average of all tokens (slides S23 and S24)."""
+
+import math
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import Tensor, nn
+
+from vlmcourse.ops._checks import (
+    Backend,
+    check_backend,
+    check_divides,
+    check_floating,
+    check_positive_int,
+    check_rank,
+    check_same_kind,
+)
+
+
+def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Return α, how much query i attends to key j: the softmax over j of q·k / √d.
+
+    The lecture leaves α open; this is the definition that transformers use. The softmax runs in float32 or wider.
+
+    Shapes:
+        queries ``(..., i, d)``, keys ``(..., j, d)`` → weights ``(..., i, j)``; every row sums to one.
+        The leading axes are batch, or batch and head, and must agree. A boolean ``mask``, broadcastable to
+        ``(..., i, j)``, is True where i may look at j; a row that may look nowhere is all zeros.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+        TypeError: tensors that are not floating point, or a mask that is not boolean.
+
+    Source:
+        Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
+
+    >>> import torch
+    >>> tokens = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> attention_weights(tokens, tokens)
+    tensor([[0.6698, 0.3302],
+            [0.3302, 0.6698]])
+    """
+    _check_queries_and_keys(queries, keys)
+    # Scaled before the product, not after: in float16 an unscaled q·k overflows first.
+    scores = einsum(queries * queries.shape[-1] ** -0.5, keys, "... i d, ... j d -> ... i j")
+    if mask is not None:
+        _check_mask(mask, scores.shape)
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    # A row masked entirely is 0/0 in the softmax; like PyTorch's kernel, let it attend to nothing.
+    return weights if mask is None else weights.masked_fill(~mask, 0.0)
+
+
+def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Mix the values: v'_i = Σ_j α_ij v_j, with α from :func:`attention_weights`.
+
+    Equal to :func:`torch.nn.functional.scaled_dot_product_attention`, which never writes α down.
+
+    Shapes:
+        queries ``(..., i, d)``, keys ``(..., j, d)``, values ``(..., j, dv)`` → ``(..., i, dv)``; ``mask`` as in
+        :func:`attention_weights`.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
+        TypeError: tensors that are not floating point, or a mask that is not boolean.
+
+    Source:
+        Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
+
+    >>> import torch
+    >>> same = torch.zeros(1, 3, 2)  # three tokens that match equally well
+    >>> self_attention(same, same, torch.tensor([[[0.0], [3.0], [6.0]]]))
+    tensor([[[3.],
+             [3.],
+             [3.]]])
+    """
+    _check_queries_and_keys(queries, keys)
+    _check_sequence("values", values)
+    if values.shape[:-1] != keys.shape[:-1]:
+        raise ValueError(
+            f"values must come one a key: expected shape ({', '.join(map(str, keys.shape[:-1]))}, dv), "
+            f"received {tuple(values.shape)}"
+        )
+    check_same_kind(queries=queries, values=values)
+    weights = attention_weights(queries, keys, mask=mask)
+    return einsum(weights, values, "... i j, ... j d -> ... i d")
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Several attentions side by side, each on its own slice of the embedding.
+
+    ``backend="fused"`` runs PyTorch's kernel; ``backend="einops"`` computes the same in readable form, can return α,
+    and costs memory quadratic in the number of tokens. Both use the same weights, and ``backend`` may be changed on
+    the module at any time. The weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout: at the
+    course's scale it hides more than it helps.
+
+    Shapes:
+        tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
+        ``(b, num_heads, n, n)``. A boolean ``mask``, broadcastable to ``(b, num_heads, n, n)``, is True where i may
+        look at j.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``embed_dim``, an unknown backend, tokens of another width, or
+            weights asked of the fused backend, which never forms them.
+        TypeError: tokens that are not floating point, or a mask that is not boolean.
+
+    Source:
+        Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.
+
+    >>> import torch
+    >>> attention = MultiHeadSelfAttention(embed_dim=6, num_heads=2, backend="einops")
+    >>> mixed, weights = attention(torch.rand(1, 5, 6), return_weights=True)
+    >>> mixed.shape, weights.shape
+    (torch.Size([1, 5, 6]), torch.Size([1, 2, 5, 5]))
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, *, backend: Backend = "fused") -> None:
+        super().__init__()
+        check_positive_int("embed_dim", embed_dim)
+        check_positive_int("num_heads", num_heads)
+        check_divides("num_heads", num_heads, embed_dim=embed_dim)
+        check_backend(backend)
+        self.embed_dim, self.num_heads, self.backend = embed_dim, num_heads, backend
+        self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    @overload
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = ..., return_weights: Literal[False] = ...) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = ..., return_weights: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, return_weights: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the mixed tokens, and α if asked."""
+        check_rank("tokens", tokens, "b n d")
+        check_floating("tokens", tokens)
+        if tokens.shape[-1] != self.embed_dim:
+            raise ValueError(f"tokens must have width embed_dim={self.embed_dim}, received {tokens.shape[-1]}")
+        check_same_kind(weights=self.qkv_proj.weight, tokens=tokens)
+        check_backend(self.backend)
+        queries, keys, values = rearrange(
+            self.qkv_proj(tokens), "b n (qkv head d) -> qkv b head n d", qkv=3, head=self.num_heads
+        )
+        if self.backend == "einops":
+            weights = attention_weights(queries, keys, mask=mask)
+            mixed = einsum(weights, values, "b head i j, b head j d -> b head i d")
+        elif return_weights:
+            raise ValueError("return_weights=True needs backend='einops': the fused kernel never forms the weights")
+        else:
+            if mask is not None:
+                _check_mask(mask, torch.Size((*queries.shape[:-1], keys.shape[-2])))
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        mixed = self.out_proj(rearrange(mixed, "b head n d -> b n (head d)"))
+        return (mixed, weights) if return_weights else mixed
+
+
+def _check_sequence(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor laid out as (..., n, d), received {type(tensor).__name__}")
+    if tensor.ndim < 2 or tensor.numel() == 0:
+        raise ValueError(f"{name} must have shape (..., n, d) with no empty axis, received {tuple(tensor.shape)}")
+    check_floating(name, tensor)
+
+
+def _check_queries_and_keys(queries: Tensor, keys: Tensor) -> None:
+    _check_sequence("queries", queries)
+    _check_sequence("keys", keys)
+    if queries.shape[:-2] != keys.shape[:-2] or queries.shape[-1] != keys.shape[-1]:
+        raise ValueError(
+            f"keys must agree with queries in every axis but the number of tokens: queries have shape "
+            f"{tuple(queries.shape)}, received keys of shape {tuple(keys.shape)}"
+        )
+    check_same_kind(queries=queries, keys=keys)
+
+
+def _check_mask(mask: Tensor, expected: torch.Size) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        received = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a boolean tensor, True where a query may look, received {received}")
+    fits = mask.ndim <= len(expected) and all(
+        m in (1, e) for m, e in zip(reversed(mask.shape), reversed(expected), strict=False)
+    )
+    if not fits:
+        raise ValueError(f"mask must be broadcastable to {tuple(expected)}, received {tuple(mask.shape)}")

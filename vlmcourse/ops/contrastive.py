@@ -1,0 +1,194 @@
+"""Contrastive losses: views of one image together, different images apart (slides S07 and S08).
+
+All of them L2-normalise the embeddings and compare by cosine similarity. The lecture's slide says "layer-normalised";
+only dividing by the L2 norm gives vectors of norm one. Similarities are computed in float32 or wider, also under
+autocast: at a temperature of 0.05, bfloat16's rounding of a cosine near one changes a logit by 0.08.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from torch import Tensor
+
+from vlmcourse.ops._checks import check_floating, check_positive, check_rank, check_same_kind
+
+
+def slide_contrastive_loss(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, *, temperature: float | Tensor
+) -> Tensor:
+    """Return the lecture's contrastive loss: pull each positive, push the mean of m sampled negatives.
+
+    The denominator is the *mean* over the negatives and leaves the positive out, so the loss has no lower bound of
+    zero. SimCLR's own loss is :func:`nt_xent_loss`.
+
+    Shapes:
+        anchors ``(b, d)``, positives ``(b, d)``, negatives ``(b, m, d)``: m for each anchor → a scalar.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, an empty batch, or a temperature not above zero.
+        TypeError: embeddings that are not floating point, or a temperature that is not one number.
+
+    Source:
+        Slide S07, after Chen et al. 2020 (arXiv 2002.05709).
+
+    >>> import torch
+    >>> anchors = torch.tensor([[1.0, 0.0]])
+    >>> opposite = -anchors[:, None]
+    >>> slide_contrastive_loss(anchors, anchors, opposite, temperature=0.5)  # -(1/τ) + (-1/τ)
+    tensor(-4.)
+    """
+    _check_pairs(anchors=anchors, positives=positives)
+    check_rank("negatives", negatives, "b m d")
+    check_floating("negatives", negatives)
+    check_positive("temperature", temperature)
+    if negatives.shape[::2] != anchors.shape:
+        expected = f"({anchors.shape[0]}, m, {anchors.shape[1]})"
+        raise ValueError(f"negatives must hold m for each anchor, shape {expected}, received {tuple(negatives.shape)}")
+    check_same_kind(anchors=anchors, negatives=negatives)
+    with _no_autocast(anchors):
+        anchors, positives, negatives = map(_unit, (anchors, positives, negatives))
+        attraction = einsum(anchors, positives, "b d, b d -> b") / temperature
+        repulsion = einsum(anchors, negatives, "b d, b m d -> b m") / temperature
+        # log of the mean of exp, taken so that exp never overflows
+        log_mean_exp = repulsion.logsumexp(dim=1) - math.log(negatives.shape[1])
+        return (log_mean_exp - attraction).mean()
+
+
+def nt_xent_loss(view1: Tensor, view2: Tensor, *, temperature: float | Tensor) -> Tensor:
+    """Return SimCLR's loss: name the other view of each image among all 2n - 1 other views.
+
+    The denominator is the *sum* over the positive and the 2n - 2 negatives. An embedding is no candidate for itself:
+    self-pairs are masked before the softmax, so no gradient leaks through them.
+
+    Shapes:
+        view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i → a scalar.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not agree, an empty batch, or a temperature not above zero.
+        TypeError: embeddings that are not floating point, or a temperature that is not one number.
+
+    Source:
+        Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
+
+    >>> import torch
+    >>> same = torch.ones(4, 3)  # nothing to tell apart: log(2n - 1)
+    >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
+    True
+    """
+    _check_pairs(view1=view1, view2=view2)
+    check_positive("temperature", temperature)
+    with _no_autocast(view1):
+        views = _unit(torch.cat([view1, view2]))
+        logits = einsum(views, views, "i d, j d -> i j") / temperature
+        self_pairs = torch.eye(len(views), dtype=torch.bool, device=views.device)
+        # The positive of row i is row i + n, and of row i + n row i.
+        partner = torch.arange(len(views), device=views.device).roll(len(view1))
+        return F.cross_entropy(logits.masked_fill(self_pairs, -math.inf), partner)
+
+
+def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: float | Tensor) -> Tensor:
+    """Return the symmetric loss for two modalities: find each image's text, and each text's image.
+
+    Shapes:
+        images ``(n, d)``, texts ``(n, d)``, row i of both a pair → a scalar.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not agree, an empty batch, or a temperature not above zero.
+        TypeError: embeddings that are not floating point, or a temperature that is not one number.
+
+    Source:
+        van den Oord et al. 2018 (arXiv 1807.03748); Radford et al. 2021, figure 3 (arXiv 2103.00020); slide S03.
+
+    >>> import torch
+    >>> same = torch.ones(4, 3)  # nothing to tell apart: log(n)
+    >>> torch.isclose(info_nce_loss(same, same, temperature=0.1), torch.tensor(4.0).log()).item()
+    True
+    """
+    _check_pairs(images=images, texts=texts)
+    check_positive("temperature", temperature)
+    with _no_autocast(images):
+        logits = einsum(_unit(images), _unit(texts), "i d, j d -> i j") / temperature
+        pair = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, pair) + F.cross_entropy(rearrange(logits, "i j -> j i"), pair)) / 2
+
+
+def alignment(view1: Tensor, view2: Tensor) -> Tensor:
+    """Return the mean squared distance between the unit embeddings of two views: 0 is robust, 4 opposite.
+
+    Shapes:
+        view1 ``(n, d)``, view2 ``(n, d)`` → a scalar.
+
+    Units:
+        Squared length on the unit sphere.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not agree, or an empty batch.
+        TypeError: embeddings that are not floating point.
+
+    Source:
+        Wang and Isola 2020, with α = 2 (arXiv 2005.10242); slide S08.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0]])
+    >>> alignment(x, 3 * x), alignment(x, -x)
+    (tensor(0.), tensor(4.))
+    """
+    _check_pairs(view1=view1, view2=view2)
+    with _no_autocast(view1):
+        return (_unit(view1) - _unit(view2)).square().sum(dim=1).mean()
+
+
+def uniformity(embeddings: Tensor) -> Tensor:
+    """Return how evenly unit embeddings spread: the log of the mean of exp(-2 × squared distance) over pairs.
+
+    It is 0 where all embeddings coincide, and lower the more evenly they cover the sphere.
+
+    Shapes:
+        embeddings ``(n, d)`` with n of at least two → a scalar.
+
+    Raises:
+        ValueError: another rank, or fewer than two embeddings.
+        TypeError: embeddings that are not floating point.
+
+    Source:
+        Wang and Isola 2020, with t = 2 (arXiv 2005.10242); slide S08.
+
+    >>> import torch
+    >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # distance 2, squared 4, times 2
+    tensor(-8.)
+    """
+    check_rank("embeddings", embeddings, "n d")
+    check_floating("embeddings", embeddings)
+    n = len(embeddings)
+    if n < 2:
+        raise ValueError(f"embeddings must hold at least two vectors to have a distance, received {n}")
+    with _no_autocast(embeddings):
+        units = _unit(embeddings)
+        squared_distance = 2 - 2 * einsum(units, units, "i d, j d -> i j")
+        self_pairs = torch.eye(n, dtype=torch.bool, device=units.device)
+        exponents = (-2 * squared_distance).masked_fill(self_pairs, -math.inf)
+        return exponents.logsumexp(dim=(0, 1)) - math.log(n * (n - 1))
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """Divide by the L2 norm, in float32 or wider."""
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
+
+
+def _no_autocast(like: Tensor) -> torch.autocast:
+    """Autocast would compute the products of the similarities in half precision again."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _check_pairs(**pair: Tensor) -> None:
+    for name, tensor in pair.items():
+        check_rank(name, tensor, "n d")
+        check_floating(name, tensor)
+    (first, one), (second, other) = pair.items()
+    if one.shape != other.shape:
+        raise ValueError(
+            f"{second} must have the shape of {first}: expected {tuple(one.shape)}, received {tuple(other.shape)}"
+        )
+    check_same_kind(**pair)
