@@ -26,6 +26,10 @@ _EXPORTS = {
     "info_nce_loss": "vlmcourse.ops.contrastive",
     "alignment": "vlmcourse.ops.contrastive",
     "uniformity": "vlmcourse.ops.contrastive",
+    # inputs
+    "scenes": "vlmcourse.data",
+    "load_dataset": "vlmcourse.data.datasets",
+    "ImageDataset": "vlmcourse.data.datasets",
     # experiments
     "device": "vlmcourse.lab.runtime",
     "seed_everything": "vlmcourse.lab.runtime",

@@ -1,0 +1,720 @@
+"""A small world drawn on demand: coloured shapes as labelled images, as captioned images, and as moving clips.
+
+Every shape is a signed distance function: the distance from a point to the outline, negative inside. One
+formula gives the smooth edge of the picture, the mask, and any size, place and rotation, for a whole batch
+at once on any device. Parameters and noise come from a CPU generator that belongs to the call, so a seed
+means the same scene on every device (to rounding) and the global random state is never touched.
+
+Units: lengths are fractions of half the image width. ``x`` points right and ``y`` up, both from -1 to 1.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import permutations, product
+
+import torch
+from torch import Generator, Tensor
+
+from ._checks import check_int, check_number, check_range, choose_names
+
+# ---------------------------------------------------------------------------------------------------------
+# Shapes: signed distance functions of points (x, y), each inside the unit circle
+# ---------------------------------------------------------------------------------------------------------
+
+_STAR = [(r * math.sin(k * math.pi / 5), r * math.cos(k * math.pi / 5)) for k, r in enumerate([1.0, 0.42] * 5)]
+_POLYGONS = {
+    "square": [(-0.7, -0.7), (0.7, -0.7), (0.7, 0.7), (-0.7, 0.7)],
+    "triangle": [(0.0, 1.0), (-0.87, -0.5), (0.87, -0.5)],
+    "star": _STAR,
+    "cross": [(a * x, a * y) for a in (1, -1) for x, y in
+              [(0.93, -0.32), (0.93, 0.32), (0.32, 0.32), (0.32, 0.93), (-0.32, 0.93), (-0.32, 0.32)]],
+    "diamond": [(0.0, 1.0), (-0.52, 0.0), (0.0, -1.0), (0.52, 0.0)],
+    "arrow": [(1.0, 0.0), (0.1, 0.85), (0.1, 0.32), (-0.92, 0.32), (-0.92, -0.32), (0.1, -0.32), (0.1, -0.85)],
+}  # fmt: skip
+
+
+def _polygon(x: Tensor, y: Tensor, vertices: Sequence[tuple[float, float]]) -> Tensor:
+    """Distance to the nearest edge; a point is inside when a ray from it crosses the outline an odd number of times."""
+    start = torch.tensor(vertices, dtype=x.dtype, device=x.device)
+    edge_x, edge_y = (start.roll(-1, 0) - start).unbind(-1)
+    from_x, from_y = x[..., None] - start[:, 0], y[..., None] - start[:, 1]
+    along = ((from_x * edge_x + from_y * edge_y) / (edge_x**2 + edge_y**2)).clamp(0, 1)
+    distance = ((from_x - along * edge_x) ** 2 + (from_y - along * edge_y) ** 2).amin(-1).sqrt()
+    straddles = (from_y < 0) != (from_y < edge_y)
+    crossings = straddles & (from_x < from_y * (edge_x / edge_y))
+    return torch.where(crossings.sum(-1) % 2 == 1, -distance, distance)
+
+
+def _circle(x: Tensor, y: Tensor) -> Tensor:
+    return torch.hypot(x, y) - 0.85
+
+
+def _ring(x: Tensor, y: Tensor) -> Tensor:
+    return (torch.hypot(x, y) - 0.68).abs() - 0.26
+
+
+def _moon(x: Tensor, y: Tensor, offset: float = 0.55, outer: float = 0.95, inner: float = 0.8) -> Tensor:
+    """Outer disc without the inner one; beyond the two tips, the distance to the nearer tip."""
+    x, y = x + 0.1, y.abs()
+    tip_x = (outer**2 - inner**2 + offset**2) / (2 * offset)
+    tip_y = math.sqrt(outer**2 - tip_x**2)
+    bulk = torch.maximum(torch.hypot(x, y) - outer, inner - torch.hypot(x - offset, y))
+    at_tip = x * tip_y - y * tip_x > offset * (tip_y - y).clamp(min=0)
+    return torch.where(at_tip, torch.hypot(x - tip_x, y - tip_y), bulk)
+
+
+def _heart(x: Tensor, y: Tensor, scale: float = 1.5) -> Tensor:
+    """Two quarter-discs on a square standing on its corner, the corner at the origin of (x, y) * scale."""
+    x, y = (x / scale).abs(), (y + 0.88) / scale
+    lobe = torch.hypot(x - 0.25, y - 0.75) - math.sqrt(2) / 4
+    foot = 0.5 * (x + y).clamp(min=0)
+    sides = torch.minimum(torch.hypot(x, y - 1), torch.hypot(x - foot, y - foot)) * torch.sign(x - y)
+    return scale * torch.where(x + y > 1, lobe, sides)
+
+
+_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "circle": _circle,
+    "ring": _ring,
+    "moon": _moon,
+    "heart": _heart,
+    **{name: partial(_polygon, vertices=corners) for name, corners in _POLYGONS.items()},
+}
+
+SHAPES: tuple[str, ...] = tuple(_DISTANCES)
+
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.90, 0.12, 0.14),
+    "orange": (1.00, 0.55, 0.05),
+    "yellow": (0.98, 0.90, 0.20),
+    "green": (0.13, 0.68, 0.25),
+    "cyan": (0.20, 0.85, 0.90),
+    "blue": (0.15, 0.30, 0.90),
+    "purple": (0.55, 0.20, 0.75),
+    "pink": (1.00, 0.55, 0.75),
+}
+
+# A texture is positive where the second colour shows; (u, v) advance by one a period.
+_PATTERNS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "plain": lambda u, v: torch.full_like(u, -1.0),
+    "stripes": lambda u, v: torch.sin(2 * math.pi * u),
+    "checker": lambda u, v: 2 * torch.sin(math.pi * u) * torch.sin(math.pi * v),
+    "dots": lambda u, v: torch.cos(2 * math.pi * u) + torch.cos(2 * math.pi * v) - 0.5,
+}
+
+TEXTURES: tuple[str, ...] = tuple(_PATTERNS)
+
+SIZES: dict[str, tuple[float, float]] = {"small": (0.24, 0.30), "large": (0.42, 0.48)}
+
+PLACES: dict[str, tuple[float, float]] = {
+    "left": (-0.5, 0.0),
+    "right": (0.5, 0.0),
+    "top": (0.0, 0.5),
+    "bottom": (0.0, -0.5),
+    "middle": (0.0, 0.0),
+    "top left": (-0.5, 0.5),
+    "top right": (0.5, 0.5),
+    "bottom left": (-0.5, -0.5),
+    "bottom right": (0.5, -0.5),
+}
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "direction": ("right", "up right", "up", "up left", "left", "down left", "down", "down right"),
+    "speed": ("slow", "medium", "fast"),
+    "order": ("brightening", "dimming"),
+}
+
+
+def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
+    """Distance from the points ``(x, y)`` to the outline of a shape of radius one at the origin, negative inside.
+
+    Shapes:
+        x, y: any equal shape, floating point; the result has that shape.
+
+    Units:
+        The shape fits into the unit circle; ``y`` points up.
+
+    Raises:
+        ValueError: for an unknown ``shape``.
+
+    Source:
+        The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
+
+    >>> signed_distance(torch.zeros(1), torch.zeros(1), shape="circle")
+    tensor([-0.8500])
+    """
+    (shape,) = choose_names("shape", shape, SHAPES)
+    return _DISTANCES[shape](x, y)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Drawing
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _uniform(generator: Generator, shape: int | tuple[int, ...], low: float, high: float) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _balanced(generator: Generator, n: int, classes: int) -> Tensor:
+    """Labels in random order whose counts differ by at most one."""
+    return torch.randperm(n, generator=generator) % classes
+
+
+def _pick(generator: Generator, n: int, names: Sequence[str], known: Sequence[str]) -> Tensor:
+    """For each of ``n`` rows the position in ``known`` of a name drawn from ``names``."""
+    return torch.tensor([known.index(name) for name in names])[torch.randint(len(names), (n,), generator=generator)]
+
+
+@dataclass
+class _Surface:
+    """Texture and colour for a batch of objects or backgrounds, one row each."""
+
+    color: Tensor  # (n, 3)
+    texture: Tensor  # (n,) position in TEXTURES
+    angle: Tensor  # (n,)
+    phase: Tensor  # (n, 2)
+
+    @classmethod
+    def draw(cls, generator: Generator, color: Tensor, textures: Sequence[str]) -> "_Surface":
+        n = len(color)
+        angle, phase = _uniform(generator, n, 0, math.pi), _uniform(generator, (n, 2), 0, 2)
+        return cls(color, _pick(generator, n, textures, TEXTURES), angle, phase)
+
+    def paint(self, rows: Tensor, x: Tensor, y: Tensor, *, period: float = 0.5) -> Tensor:
+        """Colours ``(len(rows), 3, h, w)`` at the points of a grid."""
+        angle, phase = (t[rows].to(x.device)[..., None, None] for t in (self.angle, self.phase))
+        u = (x * angle.cos() + y * angle.sin()) / period + phase[:, 0]
+        v = (y * angle.cos() - x * angle.sin()) / period + phase[:, 1]
+        second_shows = (0.5 + 2 * _by_kind(_PATTERNS, self.texture[rows], u, v)).clamp(0, 1)[:, None]
+        first = self.color[rows].to(x.device)[..., None, None]
+        second = torch.lerp(first, (first.mean(1, keepdim=True) < 0.5).float(), 0.45)  # towards black or white
+        return torch.lerp(first, second, second_shows)
+
+
+@dataclass
+class _Objects:
+    """Geometry for a batch of objects, one row each."""
+
+    shape: Tensor  # (n,) position in SHAPES
+    x: Tensor
+    y: Tensor
+    radius: Tensor
+    rotation: Tensor
+
+
+def _by_kind(functions: dict[str, Callable[[Tensor, Tensor], Tensor]], kind: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Evaluate for each row the function its kind names; a function runs once, on its own rows only."""
+    values = torch.empty_like(x)
+    for k, function in enumerate(functions.values()):
+        rows = (kind == k).nonzero().flatten().to(x.device)
+        if len(rows):
+            values[rows] = function(x[rows], y[rows])
+    return values
+
+
+def _grid(image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pixel centres, the first row at the top."""
+    centres = (torch.arange(image_size, device=device) + 0.5) * (2 / image_size) - 1
+    return centres.expand(image_size, image_size), -centres[:, None].expand(image_size, image_size)
+
+
+def _distance_to(objects: _Objects, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance ``(len(rows), h, w)`` from the pixel centres to the outline of each row's object."""
+    place_x, place_y, radius, turn = (
+        t[rows].to(x.device)[:, None, None] for t in (objects.x, objects.y, objects.radius, objects.rotation)
+    )
+    x, y = (x - place_x) / radius, (y - place_y) / radius
+    x, y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    return radius * _by_kind(_DISTANCES, objects.shape[rows], x, y)
+
+
+def _coverage(distance: Tensor) -> Tensor:
+    """The part of each pixel that lies inside, from the distance at its centre: a smooth edge one pixel wide."""
+    return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
+
+
+def _paint(canvas: Tensor, masks: Tensor, values: Tensor, rows: Tensor, objects: _Objects, surface: _Surface) -> None:
+    """Draw one object into each image of ``rows``, and ``values[i]`` into its mask; other images stay as they are."""
+    x, y = _grid(canvas.shape[-1], canvas.device)
+    for part in rows.split(256):  # bounds the memory that one step takes
+        on_device = part.to(canvas.device)
+        distance = _distance_to(objects, part, x, y)
+        colors = surface.paint(part, x, y, period=0.3)
+        canvas[on_device] = torch.lerp(canvas[on_device], colors, _coverage(distance)[:, None])
+        inside = values[part].to(canvas.device)[:, None, None]
+        masks[on_device] = torch.where(distance < 0, inside, masks[on_device])
+
+
+def _backdrop(surface: _Surface, image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images with nothing but their background, and masks of zeros."""
+    x, y = _grid(image_size, device)
+    everyone = torch.arange(len(surface.color))
+    canvas = torch.cat([surface.paint(rows, x, y) for rows in everyone.split(256)])
+    return canvas, torch.zeros(len(everyone), image_size, image_size, dtype=torch.int64, device=device)
+
+
+def _with_noise(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
+    if noise:  # drawn on the CPU, so that every device sees the same
+        pictures += noise * torch.randn(pictures.shape, generator=generator).to(pictures.device)
+    return pictures.clamp_(0, 1)
+
+
+def _kept_apart(generator: Generator, colors: Tensor, *, distance: float = 0.6, tries: int = 32) -> Tensor:
+    """For each colour a random one at least ``distance`` away in RGB (or the farthest of 32, should all be near)."""
+    candidates = torch.rand(len(colors), tries, 3, generator=generator)
+    gap = (candidates - colors[:, None]).norm(dim=-1)
+    chosen = torch.where(gap >= distance, 2.0, gap).argmax(1)  # the first far one, else the farthest
+    return candidates[torch.arange(len(colors)), chosen]
+
+
+def _start(n: int, seed: int, image_size: int, minimum: int, noise: float) -> Generator:
+    check_int("n", n, minimum=1)
+    check_int("seed", seed, minimum=0)
+    check_int("image_size", image_size, minimum=minimum)
+    check_number("noise", noise, low=0, high=1)
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Labelled images
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShapeImages:
+    """A batch of labelled pictures, one shape in each.
+
+    Shapes:
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. labels: ``(b,)`` int64, positions in ``class_names``.
+        masks: ``(b, h, w)`` int64, 0 for background and ``1 + label`` on the shape.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    masks: Tensor = field(repr=False)
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def images(
+    n: int,
+    *,
+    seed: int,
+    image_size: int = 24,
+    shapes: Iterable[str] | None = None,
+    colors: str | Iterable[str] | None = None,
+    texture: str | Iterable[str] = "plain",
+    object_texture: str | Iterable[str] = "plain",
+    radius: tuple[float, float] = (0.45, 0.70),
+    rotation: float = 0.5,
+    noise: float = 0.05,
+    device: torch.device | str | None = None,
+) -> ShapeImages:
+    """Draw ``n`` pictures of one shape each; the label is the shape, everything else is chance.
+
+    Each class occurs equally often, to within one. Two batches are independent when their seeds differ.
+
+    Shapes:
+        images ``(n, 3, image_size, image_size)``, labels ``(n,)``, masks ``(n, image_size, image_size)``.
+
+    Units:
+        radius: the smallest and largest radius, in half-widths of the image. rotation: the largest turn either way,
+        in radians. noise: standard deviation, with colours between 0 and 1.
+
+    Options:
+        shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
+        shape, any colour if left out; the background is a random colour kept apart. texture, object_texture: names
+        from ``TEXTURES``, one drawn for each picture. device: where to draw, the CPU if left out.
+
+    Raises:
+        ValueError: for an unknown name or a size out of range. TypeError: for a size that is no integer.
+
+    >>> batch = images(6, seed=0, shapes=["star", "moon"])
+    >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
+    (torch.Size([6, 3, 24, 24]), [0, 0, 0, 1, 1, 1], ('star', 'moon'))
+    """
+    generator = _start(n, seed, image_size, 12, noise)
+    names = choose_names("shapes", shapes, SHAPES)
+    check_range("radius", radius, low=0.3, high=1.0)
+    check_number("rotation", rotation, low=0, high=math.pi)
+    textures = choose_names("texture", texture, TEXTURES)
+    object_textures = choose_names("object_texture", object_texture, TEXTURES)
+    labels = _balanced(generator, n, len(names))
+    size = _uniform(generator, n, *radius)
+    x, y = _uniform(generator, (2, n), -1, 1) * (1 - size)  # the whole shape stays in the picture
+    turn = _uniform(generator, n, -rotation, rotation)
+    objects = _Objects(torch.tensor([SHAPES.index(name) for name in names])[labels], x, y, size, turn)
+    color = torch.rand(n, 3, generator=generator)
+    if colors is not None:
+        palette = torch.tensor([COLORS[name] for name in choose_names("colors", colors, COLORS)])
+        color = palette[torch.randint(len(palette), (n,), generator=generator)]
+    surface = _Surface.draw(generator, color, object_textures)
+    background = _Surface.draw(generator, _kept_apart(generator, color), textures)
+    canvas, masks = _backdrop(background, image_size, torch.device(device or "cpu"))
+    _paint(canvas, masks, labels + 1, torch.arange(n), objects, surface)
+    return ShapeImages(_with_noise(canvas, noise, generator), labels.to(canvas.device), masks, names)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Captioned images
+# ---------------------------------------------------------------------------------------------------------
+
+_ADJECTIVES = {"plain": "", "stripes": "striped", "checker": "checkered", "dots": "dotted"}
+_WHERE = {name: f"{'in' if name == 'middle' else 'at' if name[0] in 'tb' else 'on'} the {name}" for name in PLACES}
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+_LAYOUTS: dict[int, list[tuple[str, ...]]] = {  # where the objects of a picture go, by their number
+    1: [(name,) for name in ("left", "right", "top", "bottom", "middle")],
+    2: [("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top")],
+    **{k: list(permutations(("top left", "top right", "bottom left", "bottom right"), k)) for k in (3, 4)},
+}
+ATTRIBUTES = ("size", "texture", "color", "shape", "place")
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object of a captioned picture, in words and in numbers.
+
+    Units:
+        x, y: its centre from -1 to 1, ``y`` up. radius: in half-widths of the image.
+
+    >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
+    >>> star.relation_to(SceneObject("blue", "large", "ring", "dots", "right", 0.5, 0.1, 0.4))
+    'left of'
+    """
+
+    color: str
+    size: str
+    shape: str
+    texture: str
+    place: str
+    x: float
+    y: float
+    radius: float
+
+    def relation_to(self, other: "SceneObject") -> str:
+        """Where this object lies, seen from ``other``: left of, right of, above or below, whichever is plainer."""
+        right, up = self.x - other.x, self.y - other.y
+        if abs(right) > abs(up):
+            return "right of" if right > 0 else "left of"
+        return "above" if up > 0 else "below"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """A batch of pictures with what is in them, as sentences and as records.
+
+    Shapes:
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, in
+        the order the caption names them. masks: ``(b, h, w)`` int64, 0 for background and 1 + position in ``SHAPES``.
+    """
+
+    images: Tensor = field(repr=False)
+    captions: tuple[str, ...]
+    objects: tuple[tuple[SceneObject, ...], ...] = field(repr=False)
+    masks: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False) -> str:
+    words = {"size": thing.size, "texture": _ADJECTIVES[thing.texture], "color": thing.color, "shape": thing.shape}
+    kept = [word for name, word in words.items() if word and name not in drop]
+    if "shape" in drop:
+        kept.append("thing")
+    if place and "place" not in drop:
+        kept.append(_WHERE[thing.place])
+    return f"{'an' if kept[0][0] in 'aeiou' else 'a'} {' '.join(kept)}"
+
+
+def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterable[str] = ()) -> str:
+    """Say in one sentence what a picture holds; two objects are named with the relation between them.
+
+    Options:
+        phrasing: which of the three ways of putting it. drop: attributes to leave out, from ``ATTRIBUTES``; a dropped
+        shape becomes "thing", and a dropped place also drops the relation.
+
+    Raises:
+        ValueError: for no object, an unknown attribute or an unknown phrasing.
+
+    >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
+    >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)
+    >>> describe([star])
+    'a small red star on the left'
+    >>> describe([star, ring], phrasing=2)
+    'a large dotted orange ring right of a small red star'
+    >>> describe([ring], drop=["size", "texture", "place"])
+    'an orange ring'
+    """
+    drop = choose_names("drop", drop, ATTRIBUTES) if drop else ()
+    if phrasing not in range(3):
+        raise ValueError(f"phrasing must be 0, 1 or 2, received {phrasing!r}")
+    if not objects:
+        raise ValueError("objects must hold at least one SceneObject, received none")
+    if len(objects) == 1:
+        thing = objects[0]
+        if phrasing == 2 and "place" not in drop:
+            return f"{_WHERE[thing.place]} there is {_noun_phrase(thing, drop)}"
+        sentence = _noun_phrase(thing, drop, place=True)
+    elif len(objects) == 2 and "place" not in drop:
+        first, second = reversed(objects) if phrasing == 2 else objects
+        sentence = f"{_noun_phrase(first, drop)} {first.relation_to(second)} {_noun_phrase(second, drop)}"
+    else:
+        *others, last = [_noun_phrase(thing, drop) for thing in objects]
+        sentence = f"{', '.join(others)} and {last}"
+    return f"there is {sentence}" if phrasing == 1 else sentence
+
+
+def captions(
+    n: int,
+    *,
+    seed: int,
+    image_size: int = 32,
+    num_objects: int | Sequence[int] = 1,
+    shapes: Iterable[str] | None = None,
+    colors: Iterable[str] | None = None,
+    sizes: Iterable[str] | None = None,
+    textures: str | Iterable[str] = "plain",
+    exclude: Iterable[Sequence[str]] = (),
+    only: Iterable[Sequence[str]] | None = None,
+    phrasings: int = 1,
+    rotation: float = 0.3,
+    noise: float = 0.03,
+    device: torch.device | str | None = None,
+) -> CaptionedImages:
+    """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
+
+    Every object is drawn uniformly and independently from the allowed combinations of colour, size, shape and
+    texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
+    to the corners. Objects never touch.
+
+    Shapes:
+        images ``(n, 3, image_size, image_size)``, ``n`` captions, ``n`` tuples of objects, masks ``(n, h, w)``.
+
+    Options:
+        num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
+        from. exclude: combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``.
+        only: combinations of which every object must show one. phrasings: how many of the three ways of putting a
+        caption are mixed. rotation: largest turn in radians. device: where to draw, the CPU if left out.
+
+    Raises:
+        ValueError: for unknown names, or where ``exclude`` and ``only`` leave nothing to draw.
+
+    >>> batch = captions(2, seed=0, only=[("red", "star")])
+    >>> batch.captions
+    ('a small red star at the top', 'a small red star on the right')
+    >>> batch.objects[0][0].size
+    'small'
+    """
+    generator = _start(n, seed, image_size, 16, noise)
+    counts = [num_objects] if isinstance(num_objects, int) else list(num_objects)
+    if not counts or any(count not in _LAYOUTS for count in counts):
+        raise ValueError(f"num_objects must be a number from 1 to 4 or several of them, received {num_objects!r}")
+    check_int("phrasings", phrasings, minimum=1)
+    check_number("phrasings", phrasings, low=1, high=3)
+    check_number("rotation", rotation, low=0, high=math.pi)
+    allowed = _combinations(shapes, colors, sizes, textures, exclude, only)
+
+    count = torch.tensor(counts)[torch.randint(len(counts), (n,), generator=generator)]
+    layout = torch.randint(2**31, (n,), generator=generator)
+    shade = _uniform(generator, n, 0.05, 0.30)[:, None].expand(n, 3)  # dark grey, a colour no object has
+    background = _Surface.draw(generator, shade, ("plain",))
+    canvas, masks = _backdrop(background, image_size, torch.device(device or "cpu"))
+    records: list[list[SceneObject]] = [[] for _ in range(n)]
+    for slot in range(max(counts)):
+        kinds = [allowed[k] for k in torch.randint(len(allowed), (n,), generator=generator)]
+        fits = [_LAYOUTS[c] for c in count.tolist()]
+        places = [fit[k % len(fit)][min(slot, len(fit[0]) - 1)] for fit, k in zip(fits, layout.tolist(), strict=True)]
+        low, high = torch.tensor([SIZES[size] for _, size, _, _ in kinds]).unbind(-1)
+        radius = low + (high - low) * torch.rand(n, generator=generator)
+        jitter = _uniform(generator, (n, 2), -1, 1) * (0.5 - radius).clamp(max=0.1)[:, None]
+        x, y = (torch.tensor([PLACES[place] for place in places]) + jitter).unbind(-1)
+        turn = _uniform(generator, n, -rotation, rotation)
+        shape = torch.tensor([SHAPES.index(name) for _, _, name, _ in kinds])
+        color = torch.tensor([COLORS[name] for name, _, _, _ in kinds])
+        surface = _Surface.draw(generator, color, ("plain",))
+        surface.texture = torch.tensor([TEXTURES.index(name) for *_, name in kinds])
+        rows = (count > slot).nonzero().flatten()
+        _paint(canvas, masks, shape + 1, rows, _Objects(shape, x, y, radius, turn), surface)
+        numbers = torch.stack([x, y, radius], -1).tolist()
+        for row in rows.tolist():
+            color_name, size, shape_name, texture = kinds[row]
+            records[row].append(SceneObject(color_name, size, shape_name, texture, places[row], *numbers[row]))
+    phrasing = torch.randint(phrasings, (n,), generator=generator).tolist()
+    sentences = tuple(describe(record, phrasing=which) for record, which in zip(records, phrasing, strict=True))
+    return CaptionedImages(_with_noise(canvas, noise, generator), sentences, tuple(map(tuple, records)), masks)
+
+
+def _combinations(
+    shapes: Iterable[str] | None,
+    colors: Iterable[str] | None,
+    sizes: Iterable[str] | None,
+    textures: str | Iterable[str],
+    exclude: Iterable[Sequence[str]],
+    only: Iterable[Sequence[str]] | None,
+) -> list[tuple[str, str, str, str]]:
+    """All allowed (color, size, shape, texture)."""
+    vocabulary = {*COLORS, *SIZES, *SHAPES, *TEXTURES}
+    exclude, only = list(exclude), None if only is None else list(only)
+    for name, combinations in (("exclude", exclude), ("only", only or [])):
+        for combination in combinations:
+            if isinstance(combination, str) or not combination:
+                raise TypeError(f"{name} must hold combinations such as ('red', 'star'), received {combination!r}")
+            choose_names(name, combination, sorted(vocabulary))
+    chosen = product(
+        choose_names("colors", colors, COLORS),
+        choose_names("sizes", sizes, SIZES),
+        choose_names("shapes", shapes, SHAPES),
+        choose_names("textures", textures, TEXTURES),
+    )
+    allowed = [
+        kind
+        for kind in chosen
+        if not any(set(c) <= set(kind) for c in exclude) and (only is None or any(set(c) <= set(kind) for c in only))
+    ]
+    if not allowed:
+        raise ValueError(f"exclude={exclude} and only={only} leave no combination to draw; relax one of them")
+    return allowed
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Clips
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of short films whose label lies in the change from frame to frame.
+
+    Shapes:
+        clips: ``(b, c, t, h, w)`` float32 in [0, 1]. labels: ``(b,)`` int64, positions in ``class_names``.
+        sprites: ``(b,)`` int64, which sprite moves. positions: ``(b, t, 2)`` int64, row and column of the sprite's
+        top left corner on the torus.
+    """
+
+    clips: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    class_names: tuple[str, ...]
+    sprites: Tensor = field(repr=False)
+    positions: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+_STEPS = torch.tensor([(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)])  # (row, column)
+_LEVELS = torch.tensor([0.4, 0.7, 1.0])
+
+
+def clips(
+    n: int,
+    *,
+    seed: int,
+    task: str = "direction",
+    classes: Iterable[str] | None = None,
+    num_frames: int = 8,
+    image_size: int = 20,
+    sprites: Tensor | None = None,
+    channels: int = 1,
+    noise: float = 0.05,
+    device: torch.device | str | None = None,
+) -> Clips:
+    """Film ``n`` sprites gliding over a torus; only the motion tells the label.
+
+    What leaves the picture on one side enters on the other. The start is uniform over the pixels and all steps are
+    whole pixels, so every single frame has the same distribution under every label: a lone frame says nothing.
+
+    * ``direction``: two pixels a frame, in one of eight directions (diagonals step on both axes).
+    * ``speed``: one, two or three pixels a frame, in a random direction.
+    * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
+
+    The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
+    opposites: played backwards, a clip shows the same frames with the other label. With all eight directions a set
+    of frames does show the axis of motion, though not the sense.
+
+    Shapes:
+        clips ``(n, channels, num_frames, image_size, image_size)``, labels and sprites ``(n,)``, positions
+        ``(n, num_frames, 2)``.
+
+    Options:
+        classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to
+        draw from, such as real digits; the shapes if left out. channels: 1, or 3 for sprites in random colours.
+
+    Raises:
+        ValueError: for unknown names, sprites that do not fit into the picture or leave [0, 1], or sizes out of range.
+
+    >>> film = clips(4, seed=0, classes=["left", "right"])
+    >>> film.clips.shape, film.class_names
+    (torch.Size([4, 1, 8, 20, 20]), ('left', 'right'))
+    >>> (film.positions[:, 1, 1] - film.positions[:, 0, 1]) % 20  # two pixels right, or eighteen: two to the left
+    tensor([...])
+    """
+    generator = _start(n, seed, image_size, 12, noise)
+    (task,) = choose_names("task", task, TASKS)
+    names = choose_names("classes", classes, TASKS[task])
+    check_int("num_frames", num_frames, minimum=1)
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}")
+    target = torch.device(device or "cpu")
+    sprites = _shape_sprites(image_size) if sprites is None else _check_sprites(sprites, image_size)
+
+    labels = _balanced(generator, n, len(names))
+    kind = torch.tensor([TASKS[task].index(name) for name in names])[labels]
+    which = torch.randint(len(sprites), (n,), generator=generator)
+    start = torch.randint(image_size, (n, 1, 2), generator=generator)
+    heading = torch.randint(len(_STEPS), (n,), generator=generator)
+    level = torch.randint(len(_LEVELS), (n, 1), generator=generator)
+    tint = torch.tensor(list(COLORS.values()))[torch.randint(len(COLORS), (n,), generator=generator)]
+
+    time = torch.arange(num_frames)
+    step = torch.zeros(n, 2, dtype=torch.int64)
+    brightness = torch.ones(n, num_frames)
+    if task == "direction":
+        step = 2 * _STEPS[kind]
+    elif task == "speed":
+        step = (kind + 1)[:, None] * _STEPS[heading]
+    else:
+        brightness = _LEVELS[(level + (1 - 2 * kind[:, None]) * time) % len(_LEVELS)]
+    positions = (start + step[:, None] * time[:, None]) % image_size
+
+    film = _film(sprites[which].to(target), positions.to(target), image_size) * brightness.to(target)[..., None, None]
+    color = tint.to(target) if channels == 3 else torch.ones(n, 1, device=target)
+    film = film[:, None] * color[:, :, None, None, None]
+    return Clips(_with_noise(film, noise, generator), labels.to(target), names, which.to(target), positions.to(target))
+
+
+def _film(sprites: Tensor, positions: Tensor, image_size: int) -> Tensor:
+    """Place ``(n, h, w)`` sprites at ``(n, t, 2)`` positions on a torus: frames ``(n, t, image_size, image_size)``."""
+    height, width = sprites.shape[1:]
+    canvas = sprites.new_zeros(len(sprites), image_size, image_size)
+    canvas[:, :height, :width] = sprites
+    pixel = torch.arange(image_size, device=sprites.device)
+    rows, columns = ((pixel - positions[..., axis, None]) % image_size for axis in (0, 1))
+    clip = torch.arange(len(sprites), device=sprites.device)[:, None, None, None]
+    return canvas[clip, rows[..., :, None], columns[..., None, :]]
+
+
+def _shape_sprites(image_size: int) -> Tensor:
+    """The shapes in white, half as wide as the picture."""
+    size, kinds = image_size // 2, torch.arange(len(SHAPES))
+    middle = torch.zeros(len(SHAPES))
+    objects = _Objects(kinds, middle, middle, torch.full_like(middle, 0.95), middle)
+    return _coverage(_distance_to(objects, kinds, *_grid(size, torch.device("cpu"))))
+
+
+def _check_sprites(sprites: Tensor, image_size: int) -> Tensor:
+    if not isinstance(sprites, Tensor) or not sprites.is_floating_point():
+        received = sprites.dtype if isinstance(sprites, Tensor) else type(sprites).__name__
+        raise TypeError(f"sprites must be a floating-point tensor (m, h, w) in [0, 1], received {received}")
+    if sprites.ndim != 3 or len(sprites) == 0 or not 1 <= max(sprites.shape[1:]) <= image_size:
+        raise ValueError(
+            f"sprites must have shape (m, h, w) with h and w from 1 to image_size={image_size}, "
+            f"received {tuple(sprites.shape)}"
+        )
+    if not (sprites.amin() >= 0 and sprites.amax() <= 1):  # also refuses NaN
+        raise ValueError(f"sprites must lie in [0, 1], received {sprites.amin():.3g} to {sprites.amax():.3g}")
+    return sprites.detach().cpu().float()
