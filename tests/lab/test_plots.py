@@ -1,0 +1,94 @@
+"""Figures show what they say they show: positions, frames and bands are read back from the axes."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+
+from vlmcourse.lab import plots
+
+mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def frames(ax: Axes) -> list[Rectangle]:
+    return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+
+
+def test_images_stand_row_by_row_with_a_white_gap_between_them():
+    images = torch.linspace(0, 0.8, 5)[:, None, None, None].expand(5, 3, 7, 11)
+    shown = plots.show_images(images, columns=3).get_images()[0].get_array()
+    assert shown.shape == (7 + 1 + 7, 11 + 1 + 11 + 1 + 11, 3)
+    assert shown[0, 12, 0] == pytest.approx(0.2)  # second image: first row, after 11 pixels and the gap
+    assert shown[8, 0, 0] == pytest.approx(0.6)  # fourth image starts the second row
+    assert shown[8, 24, 0] == 1.0  # no sixth image
+    assert (shown[:, 11] == 1).all()
+    assert (shown[7] == 1).all()
+
+
+def test_grey_images_keep_their_grey_and_titles_stand_above_their_image():
+    ax = plots.show_images(torch.full((2, 1, 5, 5), 0.25), titles=["a", "b"])
+    shown = ax.get_images()[0].get_array()
+    assert (shown[:, :5] == 0.25).all()
+    assert [text.get_text() for text in ax.texts] == ["a", "b"]
+    assert ax.texts[0].get_position()[0] == 2.0  # the middle of pixels 0 to 4
+    assert ax.texts[1].get_position()[0] == 8.0
+
+
+def test_positives_are_framed_and_self_pairs_crossed_out():
+    patches = frames(plots.show_similarity(torch.eye(6)))
+    crossed = {(p.get_x() + 0.5, p.get_y() + 0.5) for p in patches if p.get_hatch()}
+    framed = {(p.get_x() + 0.5, p.get_y() + 0.5) for p in patches if not p.get_hatch()}
+    assert crossed == {(i, i) for i in range(6)}
+    assert framed == {(0, 3), (1, 4), (2, 5), (3, 0), (4, 1), (5, 2)}
+
+
+def test_a_band_reaches_from_the_lowest_run_to_the_highest():
+    ax = plots.show_band([1, 2, 3], [[0.0, 5.0, 1.0], [2.0, 1.0, 1.0], [1.0, 3.0, 4.0]], label="x", ax=plt.gca())
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 3.0, 2.0]
+    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(1, 0), (1, 2), (2, 1), (2, 5), (3, 1), (3, 4)} <= corners
+
+
+def test_embeddings_are_drawn_by_direction_alone_and_one_marker_per_label():
+    ax = plots.show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 0.1], [-2.0, 0.0], [0.0, -7.0]]), [5, 2, 5, 2])
+    points = [scatter.get_offsets().tolist() for scatter in ax.collections]
+    assert points == [[[0, 1], [0, -1]], [[1, 0], [-1, 0]]]
+    assert len({tuple(s.get_facecolor()[0]) for s in ax.collections}) == 2
+
+
+def test_pairs_join_the_two_views_of_one_image():
+    views = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    lines = plots.show_on_circle(views, [0, 1, 0, 1], pairs=True).lines
+    assert [line.get_xydata().tolist() for line in lines] == [[[1, 0], [-1, 0]], [[0, 1], [0, -1]]]
+
+
+def test_every_color_shows_on_a_white_card():
+    for color in plots.COLORS:
+        red, green, blue = (c / 12.92 if c <= 0.04 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color))
+        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        assert 1.05 / (luminance + 0.05) > 2, f"{color} is too pale for a white card"
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda: plots.show_images(torch.rand(3, 8, 8)), r"received \(3, 8, 8\)"),
+        (lambda: plots.show_images(torch.rand(3, 1, 8, 8), titles=["a"]), "each of 3 images, received 1"),
+        (lambda: plots.show_similarity(torch.eye(5)), r"received \(5, 5\)"),
+        (lambda: plots.show_band([1, 2], [[1, 2, 3]], label="", ax=plt.gca()), r"\(seeds, 2\), received \(1, 3\)"),
+        (lambda: plots.show_on_circle(torch.rand(4, 3), [0, 0, 1, 1]), r"received \(4, 3\)"),
+        (lambda: plots.show_on_circle(torch.rand(4, 2), [0, 1]), r"labels \(2,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_by_name(draw, said):
+    with pytest.raises(ValueError, match=said):
+        draw()

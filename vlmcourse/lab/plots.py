@@ -1,0 +1,151 @@
+"""Figures that more than one chapter needs. Every function draws into an Axes and returns it.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; figures are drawn on white, the card that the
+book puts behind images in dark mode. What a colour says is also said by a marker, a frame or a label.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from einops import rearrange
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+# Okabe and Ito 2008, "Color Universal Design", without yellow, which vanishes on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def show_images(
+    images: Tensor, *, columns: int | None = None, titles: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw a batch of images as one grid, row by row, with white gaps and a title above each if wanted.
+
+    Shapes:
+        images ``(b, 1 or 3, h, w)``, floating point from 0 to 1; other values are clipped.
+
+    Raises:
+        ValueError: images of another shape, or titles that are not one for each image.
+
+    >>> show_images(torch.rand(5, 3, 8, 8), columns=3).get_images()[0].get_array().shape  # 2 rows, 1 pixel apart
+    (17, 26, 3)
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"images must have shape (b, 1 or 3, h, w), received {tuple(images.shape)}")
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"titles must be one for each of {len(images)} images, received {len(titles)}")
+    columns = min(columns or len(images), len(images))
+    height, width = images.shape[-2:]
+    gap = max(1, width // 12)
+    rows = -(-len(images) // columns)
+    tiles = torch.ones(rows * columns, 3, height + gap, width + gap)
+    tiles[: len(images), :, :height, :width] = images.detach().float().cpu().clamp(0, 1)
+    grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap, :-gap]
+    ax = ax or plt.subplots(figsize=(min(9, 1.1 * columns), 1.1 * rows), layout="constrained")[1]
+    ax.imshow(grid.numpy())
+    for k, title in enumerate(titles or ()):
+        row, column = divmod(k, columns)
+        middle, top = column * (width + gap) + width / 2 - 0.5, row * (height + gap) - 0.7
+        ax.text(middle, top, title, ha="center", va="bottom", fontsize="small")
+    ax.set_axis_off()
+    return ax
+
+
+def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = "") -> Axes:
+    """Draw the cosine similarities of 2n views, view i of an image beside view i + n of the same.
+
+    Positives are framed, self-pairs crossed out: they are masked and take no part in the loss.
+
+    Shapes:
+        similarity ``(2n, 2n)``, from -1 to 1.
+
+    Raises:
+        ValueError: a matrix that is not square or has an odd number of rows.
+
+    >>> show_similarity(torch.eye(6)).get_xlabel()
+    'view j'
+    """
+    if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or len(similarity) % 2:
+        raise ValueError(f"similarity must have shape (2n, 2n), received {tuple(similarity.shape)}")
+    ax = ax or plt.subplots(figsize=(4.6, 3.8), layout="constrained")[1]
+    picture = ax.imshow(similarity.detach().float().cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.figure.colorbar(picture, ax=ax, shrink=0.8, label="cosine similarity")
+    for i in range(len(similarity)):
+        partner = (i + len(similarity) // 2) % len(similarity)
+        ax.add_patch(Rectangle((partner - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
+        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor="gray", hatch="xxx", lw=0))
+    ax.set(xlabel="view j", ylabel="view i", title=title)
+    return ax
+
+
+def show_band(
+    x: Sequence[float] | Tensor,
+    runs: Sequence[Sequence[float]] | Tensor,
+    *,
+    label: str,
+    ax: Axes,
+    color: str = COLORS[0],
+) -> Axes:
+    """Draw the mean of several runs over ``x``, and the range between the lowest and the highest as a band.
+
+    Shapes:
+        x ``(steps,)``, runs ``(seeds, steps)``.
+
+    Raises:
+        ValueError: runs that do not have one value for each ``x``.
+
+    >>> ax = show_band([1, 2], [[0.0, 1.0], [2.0, 3.0]], label="two seeds", ax=plt.subplots()[1])
+    >>> ax.lines[0].get_ydata().tolist()
+    [1.0, 2.0]
+    """
+    positions, values = np.asarray(x, dtype=float), np.asarray(runs, dtype=float)
+    if values.ndim != 2 or values.shape[1:] != positions.shape:
+        raise ValueError(f"runs must have shape (seeds, {len(positions)}), received {values.shape}")
+    ax.plot(positions, values.mean(0), color=color, label=label)
+    ax.fill_between(positions, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
+    return ax
+
+
+def show_on_circle(
+    embeddings: Tensor, labels: Tensor | Sequence[int], *, pairs: bool = False, ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draw embeddings of two entries on the unit circle, coloured and marked by label.
+
+    With ``pairs`` row i and row i + n are two views of one image and are joined by a line.
+
+    Shapes:
+        embeddings ``(b, 2)``, of any length above zero: only directions are drawn. labels ``(b,)``.
+
+    Raises:
+        ValueError: embeddings that do not have two entries, or labels that are not one for each.
+
+    >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), [0, 1], title="start")
+    >>> ax.get_title()
+    'start'
+    """
+    labels = torch.as_tensor(labels).cpu()
+    if embeddings.ndim != 2 or embeddings.shape[1] != 2 or labels.shape != embeddings.shape[:1]:
+        received = f"{tuple(embeddings.shape)} with labels {tuple(labels.shape)}"
+        raise ValueError(f"embeddings must have shape (b, 2) and labels (b,), received {received}")
+    ax = ax or plt.subplots(figsize=(3.2, 3.2), layout="constrained")[1]
+    points = torch.nn.functional.normalize(embeddings.detach().float().cpu(), dim=1)
+    ax.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor="lightgray"))
+    if pairs:
+        for one, other in zip(*points.chunk(2), strict=True):
+            ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
+    for k, label in enumerate(labels.unique().tolist()):
+        chosen = points[labels == label]
+        ax.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=26,
+            color=COLORS[k % len(COLORS)],
+            marker="osD^vPX"[k % 7],
+            alpha=0.8,
+            linewidths=0,
+        )
+    ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal", title=title)
+    ax.set_axis_off()
+    return ax
