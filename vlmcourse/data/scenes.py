@@ -37,14 +37,16 @@ _POLYGONS = {
 
 def _polygon(x: Tensor, y: Tensor, vertices: Sequence[tuple[float, float]]) -> Tensor:
     """Distance to the nearest edge; a point is inside when a ray from it crosses the outline an odd number of times."""
-    start = torch.tensor(vertices, dtype=x.dtype, device=x.device)
-    edge_x, edge_y = (start.roll(-1, 0) - start).unbind(-1)
-    from_x, from_y = x[..., None] - start[:, 0], y[..., None] - start[:, 1]
-    along = ((from_x * edge_x + from_y * edge_y) / (edge_x**2 + edge_y**2)).clamp(0, 1)
-    distance = ((from_x - along * edge_x) ** 2 + (from_y - along * edge_y) ** 2).amin(-1).sqrt()
-    straddles = (from_y < 0) != (from_y < edge_y)
-    crossings = straddles & (from_x < from_y * (edge_x / edge_y))
-    return torch.where(crossings.sum(-1) % 2 == 1, -distance, distance)
+    squared = torch.full_like(x, math.inf)
+    inside = torch.zeros_like(x, dtype=torch.bool)
+    for (start_x, start_y), (end_x, end_y) in zip(vertices, [*vertices[1:], vertices[0]], strict=True):
+        edge_x, edge_y = end_x - start_x, end_y - start_y
+        from_x, from_y = x - start_x, y - start_y
+        along = ((from_x * edge_x + from_y * edge_y) / (edge_x**2 + edge_y**2)).clamp(0, 1)
+        squared = torch.minimum(squared, (from_x - along * edge_x) ** 2 + (from_y - along * edge_y) ** 2)
+        if edge_y:  # a level edge is never crossed by a level ray
+            inside ^= ((y < start_y) != (y < end_y)) & (from_x < from_y * (edge_x / edge_y))
+    return torch.where(inside, -1, 1) * squared.sqrt()
 
 
 def _circle(x: Tensor, y: Tensor) -> Tensor:
@@ -55,9 +57,9 @@ def _ring(x: Tensor, y: Tensor) -> Tensor:
     return (torch.hypot(x, y) - 0.68).abs() - 0.26
 
 
-def _moon(x: Tensor, y: Tensor, offset: float = 0.55, outer: float = 0.95, inner: float = 0.8) -> Tensor:
+def _moon(x: Tensor, y: Tensor, offset: float = 0.48, outer: float = 0.84, inner: float = 0.70) -> Tensor:
     """Outer disc without the inner one; beyond the two tips, the distance to the nearer tip."""
-    x, y = x + 0.1, y.abs()
+    x, y = x - 0.2, y.abs()  # the middle of the crescent, not of its disc, comes to the origin
     tip_x = (outer**2 - inner**2 + offset**2) / (2 * offset)
     tip_y = math.sqrt(outer**2 - tip_x**2)
     bulk = torch.maximum(torch.hypot(x, y) - outer, inner - torch.hypot(x - offset, y))
@@ -184,11 +186,13 @@ class _Surface:
 
     def paint(self, rows: Tensor, x: Tensor, y: Tensor, *, period: float = 0.5) -> Tensor:
         """Colours ``(len(rows), 3, h, w)`` at the points of a grid."""
+        first = self.color[rows].to(x.device)[..., None, None]
+        if not self.texture.any():  # all plain
+            return first.expand(-1, -1, *x.shape[-2:])
         angle, phase = (t[rows].to(x.device)[..., None, None] for t in (self.angle, self.phase))
         u = (x * angle.cos() + y * angle.sin()) / period + phase[:, 0]
         v = (y * angle.cos() - x * angle.sin()) / period + phase[:, 1]
         second_shows = (0.5 + 2 * _by_kind(_PATTERNS, self.texture[rows], u, v)).clamp(0, 1)[:, None]
-        first = self.color[rows].to(x.device)[..., None, None]
         second = torch.lerp(first, (first.mean(1, keepdim=True) < 0.5).float(), 0.45)  # towards black or white
         return torch.lerp(first, second, second_shows)
 
