@@ -1,0 +1,62 @@
+# Two commands are all a reader needs: make book, make test. Works with GNU make 3.81 (macOS) and newer.
+# Options: PYTHON=python3.12  TORCH_INDEX=address  CHAPTERS="07_self_attention"  PORT=8000  CELL_TIMEOUT=seconds
+
+SHELL := /bin/sh
+VENV_PYTHON := .venv/bin/python
+export PYTHON TORCH_INDEX PORT HOST UPGRADE
+ifeq ($(origin TORCH_INDEX),undefined)
+unexport TORCH_INDEX
+endif
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book serve test lint types unit chapters test-pages notebooks normalise format lock clean clean-venv
+
+help:  ## list what make can do here
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+setup:  ## create .venv and install what requirements.lock pins
+	@sh book/tools/setup.sh $(firstword $(MAKECMDGOALS))
+
+book: setup  ## execute the chapters that changed, render the book, say where it is
+	@$(VENV_PYTHON) book/tools/build.py $(if $(CELL_TIMEOUT),--timeout $(CELL_TIMEOUT))
+
+serve: setup  ## serve the rendered book and print its address (PORT=8000)
+	@$(VENV_PYTHON) book/tools/serve.py
+
+test: setup  ## lint, types, tests with doctests, and every chapter under nbval
+	@$(VENV_PYTHON) book/tools/check.py
+
+lint: setup  ## only ruff, on code and notebooks
+	@$(VENV_PYTHON) book/tools/check.py lint format
+
+types: setup  ## only mypy
+	@$(VENV_PYTHON) book/tools/check.py types
+
+unit: setup  ## only pytest, with doctests
+	@$(VENV_PYTHON) book/tools/check.py tests
+
+chapters: setup  ## only nbval over the chapters
+	@$(VENV_PYTHON) book/tools/check.py normalised chapters
+
+test-pages: setup  ## the rendered pages in a real browser (needs Chromium, and make book before)
+	@$(VENV_PYTHON) book/tools/check.py pages
+
+notebooks: setup  ## execute the chapters in place, in the form in which they are committed (CHAPTERS=)
+	@$(VENV_PYTHON) book/tools/refresh.py $(CHAPTERS)
+
+normalise: setup  ## bring notebooks into their committed form without executing them
+	@$(VENV_PYTHON) book/tools/normalise.py
+
+format: setup  ## let ruff format code and notebooks, and repair what it can
+	@$(VENV_PYTHON) -m ruff check --fix --quiet vlmcourse tests book lectures || true
+	@$(VENV_PYTHON) -m ruff format vlmcourse tests book lectures
+
+lock: setup  ## pin what pyproject.toml asks for in requirements.lock (UPGRADE=1: the newest of all)
+	@sh book/tools/lock.sh
+
+clean:  ## remove everything that was built
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+clean-venv:  ## remove the virtual environment
+	rm -rf .venv
