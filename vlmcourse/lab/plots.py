@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 # Okabe and Ito 2008, "Color Universal Design", without yellow, which vanishes on white.
@@ -38,16 +39,23 @@ def show_images(
         raise ValueError(f"titles must be one for each of {len(images)} images, received {len(titles)}")
     columns = min(columns or len(images), len(images))
     height, width = images.shape[-2:]
-    gap = max(1, width // 12)
     rows = -(-len(images) // columns)
-    tiles = torch.ones(rows * columns, 3, height + gap, width + gap)
+    gap = max(1, width // 12)
+    gap_below = height // 3 if titles and rows > 1 and any(titles[columns:]) else gap  # room for the titles
+    tiles = torch.ones(rows * columns, 3, height + gap_below, width + gap)
     tiles[: len(images), :, :height, :width] = images.detach().float().cpu().clamp(0, 1)
-    grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap, :-gap]
-    ax = ax or plt.subplots(figsize=(min(9, 1.1 * columns), 1.1 * rows), layout="constrained")[1]
+    grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap_below, :-gap]
+    side = min(1.0, 8.5 / columns)  # of one image, in inches
+    ax = (
+        ax
+        or plt.subplots(
+            figsize=(side * grid.shape[1] / width, side * grid.shape[0] / height + 0.2), layout="constrained"
+        )[1]
+    )
     ax.imshow(grid.numpy())
     for k, title in enumerate(titles or ()):
         row, column = divmod(k, columns)
-        middle, top = column * (width + gap) + width / 2 - 0.5, row * (height + gap) - 0.7
+        middle, top = column * (width + gap) + width / 2 - 0.5, row * (height + gap_below) - 0.7
         ax.text(middle, top, title, ha="center", va="bottom", fontsize="small")
     ax.set_axis_off()
     return ax
@@ -77,6 +85,8 @@ def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = 
         ax.add_patch(Rectangle((partner - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
         ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor="gray", hatch="xxx", lw=0))
     ax.set(xlabel="view j", ylabel="view i", title=title)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 
