@@ -1,0 +1,79 @@
+"""Numbers on the pages, read where they were measured: a table of recorded results, and a chapter's running time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+NOT_MEASURED = "not measured yet"
+COLUMNS = ("result", "value", "data", "where and when")
+
+
+class Results(SphinxDirective):
+    """A table of the files in ``book/results``, one row for each; ``:profile:`` keeps those of one profile."""
+
+    option_spec = {"profile": directives.unchanged}  # noqa: RUF012  docutils reads it from the class
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table, or the words that nothing has been measured yet."""
+        wanted = self.options.get("profile")
+        results = []
+        for path in sorted((Path(self.env.srcdir) / "book" / "results").glob("*.json")):
+            self.env.note_dependency(str(path))
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if wanted in (None, result["provenance"]["profile"]):
+                results.append(result)
+        if not results:
+            return [nodes.paragraph("", "", nodes.emphasis("", f"{NOT_MEASURED.capitalize()}."))]
+        return [table([row(result) for result in results])]
+
+
+def row(result: dict[str, Any]) -> list[nodes.Node]:
+    """Return one result as the cells of a table."""
+    made = result["provenance"]
+    where = f"{made['device']}, PyTorch {made['torch']}, {result['seconds']:g} s; {made['date']}, {made['commit']}"
+    return [nodes.literal("", result["name"]), nodes.Text(value(result)), nodes.Text(result["data"]), nodes.Text(where)]
+
+
+def value(result: dict[str, Any]) -> str:
+    """Return mean, spread and number of seeds, fractions as percentages."""
+    mean, spread, seeds, unit = result["mean"], result["spread"], len(result["seeds"]), result["unit"]
+    if unit.endswith("fraction"):
+        mean, spread, unit = 100 * mean, None if spread is None else 100 * spread, f"% {unit.partition(',')[0]}"
+    number = f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {spread:.2g}"
+    return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''})"
+
+
+def table(rows: list[list[nodes.Node]]) -> nodes.table:
+    """Return a docutils table with the columns above."""
+
+    def line(cells: list[nodes.Node]) -> nodes.row:
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+    group = nodes.tgroup(cols=len(COLUMNS))
+    group += [nodes.colspec(colwidth=1) for _ in COLUMNS]
+    group += nodes.thead("", line([nodes.Text(name) for name in COLUMNS]))
+    group += nodes.tbody("", *map(line, rows))
+    return nodes.table("", group, classes=["colwidths-auto"])
+
+
+class Seconds(SphinxRole):
+    """How long a chapter took in the build whose pages these are: ``{seconds}`07_self_attention` ``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the seconds that the build noted beside the executed chapter."""
+        record = Path(self.env.srcdir).parent / "executed" / f"{self.text}.json"
+        if not record.is_file():
+            return [nodes.Text(NOT_MEASURED)], []
+        return [nodes.Text(f"{json.loads(record.read_text(encoding='utf-8'))['seconds']:.0f} s")], []
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive and the role."""
+    app.add_directive("results", Results)
+    app.add_role("seconds", Seconds())
+    return {"parallel_read_safe": True}

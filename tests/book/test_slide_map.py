@@ -1,0 +1,121 @@
+"""The slide map, the labels in the chapters, the contents and the landing page tell one story."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SLIDES = [f"S{number:02}" for number in range(1, 25)]
+LABEL = re.compile(r"^\((S\d\d)\)=$", re.MULTILINE)
+ROW = re.compile(r"^\| (S\d\d) \|[^|]*\| ([^|]*) \|$", re.MULTILINE)
+LINK = re.compile(r"\{ref\}`(?:[^`<]*<)?(S\d\d)>?`")
+
+
+def prose(path: Path) -> str:
+    """Return the Markdown of a page or a notebook, cells apart by an empty line."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
+def labels_in(pages: dict[str, str]) -> dict[str, list[str]]:
+    """Return for each slide's label the pages that carry it, once for every time they do."""
+    found: dict[str, list[str]] = {}
+    for name, text in pages.items():
+        for label in LABEL.findall(text):
+            found.setdefault(label, []).append(name)
+    return found
+
+
+def disagreements(table: str, pages: dict[str, str]) -> list[str]:
+    """Return every way in which the table and the labels in the pages contradict each other."""
+    rows, labels = ROW.findall(table), labels_in(pages)
+    complaints = []
+    if [slide for slide, _ in rows] != SLIDES:
+        complaints.append(f"the table must list S01 to S24 once and in order, it lists {[slide for slide, _ in rows]}")
+    for slide, where in rows:
+        if linked := LINK.findall(where):
+            if linked[0] != slide:
+                complaints.append(f"the row of {slide} links to {linked[0]}")
+            if slide not in labels:
+                complaints.append(f"the row of {slide} links to a section that no page has")
+        elif "to come" not in where:
+            complaints.append(f"the row of {slide} neither links to its section nor says that it is to come")
+        elif slide in labels:
+            complaints.append(f"the row of {slide} says it is to come, but {labels[slide][0]} has the section")
+    for label, names in labels.items():
+        if label not in SLIDES:
+            complaints.append(f"{names[0]} labels a section {label}, and the lecture has no such slide")
+        if len(names) > 1:
+            complaints.append(f"{label} labels a section in each of {', '.join(names)}; give it to one")
+    for name, text in pages.items():
+        for label in re.findall(r"^\((S\d\d)\)=\n(?!#)", text, re.MULTILINE):
+            complaints.append(f"{name}: the label {label} must stand directly above a heading, or nothing can link to it")
+    return complaints
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """The Markdown of everything that may carry a slide's label."""
+    return {path.name: prose(path) for path in [ROOT / "book/intro.md", *sorted((ROOT / "lectures").glob("*.ipynb"))]}
+
+
+def test_the_slide_map_and_the_chapters_agree(pages):
+    assert disagreements((ROOT / "book/slide_map.md").read_text(encoding="utf-8"), pages) == []
+
+
+TABLE = "\n".join(f"| {slide} | about | {{ref}}`{slide}` |" for slide in SLIDES)
+PAGES = {"one.ipynb": "\n".join(f"({slide})=\n## Title\n" for slide in SLIDES)}
+
+
+def test_a_table_and_pages_that_agree_raise_no_complaint():
+    assert disagreements(TABLE, PAGES) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "pages", "complaint"),
+    [
+        (TABLE, {"one.ipynb": PAGES["one.ipynb"].replace("(S07)=", "")}, "S07 links to a section that no page has"),
+        (TABLE.replace("{ref}`S07`", "to come: chapter 3"), PAGES, "S07 says it is to come, but one.ipynb has"),
+        (TABLE.replace("{ref}`S07`", "{ref}`S08`"), PAGES, "S07 links to S08"),
+        (TABLE.replace("{ref}`S07`", "{ref}`the loss <S08>`"), PAGES, "S07 links to S08"),
+        (TABLE.replace("{ref}`S07`", "soon"), PAGES, "S07 neither links"),
+        (TABLE.replace("| S07 | about | {ref}`S07` |\n", ""), PAGES, "once and in order"),
+        (TABLE, {**PAGES, "two.ipynb": "(S07)=\n# Again"}, "S07 labels a section in each of one.ipynb, two.ipynb"),
+        (TABLE, {**PAGES, "two.ipynb": "(S25)=\n# Beyond"}, "no such slide"),
+        (TABLE, {"one.ipynb": PAGES["one.ipynb"].replace("(S07)=\n", "(S07)=\n\n")}, "S07 must stand directly above"),
+    ],
+)
+def test_each_way_to_contradict_the_slide_map_is_found(table, pages, complaint):
+    assert any(complaint in found for found in disagreements(table, pages))
+
+
+def test_the_contents_list_every_notebook_and_only_pages_that_exist():
+    def files(node):
+        if isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            node = list(node.values())
+        if isinstance(node, list):
+            for child in node:
+                yield from files(child)
+
+    listed = set(files(yaml.safe_load((ROOT / "book/_toc.yml").read_text(encoding="utf-8"))))
+    notebooks = {f"lectures/{path.stem}" for path in (ROOT / "lectures").glob("*.ipynb")}
+    assert {name for name in listed if name.startswith("lectures/")} == notebooks
+    for name in listed - notebooks:
+        assert (ROOT / f"{name}.md").is_file() or (ROOT / f"{name}.ipynb").is_file(), f"{name} is listed and missing"
+
+
+def test_the_landing_page_links_every_chapter_and_calls_no_finished_one_to_come():
+    text = (ROOT / "book/intro.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d) \| (.*)$", text, re.MULTILINE))
+    assert sorted(rows) == list("123456789")
+    for number, row in rows.items():
+        notebooks = [path.stem for path in (ROOT / "lectures").glob(f"0{number}_*.ipynb")]
+        for stem in notebooks:
+            assert f"</lectures/{stem}>`" in row, f"chapter {number} exists; its row should link to it"
+        assert ("to come" in row) == (not notebooks), f"chapter {number}: {row}"

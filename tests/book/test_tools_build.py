@@ -1,0 +1,384 @@
+"""The book's builder, on a project of two tiny chapters: what it executes, what it keeps, and what it says."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "book" / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import build as tool  # noqa: E402
+import serve  # noqa: E402
+from normalise import read  # noqa: E402
+
+ENVIRONMENT = tool.Environment(python="3.11.0", torch="2.14.1", device="cpu", profile="quick")
+RESULTS_MODULE = """
+    import pathlib
+    files_read = []
+    def load_result(name):
+        path = pathlib.Path(__file__).parents[2] / "book" / "results" / name
+        files_read.append(str(path))
+        return path.read_text()
+"""
+
+
+class Project:
+    """A checkout small enough to build in seconds. Its chapters write down each time they are executed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.book = tool.Book(root)
+        self.rendered = 0
+        self.write("vlmcourse/__init__.py", "")
+        self.write("vlmcourse/ops.py", "def area(a, b):\n    return a * b\n")
+        self.write("vlmcourse/data.py", "COLOURS = 7\n")
+        self.write("vlmcourse/palette.txt", "red")
+        self.write("vlmcourse/lab/__init__.py", "")
+        self.write("vlmcourse/lab/results.py", textwrap.dedent(RESULTS_MODULE))
+        self.write("book/results/measured.json", "1")
+        self.write("book/_toc.yml", "format: jb-book\nroot: book/intro\nchapters:\n- file: lectures/01_alpha\n")
+        self.write("book/intro.md", "# Intro\n")
+        self.write("_config.yml", "title: Trial\n")
+        self.chapter("01_alpha", "# Alpha", "from vlmcourse.ops import area\narea(3, 5)")
+        self.chapter("02_beta", "# Beta", "from vlmcourse.data import COLOURS\nCOLOURS")
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_text(text)
+
+    def chapter(self, name: str, text: str, *code: str, tags: tuple[str, ...] = ()) -> None:
+        cells = [new_markdown_cell(text), new_code_cell(f"open('../executed.log', 'a').write('{name}\\n');")]
+        cells += [new_code_cell(source, metadata={"tags": list(tags)}) for source in code]
+        (self.root / "lectures").mkdir(exist_ok=True)
+        nbformat.write(new_notebook(cells=cells), self.root / "lectures" / f"{name}.ipynb")
+
+    def build(self, environment: tool.Environment = ENVIRONMENT) -> tuple[int, list[str]]:
+        """Build; return the exit status and the chapters that were executed."""
+        log = self.root / "executed.log"
+        log.write_text("")
+        self.book = tool.Book(self.root)
+        status = tool.build(self.book, environment, timeout=60)
+        return status, log.read_text().split()
+
+    def page(self, name: str) -> str:
+        return (self.book.source / name).read_text()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose pages are staged, but not rendered: that takes seconds, and one test below does it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # edits within a second would go unnoticed by import
+    made = Project(tmp_path)
+
+    def render(book: tool.Book, signature: str) -> bool:
+        made.rendered += 1
+        tool.write(book.html / "index.html", "")
+        tool.write(book.build / "rendered", signature)
+        return True
+
+    monkeypatch.setattr(tool.Book, "render", render)
+    return made
+
+
+@pytest.fixture
+def built(project):
+    assert project.build() == (0, ["01_alpha", "02_beta"])
+    assert project.rendered == 1
+    return project
+
+
+def test_a_second_build_executes_nothing_and_renders_nothing(built, capsys):
+    assert built.build() == (0, [])
+    assert built.rendered == 1
+    assert "0 of 2 chapters to execute" in capsys.readouterr().out
+
+
+def test_an_edited_module_executes_only_the_chapters_that_use_it(built, capsys):
+    built.write("vlmcourse/ops.py", "def area(a, b):\n    return b * a + 2\n")
+    assert built.build() == (0, ["01_alpha"])
+    assert "01_alpha: vlmcourse/ops.py changed" in capsys.readouterr().out
+    assert '"17"' in built.page("lectures/01_alpha.ipynb")
+
+
+def test_a_removed_module_executes_the_chapters_that_used_it(built):
+    (built.root / "vlmcourse/data.py").unlink()
+    status, executed = built.build()
+    assert status == 1
+    assert executed == ["02_beta"]
+
+
+def test_an_edited_text_cell_executes_nothing_but_reaches_the_page(built):
+    path = built.root / "lectures/01_alpha.ipynb"
+    nb = read(path)
+    nb.cells[0].source = "# Alpha, in better words"
+    nb.cells.insert(1, new_markdown_cell("One more paragraph."))
+    nbformat.write(nb, path)
+    assert built.build() == (0, [])
+    assert built.rendered == 2
+    page = built.page("lectures/01_alpha.ipynb")
+    assert "in better words" in page
+    assert '"15"' in page, "the output of the executed cell is still there"
+
+
+def test_a_tag_that_only_changes_the_look_executes_nothing(built):
+    path = built.root / "lectures/01_alpha.ipynb"
+    nb = read(path)
+    nb.cells[2].metadata.tags = ["hide-input"]
+    nbformat.write(nb, path)
+    assert built.build() == (0, [])
+    assert "hide-input" in built.page("lectures/01_alpha.ipynb")
+
+
+def test_an_edited_code_cell_executes_its_chapter_alone(built):
+    built.chapter("02_beta", "# Beta", "from vlmcourse.data import COLOURS\nCOLOURS + 4")
+    assert built.build() == (0, ["02_beta"])
+    assert '"11"' in built.page("lectures/02_beta.ipynb")
+
+
+def test_the_committed_outputs_of_a_chapter_do_not_reach_the_page(built):
+    path = built.root / "lectures/01_alpha.ipynb"
+    nb = read(path)
+    nb.cells[2].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "stale"}, execution_count=1)]
+    nbformat.write(nb, path)
+    assert built.build() == (0, [])
+    assert "stale" not in built.page("lectures/01_alpha.ipynb")
+
+
+@pytest.mark.parametrize("name", ["vlmcourse/palette.txt", "vlmcourse/new.safetensors"])
+def test_a_changed_or_new_data_file_of_the_package_executes_every_chapter(built, name):
+    built.write(name, "blue")
+    assert built.build() == (0, ["01_alpha", "02_beta"])
+
+
+def test_a_result_that_a_chapter_read_executes_it_when_it_changes(project):
+    project.chapter("02_beta", "# Beta", "from vlmcourse.lab.results import load_result\nload_result('measured.json')")
+    assert project.build()[0] == 0
+    project.write("book/results/measured.json", "2")
+    assert project.build() == (0, ["02_beta"])
+
+
+def test_a_chapter_that_starts_processes_depends_on_the_whole_package(project):
+    project.chapter("01_alpha", "# Alpha", "!echo hello")
+    assert project.build()[0] == 0
+    project.write("vlmcourse/data.py", "COLOURS = 13\n")
+    assert project.build() == (0, ["01_alpha", "02_beta"])
+
+
+def test_a_module_edited_while_its_chapter_runs_is_noticed_by_the_next_build(project):
+    edit = "from vlmcourse.ops import area\nopen('../vlmcourse/ops.py', 'a').write('# edited\\n')"
+    project.chapter("01_alpha", "# Alpha", edit)
+    assert project.build()[0] == 0
+    assert project.build() == (0, ["01_alpha"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"device": "cuda NVIDIA H200"}, {"profile": "full"}, {"torch": "2.15.0"}, {"python": "3.13.1"}]
+)
+def test_another_device_profile_or_version_executes_every_chapter(built, change, capsys):
+    assert built.build(dataclasses.replace(ENVIRONMENT, **change)) == (0, ["01_alpha", "02_beta"])
+    ((key, value),) = change.items()
+    assert f"{key} was {getattr(ENVIRONMENT, key)}, is {value}" in capsys.readouterr().out
+
+
+def test_a_failing_cell_is_shown_and_the_other_chapters_are_kept(project, capsys):
+    project.chapter("01_alpha", "# Alpha", "unfinished = 1", "colour = 'red'\nraise ValueError(f'no paint: {colour}')")
+    assert project.build() == (1, ["01_alpha", "02_beta"])
+    said = capsys.readouterr().out
+    assert "01_alpha: cell 3 of 3 failed" in said
+    assert "    | colour = 'red'" in said
+    assert "ValueError: no paint: red" in said
+    assert project.rendered == 0, "half a book is not rendered"
+    assert project.build() == (1, ["01_alpha"]), "the chapter that worked is not executed again"
+    project.chapter("01_alpha", "# Alpha", "1")
+    assert project.build() == (0, ["01_alpha"])
+    assert not list(project.book.failed.glob("*.ipynb"))
+
+
+def test_a_cell_that_is_meant_to_raise_does_not_fail_the_chapter(project):
+    project.chapter("01_alpha", "# Alpha", "raise ValueError('as expected')", tags=("raises-exception",))
+    assert project.build()[0] == 0
+    assert "as expected" in project.page("lectures/01_alpha.ipynb")
+
+
+def test_a_kernel_that_dies_is_reported_as_such(project, capsys):
+    project.chapter("01_alpha", "# Alpha", "import os\nos._exit(1)")
+    assert project.build()[0] == 1
+    assert "Kernel died" in capsys.readouterr().out
+
+
+def test_a_cell_that_takes_too_long_is_stopped_and_named(project, capsys):
+    project.chapter("01_alpha", "# Alpha", "import time\ntime.sleep(60)")
+    assert tool.build(project.book, ENVIRONMENT, timeout=1) == 1
+    said = capsys.readouterr().out
+    assert "01_alpha: cell 2 of 2 failed" in said
+    assert "longer than 1 s" in said
+
+
+@pytest.mark.parametrize("torn", ["01_alpha.ipynb", "01_alpha.json"])
+def test_a_half_written_result_does_not_count_as_done(built, torn):
+    path = built.book.executed / torn
+    path.write_bytes(path.read_bytes()[:-20])
+    assert built.build() == (0, ["01_alpha"])
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(project, sign):
+    """In a process of its own, and with its own kernel's id written down by the chapter."""
+    project.chapter("01_alpha", "# Alpha", "1")
+    wait = "import os, time\nopen('../kernel.pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    project.chapter("02_beta", "# Beta", wait)
+    script = (
+        f"import sys; sys.path.insert(0, {str(TOOLS)!r}); import build, pathlib\n"
+        f"build.current_environment = lambda root: build.Environment(**{dataclasses.asdict(ENVIRONMENT)!r})\n"
+        f"sys.exit(build.main(['--root', {str(project.root)!r}]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pid_file = project.root / "kernel.pid"
+    wait_for(lambda: pid_file.is_file() and pid_file.read_text())
+    kernel = int(pid_file.read_text())
+    process.send_signal(sign)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == (-signal.SIGKILL if sign == signal.SIGKILL else 130), said
+    wait_for(lambda: not is_alive(kernel))
+    project.chapter("02_beta", "# Beta", "2")
+    assert project.build() == (0, ["02_beta"]), "the finished chapter is kept, the other one is executed"
+
+
+def wait_for(condition, seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+    except ProcessLookupError:
+        return False
+
+
+def test_two_builds_at_once_do_not_mix(project):
+    with tool.only_one(project.book.build), pytest.raises(SystemExit, match="Another build is running"):
+        tool.main(["--root", str(project.root)])
+
+
+def test_figures_do_not_depend_on_the_users_backend(project, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    project.chapter("01_alpha", "# Alpha", "import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1));")
+    assert project.build()[0] == 0
+    assert "image/png" in project.page("lectures/01_alpha.ipynb")
+
+
+def test_the_build_page_tells_device_versions_and_seconds(built):
+    page = built.page("book/this_build.md")
+    record = built.book.record(built.root / "lectures/01_alpha.ipynb")
+    for part in ("| device | cpu |", "| PyTorch | 2.14.1 |", "| profile | quick |", f"| {record.seconds:.1f} |"):
+        assert part in page
+    assert "{doc}`/lectures/02_beta`" in page
+
+
+def test_a_page_that_was_removed_is_removed_from_the_copy(built):
+    built.write("book/extra.md", "# Extra")
+    built.build()
+    assert (built.book.source / "book/extra.md").is_file()
+    (built.root / "book/extra.md").unlink()
+    built.build()
+    assert not (built.book.source / "book/extra.md").exists()
+
+
+def test_an_edited_docstring_renders_again_even_where_no_chapter_uses_it(built):
+    built.write("vlmcourse/unused.py", '"""Edited."""\n')
+    assert built.build() == (0, [])
+    assert built.rendered == 2
+
+
+def test_a_warning_fails_the_rendering_every_time_and_keeps_the_last_good_book(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    project = Project(tmp_path)
+    project.chapter("01_alpha", "# Alpha", "6 * 7")
+    (tmp_path / "lectures/02_beta.ipynb").unlink()
+    config = {"title": "Trial", "execute": {"execute_notebooks": "off"}, "only_build_toc_files": True}
+    project.write("_config.yml", json.dumps(config))
+    status, _ = project.build()
+    assert status == 0, capsys.readouterr().out
+    page = project.book.html / "lectures/01_alpha.html"
+    assert "42" in page.read_text()
+
+    project.write("book/intro.md", "# Intro\n\n[](nowhere.md)\n")
+    for _ in range(2):  # a second time too: Sphinx's memory of the page must not hide its warning
+        assert project.build() == (1, [])
+        assert "nowhere.md" in capsys.readouterr().out
+        assert "42" in page.read_text()
+
+
+def test_the_server_takes_the_next_port_when_one_is_taken(capsys):
+    with serve.open_server("127.0.0.1", 0) as first:
+        taken = first.server_port
+        with serve.open_server("127.0.0.1", taken) as second:
+            assert taken < second.server_port <= taken + 20
+    assert f"Port {taken} is taken" in capsys.readouterr().out
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files that make needs, in a folder with a space in its name."""
+    root = tmp_path / "my course"
+    (root / "book/tools").mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml", "book/tools/setup.sh"):
+        (root / name).write_text((ROOT / name).read_text())
+    return root
+
+
+def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-C", str(checkout), *arguments], capture_output=True, text=True, env=env, timeout=60)
+
+
+def test_make_alone_lists_every_target_that_a_reader_may_use(checkout):
+    listed = make(checkout).stdout
+    for target in ("book", "serve", "test", "test-pages", "notebooks", "lock", "clean"):
+        assert f"make {target} " in listed
+
+
+@pytest.mark.parametrize("version", ["missing", "2.7", "3.10"])
+def test_an_unsuitable_python_is_refused_in_a_sentence(checkout, version):
+    python = checkout / "python"
+    if version != "missing":
+        python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 1\necho "Python {version}"\n')
+        python.chmod(0o755)
+    result = make(checkout, "book", f"PYTHON={python}")
+    assert result.returncode != 0
+    assert "is not a Python of version 3.11 or newer" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_make_with_no_suitable_python_says_what_to_do(checkout):
+    """With a PATH that holds the shell's tools and a python3 that is too old."""
+    tools = checkout / "bin"
+    tools.mkdir()
+    for name in ("sh", "make", "dirname", "cat", "cksum", "grep"):
+        found = subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
+        (tools / name).symlink_to(found)
+    (tools / "python3").write_text('#!/bin/sh\n[ "$1" = -c ] && exit 1\necho "Python 3.9.2"\n')
+    (tools / "python3").chmod(0o755)
+    result = subprocess.run(
+        ["make", "-C", str(checkout), "test"], capture_output=True, text=True, env={"PATH": str(tools)}, timeout=60
+    )
+    assert result.returncode != 0
+    assert "python3 here is: Python 3.9.2" in result.stderr
+    assert "make test PYTHON=" in result.stderr

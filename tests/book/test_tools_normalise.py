@@ -1,0 +1,191 @@
+"""The committed form of notebooks: executing again changes nothing, and nothing of the author's is lost."""
+
+import copy
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+TOOLS = Path(__file__).parents[2] / "book" / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import normalise as tool  # noqa: E402
+from execute import ChapterError  # noqa: E402
+from refresh import refresh  # noqa: E402
+
+
+def messy_notebook(root: Path) -> nbformat.NotebookNode:
+    """Return a notebook with everything that a session in an editor leaves behind."""
+    glued = new_output("display_data", {"text/plain": "0.5"}, metadata={"scrapbook": {"mime_prefix": "", "name": "acc"}})
+    widget = new_output("display_data", {tool.WIDGET_VIEW: {"model_id": "9f"}, "text/plain": "HBox()"})
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell("   "),
+        new_code_cell(
+            "print('a'); 1",
+            execution_count=17,
+            metadata={
+                "tags": ["nbval-check-output"],
+                "mystnb": {"image": {"alt": "a plot"}},
+                "execution": {"iopub.execute_input": "2026-01-01"},
+                "scrolled": True,
+            },
+            outputs=[
+                new_output("stream", name="stdout", text="a\n"),
+                new_output("stream", name="stderr", text="UserWarning: beware\n"),
+                new_output("stream", name="stdout", text=f"read {root}/lectures/x.png\n"),
+                widget,
+                new_output("execute_result", {"text/plain": "<Line at 0x7f3aa0c1d2e0>"}, execution_count=17),
+                glued,
+            ],
+        ),
+        new_code_cell("1", execution_count=None),
+        new_code_cell("1", execution_count=3),
+    ]
+    metadata = {
+        "kernelspec": {"name": "conda-env-mine", "display_name": "mine"},
+        "language_info": {"name": "python", "version": "3.12.9"},
+        "widgets": {"state": {}},
+        "mystnb": {"execution_timeout": 60},
+    }
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+@pytest.fixture
+def normalised(tmp_path: Path) -> nbformat.NotebookNode:
+    return tool.normalise(messy_notebook(tmp_path), root=tmp_path)
+
+
+def test_normalising_twice_is_normalising_once(tmp_path, normalised):
+    once = tool.text_of(normalised)
+    path = tmp_path / "x.ipynb"
+    path.write_text(once)
+    assert tool.text_of(tool.normalise(tool.read(path), root=tmp_path)) == once
+
+
+def test_what_the_author_wrote_is_kept(normalised):
+    cell = normalised.cells[2]
+    assert cell.metadata == {"tags": ["nbval-check-output"], "mystnb": {"image": {"alt": "a plot"}}}
+    assert normalised.metadata.mystnb == {"execution_timeout": 60}
+    assert [c.source for c in normalised.cells] == ["# Title", "   ", "print('a'); 1", "1", "1"]
+
+
+def test_glued_values_keep_the_metadata_that_names_them(normalised):
+    assert normalised.cells[2].outputs[-1].metadata == {"scrapbook": {"mime_prefix": "", "name": "acc"}}
+
+
+def test_streams_are_joined_across_dropped_stderr_and_widgets_disappear(normalised):
+    outputs = normalised.cells[2].outputs
+    assert [output.output_type for output in outputs] == ["stream", "execute_result", "display_data"]
+    assert outputs[0].text == "a\nread lectures/x.png\n"
+
+
+def test_memory_addresses_are_all_the_same(normalised):
+    assert normalised.cells[2].outputs[1].data["text/plain"] == "<Line at 0x000000>"
+
+
+def test_code_cells_are_numbered_in_order_and_results_with_them(normalised):
+    assert [c.execution_count for c in normalised.cells if c.cell_type == "code"] == [None, 1, 2, 3]
+    assert normalised.cells[2].outputs[1].execution_count == 1
+
+
+def test_a_notebook_that_was_never_executed_stays_so():
+    nb = tool.normalise(new_notebook(cells=[new_code_cell("1"), new_code_cell("2")]))
+    assert [cell.execution_count for cell in nb.cells] == [None, None]
+
+
+def test_kernel_metadata_does_not_depend_on_the_machine(normalised):
+    assert normalised.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert "version" not in normalised.metadata.language_info
+    assert "widgets" not in normalised.metadata
+
+
+def test_ids_depend_on_the_content_only_and_equal_cells_get_different_ones(tmp_path, normalised):
+    ids = [cell.id for cell in normalised.cells]
+    assert len(set(ids)) == len(ids)
+    other = messy_notebook(tmp_path)  # nbformat drew new random ids
+    other.cells.insert(0, new_markdown_cell("an introduction"))
+    assert [cell.id for cell in tool.normalise(other).cells][1:] == ids
+
+
+def test_a_progress_bar_written_over_itself_leaves_its_last_state():
+    assert tool.overwrite_lines("start\n 10%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"
+
+
+@pytest.mark.parametrize("prefix", ["{root}/", "~/course/"])
+def test_tracebacks_name_files_from_the_repository_down(prefix, monkeypatch, tmp_path):
+    root = tmp_path / "course"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = "File \x1b[32m" + prefix.format(root=root) + "vlmcourse/ops/patches.py:31\x1b[39m"
+    error = new_output("error", ename="ValueError", evalue="no", traceback=[line])
+    nb = tool.normalise(new_notebook(cells=[new_code_cell("1/0", outputs=[error])]), root=root)
+    assert nb.cells[0].outputs[0].traceback == ["File \x1b[32mvlmcourse/ops/patches.py:31\x1b[39m"]
+
+
+def test_check_names_the_notebook_fails_and_changes_nothing(tmp_path, capsys):
+    path = tmp_path / "x.ipynb"
+    nbformat.write(messy_notebook(tmp_path), path)
+    before = path.read_bytes()
+    assert tool.main(["--check", str(path)]) == 1
+    assert str(path) in capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert tool.main([str(path)]) == 0
+    assert tool.main(["--check", str(path)]) == 0
+
+
+def test_a_volatile_cell_keeps_its_outputs_only_while_its_source_is_the_same():
+    def timing(source: str, printed: str) -> nbformat.NotebookNode:
+        output = new_output("stream", name="stdout", text=printed)
+        return new_notebook(cells=[new_code_cell(source, metadata={"tags": ["volatile"]}, outputs=[output])])
+
+    stored = timing("measure(3)", "1.2 s")
+    same = tool.keep_volatile_outputs(timing("measure(3)", "9.9 s"), stored)
+    assert same.cells[0].outputs[0].text == "1.2 s"
+    edited = tool.keep_volatile_outputs(timing("measure(5)", "9.9 s"), stored)
+    assert edited.cells[0].outputs[0].text == "9.9 s"
+
+
+CHAPTER = [
+    "import os, sys, time, random\nimport numpy as np\nimport matplotlib.pyplot as plt",
+    "rng = np.random.default_rng(0)\nprint(rng.normal(size=3), file=sys.stdout)\nprint('a warning', file=sys.stderr)",
+    "plt.figure(figsize=(1, 1))\nplt.plot(rng.normal(size=7))",
+    "object()",
+    "print(hash('strings hash the same'), set('abcdefg'))",
+    "print(os.environ['VLMCOURSE_PROFILE'], os.environ['VLMCOURSE_DEVICE'], os.path.abspath('figure.png'))",
+]
+
+
+def chapter(path: Path, *sources: str, volatile: str = "print(time.time())") -> Path:
+    cells = [new_code_cell(source) for source in sources]
+    cells.append(new_code_cell(volatile, metadata={"tags": ["volatile"]}))
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_executing_a_committed_chapter_again_changes_no_byte(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLMCOURSE_PROFILE", "full")  # what the author happens to have set does not count
+    path = chapter(tmp_path / "01_x.ipynb", *CHAPTER)
+    assert refresh(path, root=tmp_path)
+    first = path.read_bytes()
+    assert b"image/png" in first
+    assert b"quick cpu figure.png" in first
+    assert not refresh(path, root=tmp_path)
+    assert path.read_bytes() == first
+    assert tool.main(["--check", str(path)]) == 0
+
+
+def test_a_chapter_that_fails_is_left_as_it_was(tmp_path):
+    path = chapter(tmp_path / "01_x.ipynb", "1 + 1", "raise RuntimeError('out of paint')")
+    before = path.read_bytes()
+    with pytest.raises(ChapterError, match=r"cell 2 of 3 failed(.|\n)*out of paint"):
+        refresh(path, root=tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_reading_does_not_change_what_was_read(tmp_path):
+    nb = messy_notebook(tmp_path)
+    untouched = copy.deepcopy(nb)
+    tool.text_of(nb)
+    assert nb == untouched

@@ -1,0 +1,187 @@
+"""The house keeps its floor plan: imports run one way, names are public where they are promised, docstrings are whole."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlmcourse
+
+PACKAGE = Path(vlmcourse.__file__).parent
+API_PAGES = PACKAGE.parent / "book" / "api"
+
+# What each room may import from the others. ops is the ground floor; nothing may import the command line.
+MAY_IMPORT = {
+    "ops": {"ops"},
+    "models": {"ops", "models"},
+    "data": {"data"},
+    "lab": {"ops", "models", "data", "lab", ""},
+    "homework": {"ops", "models", "homework"},
+    "cli": {"ops", "models", "data", "lab", "homework", "cli", ""},
+    "": {""},
+}
+OPS_LIBRARIES = {"torch", "einops"}
+
+
+def imports(source: str, package: str) -> set[str]:
+    """Return the full names of all modules and names that ``source``, a module of ``package``, imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def forbidden(source: str, room: str, package: str) -> list[str]:
+    """Return the imports of ``source`` that go against the arrows."""
+    complaints = []
+    for name in sorted(imports(source, package)):
+        top, _, rest = name.partition(".")
+        if top == "vlmcourse":
+            # The package itself hands out every room's names, so importing from it counts as a room of its own: "".
+            target = rest.partition(".")[0] if rest.partition(".")[0] in MAY_IMPORT else ""
+            if target not in MAY_IMPORT[room]:
+                complaints.append(f"{room} imports {name}")
+        elif room == "ops" and top not in OPS_LIBRARIES | sys.stdlib_module_names:
+            complaints.append(f"ops imports {name}, and may only use {' and '.join(sorted(OPS_LIBRARIES))}")
+    return complaints
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_imports_follow_the_arrows(path):
+    inside = path.relative_to(PACKAGE).with_suffix("").parts
+    room = "" if inside == ("__init__",) else inside[0]
+    package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+    assert forbidden(path.read_text(encoding="utf-8"), room, package) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "room", "package"),
+    [
+        ("from vlmcourse.models import cnn", "ops", "vlmcourse.ops"),
+        ("import numpy as np", "ops", "vlmcourse.ops"),
+        ("def f():\n    from ..lab import runtime", "ops", "vlmcourse.ops"),
+        ("from vlmcourse import lab", "models", "vlmcourse.models"),
+        ("from vlmcourse import fit", "models", "vlmcourse.models"),
+        ("import vlmcourse.ops.patches", "data", "vlmcourse.data"),
+        ("from .. import ops", "data", "vlmcourse.data"),
+        ("from vlmcourse.cli import main", "lab", "vlmcourse.lab"),
+        ("from vlmcourse.lab import fit", "homework", "vlmcourse.homework"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(source, room, package):
+    assert forbidden(source, room, package)
+
+
+@pytest.mark.parametrize("statement", ["import vlmcourse", "import vlmcourse.ops.patches, vlmcourse.ops.contrastive"])
+def test_importing_the_package_or_the_formulas_loads_no_heavy_library(statement):
+    heavy = {"torchvision", "sklearn", "matplotlib", "pandas", "IPython", "PIL", "scipy"}
+    code = f"{statement}; import sys; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert set(loaded.stdout.split()) & heavy == set()
+
+
+def test_importing_the_package_does_not_even_load_torch():
+    code = "import vlmcourse, sys; print('torch' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert loaded.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", vlmcourse.__all__)
+def test_every_public_name_can_be_imported_from_the_package(name):
+    exported = getattr(vlmcourse, name)
+    home = importlib.import_module(vlmcourse._EXPORTS[name])
+    assert exported is getattr(home, name)
+
+
+def test_a_name_that_does_not_exist_is_refused_with_the_names_that_do():
+    with pytest.raises(AttributeError, match="no attribute 'patchfy'.*patchify"):
+        _ = vlmcourse.patchfy
+
+
+def documented() -> set[str]:
+    """Return every name that the API pages document, in full."""
+    found = set()
+    for page in API_PAGES.glob("*.md"):
+        current = ""
+        for directive, name in re.findall(r"^\.\. (\w+):: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            if directive == "currentmodule":
+                current = name
+            elif directive == "automodule":
+                found.add(name)
+            elif directive.startswith("auto"):
+                found.add(name if name.startswith("vlmcourse.") else f"{current}.{name}")
+    return found
+
+
+@pytest.mark.parametrize("name", vlmcourse.__all__)
+def test_every_public_name_is_on_an_api_page(name):
+    exported = getattr(vlmcourse, name)
+    full = exported.__name__ if inspect.ismodule(exported) else f"vlmcourse.{name}"
+    assert full in documented(), f"{name} is public; give it a line on a page in book/api/"
+
+
+def public_members() -> list[tuple[str, object]]:
+    """Return the functions and classes that the package defines under a public name."""
+    found = []
+    for path in modules():
+        if any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(PACKAGE).parts):
+            continue
+        module = importlib.import_module(module_name(path))
+        for name, member in vars(module).items():
+            is_ours = (inspect.isfunction(member) or inspect.isclass(member)) and member.__module__ == module.__name__
+            if is_ours and not name.startswith("_"):
+                found.append((f"{module.__name__}.{name}", member))
+    return found
+
+
+MEMBERS = public_members()
+
+
+@pytest.mark.parametrize("member", [m for _, m in MEMBERS], ids=[n for n, _ in MEMBERS])
+def test_every_public_function_and_class_has_a_docstring_that_starts_with_a_sentence(member):
+    docstring = inspect.getdoc(member)
+    assert docstring
+    first = docstring.split("\n\n")[0]
+    assert first.count("\n") == 0, "the first line stands alone"
+    assert first.endswith("."), "the first line is a sentence"
+
+
+EXPORTED = [(n, m) for n, m in MEMBERS if n.rpartition(".")[2] in vlmcourse._EXPORTS]
+
+
+@pytest.mark.parametrize("member", [m for _, m in EXPORTED], ids=[n for n, _ in EXPORTED])
+def test_every_exported_function_and_class_shows_an_example_that_runs(member):
+    assert doctest.DocTestParser().get_examples(inspect.getdoc(member) or "")
+
+
+FORMULAS = [(n, m) for n, m in MEMBERS if n.startswith("vlmcourse.ops.")]
+
+
+@pytest.mark.parametrize("member", [m for _, m in FORMULAS], ids=[n for n, _ in FORMULAS])
+def test_every_formula_states_its_shapes_its_errors_and_its_slide(member):
+    docstring = inspect.getdoc(member) or ""
+    for section in ("Shapes:", "Raises:", "Source:"):
+        assert f"\n{section}\n" in docstring, f"{section} is missing"
+    assert re.search(r"\bS\d\d\b", docstring.split("\nSource:\n")[1]), "Source names no slide"
