@@ -116,6 +116,9 @@ def glue(name: str, value: Any) -> None:
     """Hand a value to the page, so that its prose can quote it as ``{glue:text}`` followed by the name.
 
     The cell shows nothing for it. Format numbers where you measure them: ``glue("accuracy", f"{accuracy:.0%}")``.
+
+    >>> glue("accuracy", "91 %")  # outside a notebook, what a page would be handed is printed
+    {'application/papermill.record/text/plain': "'91 %'"}
     """
     from IPython.display import display
 
