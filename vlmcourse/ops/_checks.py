@@ -57,8 +57,9 @@ def check_positive(name: str, value: float | Tensor) -> None:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, Tensor) and value.numel() == 1):
         raise TypeError(f"{name} must be a number, received {value!r}")
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number above zero, received {float(value)}")
+    number = float(value.detach() if isinstance(value, Tensor) else value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a finite number above zero, received {number}")
 
 
 def check_divides(name: str, divisor: int, **sizes: int) -> None:
@@ -67,7 +68,7 @@ def check_divides(name: str, divisor: int, **sizes: int) -> None:
         if size % divisor:
             common = math.gcd(*sizes.values())
             fitting = [k for k in range(1, common + 1) if common % k == 0]
-            nearest = sorted(sorted(fitting, key=lambda k: abs(k - divisor))[:2])
+            nearest = sorted(sorted(fitting, key=lambda k: (abs(k - divisor), -k))[:2])
             raise ValueError(f"{name}={divisor} does not divide {what} {size}; try {' or '.join(map(str, nearest))}")
 
 

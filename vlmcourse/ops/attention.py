@@ -22,7 +22,8 @@ from vlmcourse.ops._checks import (
 def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Return α, how much query i attends to key j: the softmax over j of q·k / √d.
 
-    The lecture leaves α open; this is the definition that transformers use. The softmax runs in float32 or wider.
+    The lecture leaves α open; this is the definition that transformers use. Scores and
+    softmax are computed in float32 or wider.
 
     Shapes:
         queries ``(..., i, d)``, keys ``(..., j, d)`` → weights ``(..., i, j)``; every row sums to one.
@@ -43,12 +44,12 @@ def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = No
             [0.3302, 0.6698]])
     """
     _check_queries_and_keys(queries, keys)
-    # Scaled before the product, not after: in float16 an unscaled q·k overflows first.
-    scores = einsum(queries * queries.shape[-1] ** -0.5, keys, "... i d, ... j d -> ... i j")
+    wide = torch.promote_types(queries.dtype, torch.float32)  # q·k overflows float16 and is coarse in bfloat16
+    scores = einsum(queries.to(wide), keys.to(wide), "... i d, ... j d -> ... i j") / queries.shape[-1] ** 0.5
     if mask is not None:
         _check_mask(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
-    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    weights = scores.softmax(dim=-1).to(queries.dtype)
     # A row masked entirely is 0/0 in the softmax; like PyTorch's kernel, let it attend to nothing.
     return weights if mask is None else weights.masked_fill(~mask, 0.0)
 

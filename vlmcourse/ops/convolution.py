@@ -129,8 +129,8 @@ class Conv3d(nn.Conv3d):
 def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int] | None = None) -> Tensor:
     """Measure by gradients how strongly each input location moves one output location.
 
-    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``. Where it is exactly
-    zero, the output cannot see; that border is the theoretical receptive field, and the bulk of the map inside it is
+    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``. Where it is zero
+    the output cannot see; that border is the theoretical receptive field, and the bulk of the map inside it is
     the effective one. The module is measured in eval mode, so that batch statistics do not connect what the layers
     leave apart, and is handed back in the mode it came in. Its parameters collect no gradient.
 

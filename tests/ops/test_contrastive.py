@@ -1,0 +1,244 @@
+"""Contrastive losses: against literal double loops, closed forms, and the bugs that others shipped."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import (
+    assert_equal_in_value_and_gradient,
+    info_nce_by_double_loop,
+    nt_xent_by_double_loop,
+    randn,
+    slide_loss_by_double_loop,
+    uniformity_by_double_loop,
+)
+
+from vlmcourse import alignment, info_nce_loss, nt_xent_loss, slide_contrastive_loss, uniformity
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+temperatures = st.floats(0.05, 10)
+dtypes = st.sampled_from([torch.float64, torch.float32])
+counts, widths, seeds = st.integers(1, 5), st.integers(2, 5), st.integers(0, 999)
+
+
+def pair(n, d, *, dtype=torch.float64, device="cpu", seed=0):
+    return [randn(n, d, dtype=dtype, device=device, seed=seed + k) for k in (0, 1)]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(n=st.integers(1, 4), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
+def test_nt_xent_equals_the_papers_algorithm_as_a_double_loop(n, d, temperature, dtype, seed):
+    assert_equal_in_value_and_gradient(
+        lambda a, b: nt_xent_loss(a, b, temperature=temperature),
+        lambda a, b: nt_xent_by_double_loop(a, b, temperature),
+        pair(n, d, dtype=dtype, seed=seed),
+        dtype=dtype,
+    )
+
+
+@settings(max_examples=1000, deadline=None)
+@given(n=counts, m=counts, d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
+def test_slide_loss_equals_a_double_loop(n, m, d, temperature, dtype, seed):
+    negatives = randn(n, m, d, dtype=dtype, device="cpu", seed=seed + 2)
+    assert_equal_in_value_and_gradient(
+        lambda *inputs: slide_contrastive_loss(*inputs, temperature=temperature),
+        lambda *inputs: slide_loss_by_double_loop(*inputs, temperature),
+        (*pair(n, d, dtype=dtype, seed=seed), negatives),
+        dtype=dtype,
+    )
+
+
+@settings(max_examples=1000, deadline=None)
+@given(n=st.integers(1, 4), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
+def test_info_nce_equals_a_double_loop(n, d, temperature, dtype, seed):
+    assert_equal_in_value_and_gradient(
+        lambda a, b: info_nce_loss(a, b, temperature=temperature),
+        lambda a, b: info_nce_by_double_loop(a, b, temperature),
+        pair(n, d, dtype=dtype, seed=seed),
+        dtype=dtype,
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(n=st.integers(2, 6), d=widths, dtype=dtypes, seed=seeds)
+def test_uniformity_equals_a_double_loop(n, d, dtype, seed):
+    inputs = (randn(n, d, dtype=dtype, device="cpu", seed=seed),)
+    assert_equal_in_value_and_gradient(uniformity, uniformity_by_double_loop, inputs, dtype=dtype)
+
+
+def losses(a, b, temperature):
+    """All three losses on one pair of views; the slide's takes the other images' views as its negatives."""
+    others = torch.stack([torch.cat([b[:i], b[i + 1 :]]) for i in range(len(b))])
+    return {
+        "nt_xent": nt_xent_loss(a, b, temperature=temperature),
+        "info_nce": info_nce_loss(a, b, temperature=temperature),
+        "slide": slide_contrastive_loss(a, b, others, temperature=temperature),
+    }
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "slide"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_half_precision_embeddings_cost_only_their_own_rounding(device, name, dtype):
+    inputs = [x.detach().to(device, dtype).requires_grad_() for x in pair(7, 5)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    one, other = losses(*inputs, 0.1)[name], losses(*exact, 0.1)[name]
+    assert one.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+    # The gradient comes back in the embeddings' dtype: one rounding, no more.
+    (mine,), (theirs,) = torch.autograd.grad(one, inputs[:1]), torch.autograd.grad(other, exact[:1])
+    torch.testing.assert_close(mine, theirs.to(dtype), rtol=2 * torch.finfo(dtype).eps + 2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "slide"])
+def test_autocast_does_not_touch_the_logits(device, name):
+    a, b = (x.detach().float().to(device).requires_grad_() for x in pair(16, 8))
+    plain = losses(a, b, 0.05)[name]
+    with torch.autocast(device.type, torch.bfloat16):
+        inside = losses(a, b, 0.05)[name]
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, plain)
+    assert torch.equal(torch.autograd.grad(inside, a)[0], torch.autograd.grad(plain, a)[0])
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "slide"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [0.005, 0.01, 0.05, 0.5, 10.0])
+def test_every_temperature_stays_finite_in_every_dtype(device, name, dtype, temperature):
+    a, b = (x.detach().to(device, dtype).requires_grad_() for x in pair(11, 5))
+    for views in ((a, b), (a, a), (a, -a)):  # unrelated, identical, opposite
+        loss = losses(*views, temperature)[name]
+        assert loss.isfinite()
+        assert torch.autograd.grad(loss, a)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 64])
+def test_nt_xent_of_identical_embeddings_is_log_2n_minus_1(n):
+    same = torch.ones(n, 3, dtype=torch.float64)
+    assert nt_xent_loss(same, same, temperature=0.2).item() == pytest.approx(math.log(2 * n - 1))
+
+
+def test_nt_xent_of_perfectly_separated_pairs_has_its_closed_form():
+    n, temperature = 4, 0.5
+    corners = torch.eye(n, dtype=torch.float64)  # positives at cosine 1, all others at 0
+    expected = math.log(math.exp(1 / temperature) + 2 * n - 2) - 1 / temperature
+    assert nt_xent_loss(corners, corners, temperature=temperature).item() == pytest.approx(expected)
+
+
+def test_no_gradient_leaks_through_self_pairs():
+    # With all embeddings equal every candidate is alike. Subtracting exp(1/τ) after the sum instead of masking before
+    # the softmax loses the remaining terms to rounding at a small temperature; here the loss must stay log(2n - 1).
+    same = torch.ones(3, 2, requires_grad=True)
+    loss = nt_xent_loss(same, same, temperature=0.005)
+    assert loss.item() == pytest.approx(math.log(5), rel=1e-5)
+    assert torch.autograd.grad(loss, same)[0].abs().max() < 1e-3
+
+
+def test_losses_ignore_the_length_of_embeddings_and_the_order_of_pairs():
+    a, b = (x.detach() for x in pair(7, 5))
+    lengths, order = torch.rand(7, 1, dtype=torch.float64) + 0.5, torch.randperm(7)
+    for name, loss in losses(a, b, 0.3).items():
+        torch.testing.assert_close(losses(a * lengths, b / lengths, 0.3)[name], loss)
+        torch.testing.assert_close(losses(a[order], b[order], 0.3)[name], loss)
+
+
+def test_mixing_up_the_pairs_raises_the_loss():
+    a = torch.eye(8)
+    for name, loss in losses(a, a, 0.1).items():
+        assert losses(a, a.roll(1, dims=0), 0.1)[name] > loss + 1
+
+
+def test_temperature_may_be_learned():
+    temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    a, b = (x.detach() for x in pair(5, 3))
+    for function in (nt_xent_loss, info_nce_loss):
+        assert torch.autograd.gradcheck(lambda t, f=function: f(a, b, temperature=t), temperature)
+
+
+def test_losses_pass_gradcheck():
+    a, b = pair(4, 3)
+    negatives = randn(4, 5, 3, dtype=torch.float64, device="cpu", seed=9)
+    for function in (nt_xent_loss, info_nce_loss):
+        assert torch.autograd.gradcheck(lambda x, y, f=function: f(x, y, temperature=0.3), (a, b))
+    assert torch.autograd.gradcheck(lambda *x: slide_contrastive_loss(*x, temperature=0.3), (a, b, negatives))
+    assert torch.autograd.gradcheck(alignment, (a, b))
+    assert torch.autograd.gradcheck(uniformity, a)
+
+
+def test_losses_take_non_contiguous_embeddings():
+    a, b = torch.rand(3, 7).T, torch.rand(3, 7).T
+    for name, loss in losses(a, b, 0.3).items():
+        torch.testing.assert_close(losses(a.contiguous(), b.contiguous(), 0.3)[name], loss)
+
+
+def test_alignment_is_the_mean_squared_distance_on_the_sphere():
+    a, b = (x.detach() for x in pair(7, 5))
+    by_hand = torch.stack([(u / u.norm() - v / v.norm()).norm() ** 2 for u, v in zip(a, b, strict=True)]).mean()
+    torch.testing.assert_close(alignment(a, b), by_hand)
+
+
+def test_uniformity_falls_as_embeddings_spread():
+    generator = torch.Generator().manual_seed(0)
+    collapsed = torch.ones(64, 2) + 0.01 * torch.randn(64, 2, generator=generator)
+    spread = torch.randn(64, 2, generator=generator)
+    assert uniformity(spread) < uniformity(collapsed) - 1
+
+
+BAD = [
+    (
+        {"view1": torch.rand(3, 4), "view2": torch.rand(5, 4)},
+        ValueError,
+        r"view2 .* view1: expected \(3, 4\), .* \(5, 4\)",
+    ),
+    ({"view1": torch.rand(3, 4), "view2": torch.rand(3, 5)}, ValueError, r"view2 must have the shape of view1"),
+    ({"view1": torch.rand(3), "view2": torch.rand(3)}, ValueError, r"view1 must have shape \(n d\), received \(3,\)"),
+    ({"view1": torch.rand(0, 4), "view2": torch.rand(0, 4)}, ValueError, "view1 must have no empty axis"),
+    ({"view1": torch.ones(3, 4).long(), "view2": torch.rand(3, 4)}, TypeError, "view1 must be floating point"),
+    ({"view1": torch.rand(3, 4), "view2": torch.rand(3, 4).double()}, ValueError, "view2 must have the dtype of view1"),
+    ({"view1": [1.0], "view2": torch.rand(3, 4)}, TypeError, "view1 must be a torch.Tensor"),
+]
+
+
+@pytest.mark.parametrize(("views", "error", "message"), BAD)
+def test_bad_views_are_named(views, error, message):
+    with pytest.raises(error, match=message):
+        nt_xent_loss(**views, temperature=0.1)
+    with pytest.raises(error, match=message):
+        alignment(**views)
+    renamed = {"images": views["view1"], "texts": views["view2"]}
+    with pytest.raises(error, match=message.replace("view1", "images").replace("view2", "texts")):
+        info_nce_loss(**renamed, temperature=0.1)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "error"),
+    [
+        (0, ValueError),
+        (-0.1, ValueError),
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        ("warm", TypeError),
+        (True, TypeError),
+    ],
+)
+def test_bad_temperatures_are_named(temperature, error):
+    a = torch.rand(3, 4)
+    for call in (
+        lambda: nt_xent_loss(a, a, temperature=temperature),
+        lambda: info_nce_loss(a, a, temperature=temperature),
+        lambda: slide_contrastive_loss(a, a, torch.rand(3, 2, 4), temperature=temperature),
+    ):
+        with pytest.raises(error, match="temperature must be a"):
+            call()
+
+
+@pytest.mark.parametrize("negatives", [torch.rand(2, 5, 4), torch.rand(3, 5, 6), torch.rand(5, 4), torch.rand(3, 0, 4)])
+def test_bad_negatives_are_named(negatives):
+    with pytest.raises(ValueError, match=r"negatives must"):
+        slide_contrastive_loss(torch.rand(3, 4), torch.rand(3, 4), negatives, temperature=0.1)
+
+
+def test_uniformity_of_a_single_embedding_is_an_error():
+    with pytest.raises(ValueError, match=r"at least two vectors .* received 1"):
+        uniformity(torch.rand(1, 4))
