@@ -30,6 +30,8 @@ _EXPORTS = {
     "scenes": "vlmcourse.data",
     "load_dataset": "vlmcourse.data.datasets",
     "ImageDataset": "vlmcourse.data.datasets",
+    "MLP": "vlmcourse.models.transformer",
+    "TransformerBlock": "vlmcourse.models.transformer",
     # experiments
     "device": "vlmcourse.lab.runtime",
     "seed_everything": "vlmcourse.lab.runtime",

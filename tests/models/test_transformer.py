@@ -1,0 +1,76 @@
+"""The transformer's layer: against PyTorch's own encoder layer, and what its switches take away."""
+
+import pytest
+import torch
+from torch import nn
+
+from vlmcourse import MLP, TransformerBlock
+
+
+def test_block_equals_pytorchs_pre_norm_encoder_layer():
+    torch.manual_seed(0)
+    theirs = nn.TransformerEncoderLayer(
+        12, 3, dim_feedforward=48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    ).double()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)  # biases are zero by default, which would hide a lost one
+    ours = TransformerBlock(12, 3).double()
+    renamed = {
+        "self_attn.in_proj_": "attention.qkv_proj.",
+        "self_attn.out_proj.": "attention.out_proj.",
+        "norm1.": "attention_norm.",
+        "norm2.": "mlp_norm.",
+        "linear1.": "mlp.in_proj.",
+        "linear2.": "mlp.out_proj.",
+    }
+    state = {}
+    for name, value in theirs.state_dict().items():
+        old = next(prefix for prefix in renamed if name.startswith(prefix))
+        state[name.replace(old, renamed[old])] = value
+    ours.load_state_dict(state)
+    tokens = torch.randn(2, 7, 12, dtype=torch.float64)
+    torch.testing.assert_close(ours(tokens), theirs(tokens))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_block_without_positions_is_permutation_equivariant(seed):
+    torch.manual_seed(seed)
+    block, tokens, order = TransformerBlock(12, 3).double(), torch.randn(2, 11, 12).double(), torch.randperm(11)
+    torch.testing.assert_close(block(tokens[:, order]), block(tokens)[:, order])
+
+
+def test_without_residuals_a_silenced_layer_returns_nothing_and_with_them_its_input():
+    tokens = torch.randn(2, 5, 12)
+    for residual, expected in ((True, tokens), (False, torch.zeros_like(tokens))):
+        block = TransformerBlock(12, 3, residual=residual)
+        for layer in (block.attention.out_proj, block.mlp.out_proj):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        torch.testing.assert_close(block(tokens), expected)
+
+
+def test_norm_can_be_left_out():
+    assert not [part for part in TransformerBlock(12, 3, norm=False).modules() if isinstance(part, nn.LayerNorm)]
+
+
+def test_causal_mask_hides_the_future():
+    block, tokens = TransformerBlock(12, 3).eval(), torch.randn(1, 5, 12)
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    changed = tokens.clone()
+    changed[:, 3:] = torch.randn(1, 2, 12)
+    torch.testing.assert_close(block(changed, mask=mask)[:, :3], block(tokens, mask=mask)[:, :3])
+    assert not torch.allclose(block(changed)[:, :3], block(tokens)[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: MLP(0, 3), ValueError, "in_features must be at least 1"),
+        (lambda: MLP(3, 3)(torch.rand(2, 4)), ValueError, "inputs must have width 3, received 4"),
+        (lambda: MLP(3, 3)(torch.ones(2, 3, dtype=torch.int64)), TypeError, "inputs must be floating point"),
+        (lambda: TransformerBlock(10, 3), ValueError, "num_heads=3 does not divide embed_dim 10"),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
