@@ -140,8 +140,8 @@ class Book:
                 nb,
                 name=chapter.stem,
                 folder=chapter.parent,
+                scratch=self.build / "ipython",
                 timeout=timeout,
-                env={"IPYTHONDIR": str(self.build / "ipython")},  # start-up files of the user's do not run
             )
         except ChapterError:
             write(self.failed / chapter.name, nbformat.writes(nb))
@@ -321,11 +321,9 @@ def only_one(build: Path) -> Iterator[IO[Any]]:
         yield lock
 
 
-def build(book: Book, timeout: int | None) -> int:
+def build(book: Book, environment: Environment, timeout: int | None) -> int:
+    """Execute what has to be, render if that or any page changed, and return the exit status."""
     started = time.monotonic()
-    environment = current_environment(book.root)
-    if timeout is None and environment.profile == "quick":
-        timeout = 1800
     package = book.package_files()
     notebooks = {chapter: read(chapter) for chapter in book.chapters}
     reasons = {c: book.why_execute(c, nb, environment, package) for c, nb in notebooks.items()}
@@ -378,7 +376,11 @@ def main(argv: list[str] | None = None) -> int:
     book = Book(options.root.resolve())
     with only_one(book.build):
         try:
-            return build(book, options.timeout)
+            environment = current_environment(book.root)
+            timeout = options.timeout
+            if timeout is None and environment.profile == "quick":
+                timeout = 1800  # a cell of the full profile may train for hours
+            return build(book, environment, timeout)
         except KeyboardInterrupt:
             print("\nStopped. Chapters that were executed to their end are kept.")
             return 130

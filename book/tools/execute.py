@@ -64,13 +64,22 @@ class Progress:
 
 
 def run_notebook(
-    nb: NotebookNode, *, name: str, folder: Path, timeout: int | None = None, env: Mapping[str, str] | None = None
+    nb: NotebookNode,
+    *,
+    name: str,
+    folder: Path,
+    scratch: Path,
+    timeout: int | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> tuple[float, list[Path]]:
     """Execute ``nb`` in place, in ``folder``; return the seconds it took and the files its kernel loaded.
+
+    ``scratch`` stands in for the user's IPython folder, so that start-up files of theirs do not run.
 
     Raises:
         ChapterError: a cell raised, ran longer than ``timeout`` seconds, or took the kernel down with it.
     """
+    scratch.mkdir(parents=True, exist_ok=True)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the python3 kernel of this environment, not one of the user's
     client = NotebookClient(nb, kernel_name="python3", timeout=timeout, resources={"metadata": {"path": str(folder)}})
     client.create_kernel_manager().transport_encryption = "auto"  # other users of the machine cannot listen in
@@ -78,7 +87,7 @@ def run_notebook(
     with Progress(name, len(code_cells)) as progress:
         number, index = 0, 0
         try:
-            with client.setup_kernel(env=kernel_environment(env or {})):
+            with client.setup_kernel(env=kernel_environment({"IPYTHONDIR": str(scratch), **(env or {})})):
                 for number, index in enumerate(code_cells, start=1):
                     progress.cell = number
                     client.execute_cell(nb.cells[index], index, execution_count=number)

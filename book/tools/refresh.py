@@ -4,7 +4,6 @@ Usage: refresh.py [CHAPTER...]     names like 07_self_attention; all chapters wi
 """
 
 import copy
-import os
 import sys
 from pathlib import Path
 
@@ -24,8 +23,8 @@ def refresh(path: Path, *, root: Path = ROOT, timeout: int | None = 600) -> bool
     """
     stored = read(path)
     fresh = copy.deepcopy(stored)
-    env = AS_COMMITTED | {"IPYTHONDIR": str(root / "_build" / "ipython")}
-    run_notebook(fresh, name=path.stem, folder=path.parent, timeout=timeout, env=env)
+    scratch = root / "_build" / "ipython"
+    run_notebook(fresh, name=path.stem, folder=path.parent, scratch=scratch, timeout=timeout, env=AS_COMMITTED)
     text = text_of(normalise(keep_volatile_outputs(fresh, stored), root=root))
     if text == path.read_text(encoding="utf-8"):
         return False
@@ -41,7 +40,6 @@ def main(names: list[str]) -> int:
         present = ", ".join(sorted(path.stem for path in lectures.glob("*.ipynb")))
         print(f"No chapter is called {', '.join(missing)}; there are: {present}")
         return 2
-    os.environ["PYTHONHASHSEED"] = "0"
     failed = 0
     for path in paths:
         try:

@@ -18,7 +18,9 @@ from refresh import refresh  # noqa: E402
 
 def messy_notebook(root: Path) -> nbformat.NotebookNode:
     """Return a notebook with everything that a session in an editor leaves behind."""
-    glued = new_output("display_data", {"text/plain": "0.5"}, metadata={"scrapbook": {"mime_prefix": "", "name": "acc"}})
+    glued = new_output(
+        "display_data", {"text/plain": "0.5"}, metadata={"scrapbook": {"mime_prefix": "", "name": "acc"}}
+    )
     widget = new_output("display_data", {tool.WIDGET_VIEW: {"model_id": "9f"}, "text/plain": "HBox()"})
     cells = [
         new_markdown_cell("# Title"),
