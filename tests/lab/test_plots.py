@@ -92,3 +92,68 @@ def test_every_color_shows_on_a_white_card():
 def test_shapes_that_do_not_fit_are_refused_by_name(draw, said):
     with pytest.raises(ValueError, match=said):
         draw()
+
+
+def test_a_query_lights_the_patches_it_looks_at_and_greys_the_others():
+    image = torch.rand(3, 10, 15, generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(6, 6)
+    weights[4, 2], weights[4, 0] = 0.4, 0.2  # the patch at (1, 1) looks at the upper right, and half as much at (0, 0)
+    shown = plots.show_attention(image, weights, queries=[(1, 1)], patch_size=5).get_images()[0].get_array()
+    shown, image = torch.tensor(shown), image.permute(1, 2, 0)
+    pale = (0.7 + 0.2 * (image.mean(2, keepdim=True) - 0.5)).expand(-1, -1, 3)
+    torch.testing.assert_close(shown[:3, 12:], image[:3, 12:])
+    torch.testing.assert_close(shown[:3, :3], (image + pale)[:3, :3] / 2)
+    torch.testing.assert_close(shown[:3, 7], pale[:3, 7])
+    torch.testing.assert_close(shown[5:, 5:10], image[5:, 5:10])  # the query itself, to be recognised
+    assert (shown[4, 5:10] == 1).all()
+    assert (shown[3, 4:11] == 0).all()
+
+
+def test_every_query_gets_a_panel_and_its_title():
+    ax = plots.show_attention(
+        torch.rand(1, 10, 10), torch.full((4, 4), 0.25), queries=[(0, 0), (1, 1), (1, 0)], patch_size=5, titles="abc"
+    )
+    assert ax.get_images()[0].get_array().shape == (10, 10 + 1 + 10 + 1 + 10, 3)
+    assert [text.get_text() for text in ax.texts] == ["a", "b", "c"]
+
+
+def test_the_attention_matrix_has_queries_for_rows_and_starts_at_zero():
+    weights = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+    ax = plots.show_attention_matrix(weights)
+    picture = ax.get_images()[0]
+    assert picture.get_array().tolist() == weights.tolist()
+    assert picture.norm.vmin == 0
+    assert picture.norm(0.2).item() == pytest.approx(0.5)  # a quarter of the largest weight, half way up the scale
+
+
+def test_every_run_is_a_point_and_the_mean_a_line():
+    ax = plots.show_runs({"a": [0.1, 0.3], "b": [0.9]}, chance=0.5)
+    assert [points.get_offsets().tolist() for points in ax.collections[::2]] == [[[0.1, 0], [0.3, 0]], [[0.9, 1]]]
+    assert [line.get_segments()[0][0][0] for line in ax.collections[1::2]] == pytest.approx([0.2, 0.9])
+    assert ax.lines[0].get_xdata() == [0.5, 0.5]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first method on top
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (
+            lambda: plots.show_attention(torch.rand(3, 8, 8), torch.rand(5, 5), queries=[(0, 0)], patch_size=4),
+            r"received weights \(5, 5\)",
+        ),
+        (
+            lambda: plots.show_attention(torch.rand(3, 9, 8), torch.rand(4, 4), queries=[(0, 0)], patch_size=4),
+            r"image \(3, 9, 8\)",
+        ),
+        (
+            lambda: plots.show_attention(torch.rand(3, 8, 8), torch.rand(4, 4), queries=[(0, 2)], patch_size=4),
+            r"grid of 2 × 2 patches, received \[\(0, 2\)\]",
+        ),
+        (lambda: plots.show_attention_matrix(torch.rand(1, 3, 3)), r"received \(1, 3, 3\)"),
+        (lambda: plots.show_runs({}), "at least one run"),
+        (lambda: plots.show_runs({"a": []}), "at least one run"),
+    ],
+)
+def test_attention_and_runs_that_do_not_fit_are_refused(draw, said):
+    with pytest.raises(ValueError, match=said):
+        draw()

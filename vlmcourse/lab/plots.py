@@ -4,13 +4,14 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; figures 
 book puts behind images in dark mode. What a colour says is also said by a marker, a frame or a label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from einops import rearrange
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -158,4 +159,110 @@ def show_on_circle(
         )
     ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal", title=title)
     ax.set_axis_off()
+    return ax
+
+
+def show_attention(
+    image: Tensor,
+    weights: Tensor,
+    *,
+    queries: Sequence[tuple[int, int]],
+    patch_size: int,
+    columns: int | None = None,
+    titles: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
+
+    The query's patch is framed and keeps its colours. Any other patch keeps its colours in proportion to its weight, relative to
+    the largest weight of that query, and fades to a pale grey copy of itself where the weight is small.
+
+    Shapes:
+        image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.
+        ``queries`` are (row, column) on the grid of patches.
+
+    Raises:
+        ValueError: weights that do not fit the image and ``patch_size``, or a query outside the grid.
+
+    >>> uniform = torch.full((6, 6), 1 / 6)
+    >>> show_attention(torch.rand(3, 8, 12), uniform, queries=[(1, 2)], patch_size=4).get_images()[0].get_array().shape
+    (8, 12, 3)
+    """
+    height, width = image.shape[-2:]
+    nh, nw = height // patch_size, width // patch_size
+    if image.ndim != 3 or (nh * patch_size, nw * patch_size) != (height, width) or weights.shape != (nh * nw,) * 2:
+        raise ValueError(
+            f"weights must have shape (n, n), n the patches of {patch_size} × {patch_size} in an image of shape "
+            f"(c, h, w): received weights {tuple(weights.shape)} and image {tuple(image.shape)}"
+        )
+    if not all(0 <= row < nh and 0 <= column < nw for row, column in queries):
+        raise ValueError(f"queries must be (row, column) on a grid of {nh} × {nw} patches, received {list(queries)}")
+    image = image.detach().float().cpu().expand(3, -1, -1)
+    pale = 0.7 + 0.2 * (image.mean(0) - 0.5)
+    panels = []
+    for row, column in queries:
+        light = weights[row * nw + column].detach().float().cpu().reshape(nh, nw)
+        light = (light / light.max()).repeat_interleave(patch_size, 0).repeat_interleave(patch_size, 1)
+        panel = image * light + pale * (1 - light)
+        top, left = row * patch_size, column * patch_size
+        bottom, right = top + patch_size, left + patch_size
+        for wider, shade in ((2, 0.0), (1, 1.0)):  # one pixel of black round one pixel of white round the patch
+            panel[:, max(top - wider, 0) : bottom + wider, max(left - wider, 0) : right + wider] = shade
+        panel[:, top:bottom, left:right] = image[:, top:bottom, left:right]
+        panels.append(panel)
+    return show_images(torch.stack(panels), columns=columns, titles=titles, ax=ax)
+
+
+def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw α: row i is a query and says how much it takes from each j. Colours follow the square root of the weight.
+
+    Shapes:
+        weights ``(i, j)``, not negative.
+
+    Raises:
+        ValueError: weights that are not a matrix.
+
+    >>> show_attention_matrix(torch.eye(3)).get_ylabel()
+    'i, the patch that looks'
+    """
+    if weights.ndim != 2:
+        raise ValueError(f"weights must have shape (i, j), received {tuple(weights.shape)}")
+    ax = ax or plt.subplots(figsize=(4.4, 3.6), layout="constrained")[1]
+    picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap="viridis", norm=PowerNorm(0.5, vmin=0))
+    ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="α")
+    ax.set(xlabel="j, the patch looked at", ylabel="i, the patch that looks", title=title)
+    return ax
+
+
+def show_runs(
+    results: Mapping[str, Sequence[float]],
+    *,
+    chance: float | None = None,
+    label: str = "accuracy",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw every run of every method as a point, and each method's mean as a line.
+
+    ``results`` maps a method's name to one number a run; ``chance`` is drawn as a dashed line.
+
+    Raises:
+        ValueError: no method, or a method without a run.
+
+    >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
+    >>> [tick.get_text() for tick in ax.get_yticklabels()]
+    ['guessing', 'trained']
+    """
+    if not results or not all(len(runs) for runs in results.values()):
+        raise ValueError(f"results must hold at least one run for every method, received {dict(results)}")
+    ax = ax or plt.subplots(figsize=(6, 0.8 + 0.45 * len(results)), layout="constrained")[1]
+    for k, runs in enumerate(results.values()):
+        color = COLORS[k % len(COLORS)]
+        ax.scatter(runs, [k] * len(runs), s=40, color=color, marker="osD^vPX"[k % 7], alpha=0.8, linewidths=0, zorder=2)
+        ax.vlines(float(np.mean(runs)), k - 0.3, k + 0.3, color=color)
+    if chance is not None:
+        ax.axvline(chance, color="gray", linestyle="--", linewidth=1, zorder=1)
+        ax.annotate(
+            "chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small"
+        )
+    ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
     return ax
