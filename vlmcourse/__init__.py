@@ -32,6 +32,8 @@ _EXPORTS = {
     "ImageDataset": "vlmcourse.data.datasets",
     "MLP": "vlmcourse.models.transformer",
     "TransformerBlock": "vlmcourse.models.transformer",
+    "SlideViT": "vlmcourse.models.vit",
+    "VisionTransformer": "vlmcourse.models.vit",
     # experiments
     "device": "vlmcourse.lab.runtime",
     "seed_everything": "vlmcourse.lab.runtime",

@@ -72,7 +72,7 @@ class TransformerBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.attention = MultiHeadSelfAttention(embed_dim, num_heads)
         self.mlp_norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
-        self.mlp = MLP(embed_dim, int(mlp_ratio * embed_dim))
+        self.mlp = MLP(embed_dim, round(mlp_ratio * embed_dim))
 
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the tokens after one layer."""

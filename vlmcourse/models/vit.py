@@ -1,0 +1,270 @@
+"""Vision Transformers: the lecture's, line by line, and the standard one (slides S20 to S24)."""
+
+from typing import Any, Literal
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from vlmcourse.models.transformer import MLP, TransformerBlock
+from vlmcourse.ops._checks import as_sizes, check_divides, check_positive_int, check_rank
+from vlmcourse.ops.attention import MultiHeadSelfAttention
+from vlmcourse.ops.patches import PatchEmbed
+
+Pool = Literal["class", "mean", "flatten"]
+
+
+class SlideViT(nn.Module):
+    """The Vision Transformer as the lecture writes it: no positions, no residuals, no normalisation.
+
+    Patches → one linear map → (self-attention → the same MLP on every vector) × depth → flatten → MLP.
+    :class:`VisionTransformer` is the network that is used in practice.
+
+    Shapes:
+        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → class scores ``(b, num_classes)``.
+
+    Options:
+        mlp_ratio: width of every hidden layer, the last one's too, in multiples of ``embed_dim``.
+
+    Raises:
+        ValueError: a size below one, sizes that do not divide, or images of another size.
+        TypeError: a size that is not an integer, or images that are not floating point.
+
+    Source:
+        Slide S24. The slide leaves the attention weights open; here they are those of Vaswani et al. 2017 (arXiv
+        1706.03762).
+
+    >>> import torch
+    >>> model = SlideViT(image_size=8, patch_size=4, embed_dim=6, depth=2, num_heads=2, num_classes=5)
+    >>> model(torch.rand(3, 3, 8, 8)).shape
+    torch.Size([3, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        num_classes: int,
+        in_channels: int = 3,
+        embed_dim: int = 64,
+        depth: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.image_size, grid = _image_and_grid(image_size, patch_size)
+        check_positive_int("depth", depth)
+        hidden = round(mlp_ratio * embed_dim)
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
+        self.layers = nn.Sequential()
+        for _ in range(depth):
+            self.layers.append(MultiHeadSelfAttention(embed_dim, num_heads))
+            self.layers.append(MLP(embed_dim, hidden))
+        self.head = MLP(grid[0] * grid[1] * embed_dim, hidden, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one score a class, ``(b, num_classes)``."""
+        _check_size(images, self.image_size)
+        tokens = self.layers(self.patch_embed(images))
+        return self.head(rearrange(tokens, "b n d -> b (n d)"))
+
+
+class VisionTransformer(nn.Module):
+    """The standard Vision Transformer: patches, positions, pre-norm residual layers, a final norm, one vector.
+
+    An encoder like any other: without ``num_classes`` it returns the vector, with it the scores that one linear map
+    makes of the vector. No dropout: at the course's scale it hides more than it helps.
+
+    Shapes:
+        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → vectors ``(b, embed_dim)``, or class scores
+        ``(b, num_classes)``. With ``pool="flatten"`` the vector has ``n * embed_dim`` entries.
+
+    Options:
+        pool: what becomes of the tokens; ``"class"`` reads an extra learned token that takes part in every layer,
+        ``"mean"`` averages the patches, ``"flatten"`` joins them, as the lecture does. positions, residual, norm: False
+        takes an ingredient away, so that its effect can be measured.
+
+    Raises:
+        ValueError: a size below one, sizes that do not divide, an unknown ``pool``, or images of another size.
+        TypeError: a size that is not an integer, or images that are not floating point.
+
+    Source:
+        Dosovitskiy et al. 2021, equations 1 to 4 (arXiv 2010.11929); slides S20 to S24.
+
+    >>> import torch
+    >>> encoder = VisionTransformer(image_size=(8, 12), patch_size=4, embed_dim=6, depth=2, num_heads=3)
+    >>> images = torch.rand(5, 3, 8, 12)
+    >>> encoder(images).shape, encoder.feature_map(images).shape
+    (torch.Size([5, 6]), torch.Size([5, 6, 2, 3]))
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        num_classes: int | None = None,
+        in_channels: int = 3,
+        embed_dim: int = 64,
+        depth: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        pool: Pool = "class",
+        positions: bool = True,
+        residual: bool = True,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.grid_size = _image_and_grid(image_size, patch_size)
+        check_positive_int("depth", depth)
+        if pool not in ("class", "mean", "flatten"):
+            raise ValueError(f"pool must be 'class', 'mean' or 'flatten', received {pool!r}")
+        self.embed_dim, self.pool = embed_dim, pool
+        patches = self.grid_size[0] * self.grid_size[1]
+        tokens = patches + 1 if pool == "class" else patches
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "class" else None
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(1, tokens, embed_dim)) if positions else None
+        self.blocks = nn.Sequential()
+        for _ in range(depth):
+            self.blocks.append(
+                TransformerBlock(embed_dim, num_heads, mlp_ratio=mlp_ratio, residual=residual, norm=norm)
+            )
+        self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
+        self.head: nn.Module = nn.Identity()
+        if num_classes is not None:
+            check_positive_int("num_classes", num_classes)
+            self.head = nn.Linear(patches * embed_dim if pool == "flatten" else embed_dim, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one vector an image, or one score a class if the model has ``num_classes``."""
+        tokens = self.tokens(images)
+        if self.pool == "class":
+            return self.head(tokens[:, 0])
+        if self.pool == "mean":
+            return self.head(reduce(tokens, "b n d -> b d", "mean"))
+        return self.head(rearrange(tokens, "b n d -> b (n d)"))
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return all tokens after the last layer, ``(b, n, embed_dim)``; a class token comes first."""
+        return self.norm(self.blocks(self._embed(images)))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Return the patches' tokens at their places, ``(b, embed_dim, nh, nw)``."""
+        tokens = self.tokens(images)
+        patches = tokens[:, 1:] if self.pool == "class" else tokens
+        return rearrange(patches, "b (nh nw) d -> b d nh nw", nh=self.grid_size[0])
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Return the tokens that enter the first layer."""
+        _check_size(images, self.image_size)
+        tokens = self.patch_embed(images)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return tokens if self.position_embedding is None else tokens + self.position_embedding
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> Tensor:
+        """Return α of every layer and head, ``(b, depth, num_heads, n, n)``; a class token is token 0.
+
+        >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, depth=5, num_heads=3)
+        >>> model.attention_maps(torch.rand(2, 3, 8, 8)).shape  # four patches and the class token
+        torch.Size([2, 5, 3, 5, 5])
+        """
+        maps, tokens = [], self._embed(images)
+        for block in self.blocks:
+            assert isinstance(block, TransformerBlock)  # nn.Sequential would hold any module
+            attention = block.attention
+            backend, attention.backend = attention.backend, "einops"  # the fused kernel never forms α
+            try:
+                maps.append(attention(block.attention_norm(tokens), return_weights=True)[1])
+            finally:
+                attention.backend = backend
+            tokens = block(tokens)
+        return torch.stack(maps, dim=1)
+
+    @classmethod
+    def from_torchvision(cls, model: Any) -> "VisionTransformer":
+        """Return this network with the weights of one of torchvision's, such as ``torchvision.models.vit_b_16()``.
+
+        The outputs are equal, but for dropout, which the copy does not have. A classifier that was replaced by
+        ``nn.Identity()`` gives an encoder.
+
+        Raises:
+            TypeError: a model that is not torchvision's ``VisionTransformer``.
+            ValueError: one of its rarer forms: a stem of several convolutions, or a classifier of several layers.
+
+        >>> from torchvision.models import VisionTransformer as Theirs
+        >>> theirs = Theirs(image_size=8, patch_size=4, num_layers=2, num_heads=3, hidden_dim=6, mlp_dim=12).eval()
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> torch.allclose(VisionTransformer.from_torchvision(theirs)(images), theirs(images), atol=1e-6)
+        True
+        """
+        if not all(hasattr(model, part) for part in ("conv_proj", "class_token", "encoder", "heads")):
+            raise TypeError(f"model must be torchvision's VisionTransformer, received {type(model).__name__}")
+        if not isinstance(model.conv_proj, nn.Conv2d):
+            raise ValueError("model must embed patches by one convolution (conv_stem_configs=None), received several")
+        classifier = list(model.heads.children())
+        if len(classifier) > 1 or not all(isinstance(layer, nn.Linear) for layer in classifier):
+            raise ValueError(f"model must have one linear classifier or none, received {model.heads}")
+        ours = cls(
+            image_size=model.image_size,
+            patch_size=model.patch_size,
+            num_classes=classifier[0].out_features if classifier else None,
+            in_channels=model.conv_proj.in_channels,
+            embed_dim=model.hidden_dim,
+            depth=len(model.encoder.layers),
+            num_heads=model.encoder.layers[0].num_heads,
+            mlp_ratio=model.mlp_dim / model.hidden_dim,
+        ).to(model.class_token)  # before loading, which would round float64 to float32
+        ours.load_state_dict({_our_name(name): _our_layout(name, w) for name, w in model.state_dict().items()})
+        for part in ours.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.eps = model.encoder.ln.eps  # 1e-6, a tenth of PyTorch's default
+        return ours.train(model.training)
+
+
+def _our_name(name: str) -> str:
+    """Translate a name in torchvision's state to ours."""
+    for theirs, ours in _TORCHVISION_NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _our_layout(name: str, weights: Tensor) -> Tensor:
+    """Reorder a convolution's kernel as the linear map on a flattened patch that it is."""
+    return rearrange(weights, "d c ph pw -> d (ph pw c)") if name == "conv_proj.weight" else weights
+
+
+_TORCHVISION_NAMES = (
+    ("conv_proj.", "patch_embed.proj."),
+    ("encoder.pos_embedding", "position_embedding"),
+    ("encoder.layers.encoder_layer_", "blocks."),
+    ("encoder.ln.", "norm."),
+    ("ln_1.", "attention_norm."),
+    ("self_attention.in_proj_", "attention.qkv_proj."),
+    ("self_attention.out_proj.", "attention.out_proj."),
+    ("ln_2.", "mlp_norm."),
+    ("mlp.0.", "mlp.in_proj."),
+    ("mlp.3.", "mlp.out_proj."),
+    ("heads.head.", "head."),
+)
+
+
+def _image_and_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the image's height and width in pixels, and in patches."""
+    height, width = as_sizes("image_size", image_size, axes=("height", "width"), minimum=1)
+    check_positive_int("patch_size", patch_size)
+    check_divides("patch_size", patch_size, height=height, width=width)
+    return (height, width), (height // patch_size, width // patch_size)
+
+
+def _check_size(images: Tensor, image_size: tuple[int, int]) -> None:
+    check_rank("images", images, "b c h w")
+    if images.shape[2:] != image_size:
+        received = f"{images.shape[2]} × {images.shape[3]}"
+        raise ValueError(
+            f"images must have the model's image_size, {image_size[0]} × {image_size[1]}, received {received}; try "
+            f"F.interpolate(images, size={image_size})"
+        )
