@@ -174,8 +174,8 @@ def show_attention(
 ) -> Axes:
     """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
 
-    The query's patch is framed and keeps its colours. Any other patch keeps its colours in proportion to its weight, relative to
-    the largest weight of that query, and fades to a pale grey copy of itself where the weight is small.
+    The query's patch is framed and keeps its colours. Any other patch keeps its colours in proportion to its weight,
+    relative to the largest weight of that query, and fades to a pale grey copy of itself where the weight is small.
 
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.
