@@ -198,7 +198,7 @@ def show_attention(
     if not all(0 <= row < nh and 0 <= column < nw for row, column in queries):
         raise ValueError(f"queries must be (row, column) on a grid of {nh} × {nw} patches, received {list(queries)}")
     image = image.detach().float().cpu().expand(3, -1, -1)
-    pale = 0.7 + 0.2 * (image.mean(0) - 0.5)
+    pale = 0.7 + 0.2 * ((image.mean(0) * 8).round() / 8 - 0.5)  # few shades, for a smaller file
     panels = []
     for row, column in queries:
         light = weights[row * nw + column].detach().float().cpu().reshape(nh, nw)
@@ -227,8 +227,9 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
     """
     if weights.ndim != 2:
         raise ValueError(f"weights must have shape (i, j), received {tuple(weights.shape)}")
-    ax = ax or plt.subplots(figsize=(4.4, 3.6), layout="constrained")[1]
-    picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap="viridis", norm=PowerNorm(0.5, vmin=0))
+    ax = ax or plt.subplots(figsize=(3.8, 3.1), layout="constrained")[1]
+    shades = plt.get_cmap("viridis", 24)  # few, for a smaller file
+    picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap=shades, norm=PowerNorm(0.5, vmin=0))
     ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="α")
     ax.set(xlabel="j, the patch looked at", ylabel="i, the patch that looks", title=title)
     return ax
