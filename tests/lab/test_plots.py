@@ -78,12 +78,35 @@ def test_every_color_shows_on_a_white_card():
         assert 1.05 / (luminance + 0.05) > 2, f"{color} is too pale for a white card"
 
 
+def test_reach_is_drawn_below_the_accuracies_on_the_same_axis():
+    runs = {"near": [[1.0, 0.2, 0.4], [1.0, 0.4, 0.2]], "far": [[1.0, 1.0, 1.0]]}
+    upper, lower = plots.show_reach([0, 2, 4], runs, reaches={"far": 4, "near": 2}, chance=0.25)
+    assert [bar.get_width() for bar in lower.patches] == [2, 4]
+    assert [label.get_text() for label in lower.get_yticklabels()] == ["near", "far"]
+    assert upper.get_xlim() == lower.get_xlim()
+    curves = {line.get_label(): line.get_ydata() for line in upper.lines}
+    assert curves["near"] == pytest.approx([1.0, 0.3, 0.3])
+    walls = [line.get_xdata()[0] for line in upper.lines if line.get_linestyle() == ":"]
+    assert walls == [2]  # who sees everything has no wall
+
+
+def test_a_timeline_sorts_its_events_and_marks_each_with_its_group():
+    events = [(2020.8, "later", 1), (1989.0, "first", 0), (2012.9, "between", 1)]
+    ax = plots.show_timeline(events, names=["old", "new"])
+    assert [text.get_text() for text in ax.texts] == ["1989", "first", "2012", "between", "2020", "later"]
+    places = {scatter.get_label(): scatter.get_offsets()[:, 1].tolist() for scatter in ax.collections}
+    assert places == {"old": [0], "new": [1, 2]}
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the past is above
+
+
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
         (lambda: plots.show_images(torch.rand(3, 8, 8)), r"received \(3, 8, 8\)"),
         (lambda: plots.show_images(torch.rand(3, 1, 8, 8), titles=["a"]), "each of 3 images, received 1"),
         (lambda: plots.show_similarity(torch.eye(5)), r"received \(5, 5\)"),
+        (lambda: plots.show_reach([0], {"a": [[1.0]]}, reaches={"b": 0}, chance=0.1), r"\['a'\], received \['b'\]"),
+        (lambda: plots.show_timeline([(2000, "x", 2)], names=["a", "b"]), "groups 0 to 1"),
         (lambda: plots.show_band([1, 2], [[1, 2, 3]], label="", ax=plt.gca()), r"\(seeds, 2\), received \(1, 3\)"),
         (lambda: plots.show_on_circle(torch.rand(4, 3), [0, 0, 1, 1]), r"received \(4, 3\)"),
         (lambda: plots.show_on_circle(torch.rand(4, 2), [0, 1]), r"labels \(2,\)"),

@@ -267,3 +267,78 @@ def show_runs(
         )
     ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
     return ax
+
+
+def show_reach(
+    distances: Sequence[int],
+    accuracies: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    reaches: Mapping[str, int],
+    chance: float,
+) -> tuple[Axes, Axes]:
+    """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
+
+    Shapes:
+        ``accuracies`` maps a network's name to ``(seeds, distances)``, ``reaches`` the same names to one distance.
+
+    Raises:
+        ValueError: networks without a reach, or runs that do not have one value for each distance.
+
+    >>> upper, lower = show_reach([0, 2], {"near": [[1.0, 0.5]], "far": [[1.0, 1.0]]}, reaches={"near": 0, "far": 2},
+    ...                           chance=0.5)
+    >>> [float(bar.get_width()) for bar in lower.patches]
+    [0.0, 2.0]
+    """
+    if set(accuracies) != set(reaches):
+        raise ValueError(f"reaches must name the networks of accuracies, {list(accuracies)}, received {list(reaches)}")
+    heights = [3, 0.25 * len(reaches)]
+    upper, lower = plt.subplots(
+        2, 1, sharex=True, figsize=(6.5, sum(heights)), height_ratios=heights, layout="constrained"
+    )[1]
+    for k, (name, runs) in enumerate(accuracies.items()):
+        color, marker = COLORS[k % len(COLORS)], "osD^vPX"[k % 7]
+        show_band(distances, runs, label=name, ax=upper, color=color)
+        thickness = len(accuracies) - k  # curves lie on top of each other: the later, the thinner
+        upper.lines[-1].set(marker=marker, markersize=4 + 2 * thickness, linewidth=2 * thickness)
+        lower.barh(k, reaches[name], height=0.5, color=color)
+        lower.plot(reaches[name], k, marker=marker, color=color)
+        if reaches[name] < max(distances):
+            upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
+    upper.axhline(chance, color="gray", linestyle="--", linewidth=1)
+    upper.annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize="small", color="gray")
+    upper.set(ylabel="accuracy", ylim=(0, 1.05))
+    lower.set(xlabel="distance to the cell that holds the answer", yticks=range(len(reaches)), ylim=(len(reaches), -1))
+    lower.set_yticklabels(list(accuracies))
+    lower.set_title("what each network can see", fontsize="small", loc="left")
+    return upper, lower
+
+
+def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Draw dated events from top to bottom, each marked by the group it belongs to.
+
+    Shapes:
+        ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
+
+    Raises:
+        ValueError: no event, or a group without a name.
+
+    >>> ax = show_timeline([(2012.9, "AlexNet", 0), (2020.8, "ViT", 1)], names=["convolution", "attention"])
+    >>> [text.get_text() for text in ax.texts]
+    ['2012', 'AlexNet', '2020', 'ViT']
+    """
+    if not events or not all(0 <= group < len(names) for _, _, group in events):
+        raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
+    ax = ax or plt.subplots(figsize=(6.5, 0.5 + 0.28 * len(events)), layout="constrained")[1]
+    events = sorted(events)
+    for group, name in enumerate(names):
+        mine = [row for row, event in enumerate(events) if event[2] == group]
+        marker, color = "osD^vPX"[group % 7], COLORS[group % len(COLORS)]
+        ax.scatter([0] * len(mine), mine, s=60, marker=marker, color=color, label=name)
+    ax.axvline(0, color="lightgray", zorder=0)
+    for row, (year, text, _) in enumerate(events):
+        ax.text(-0.3, row, f"{int(year)}", ha="right", va="center")
+        ax.text(0.3, row, text, ha="left", va="center")
+    ax.set(xlim=(-1.5, 9), ylim=(len(events) - 0.5, -0.5))
+    ax.set_axis_off()
+    ax.legend(loc="upper right", frameon=False)
+    return ax
