@@ -4,9 +4,6 @@
 SHELL := /bin/sh
 VENV_PYTHON := .venv/bin/python
 export PYTHON TORCH_INDEX PORT HOST UPGRADE
-ifeq ($(origin TORCH_INDEX),undefined)
-unexport TORCH_INDEX
-endif
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help

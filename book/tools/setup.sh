@@ -32,7 +32,7 @@ find_python() {
 GOAL=${1:-book}
 venv_python=.venv/bin/python
 remembered=.venv/torch-index
-: "${TORCH_INDEX=$(cat $remembered 2>/dev/null || true)}"
+: "${TORCH_INDEX:=$(cat $remembered 2>/dev/null || true)}"
 
 if [ -n "${PYTHON:-}" ] && suitable $venv_python; then
     ask='import sys; print("%d.%d" % sys.version_info[:2])'
