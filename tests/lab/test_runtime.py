@@ -57,7 +57,7 @@ def test_a_word_that_is_no_device_is_an_error(monkeypatch, wanted):
 
 def test_seeding_reaches_every_generator(device):
     def draw():
-        legacy = np.random.rand()  # noqa: NPY002  libraries still read this generator
+        legacy = np.random.rand()
         return random.random(), legacy, torch.rand(2).tolist(), torch.rand(2, device=device).tolist()
 
     seed_everything(11)

@@ -1,0 +1,103 @@
+"""Several processes train as one would, with different data and different amounts of it in each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlmcourse.lab import distributed
+from vlmcourse.lab.checkpoints import load_checkpoint
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "VLMCOURSE_DEVICE": "cpu"}
+
+SCRIPT = """
+import sys, torch
+from vlmcourse.lab.distributed import gather_embeddings, rank, world_size
+from vlmcourse.lab.training import fit
+from vlmcourse.ops.contrastive import nt_xent_loss
+
+def loss_fn(model, images):
+    views = (images + 0.1 * torch.randn_like(images) for _ in range(2))
+    z1, z2 = (gather_embeddings(model(view)) for view in views)
+    return nt_xent_loss(z1, z2, temperature=0.2), {"rows": torch.tensor(float(len(z1)))}
+
+torch.manual_seed(rank())  # different weights to begin with: process 0 decides
+encoder = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5)
+)
+images = torch.randint(256, (31, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+history = fit(
+    encoder, loss_fn, images, lr=1e-3, batch_size=16, steps=int(sys.argv[1]), checkpoint=sys.argv[2],
+    checkpoint_every=10**6,
+)
+weights = torch.cat([p.detach().flatten() for p in encoder.parameters()])
+assert torch.equal(distributed_mean(weights), weights), "the processes hold different weights"
+print(f"process {rank()} of {world_size()}: {len(history)} steps, {history.rows.min():.0f} rows", flush=True)
+""".replace("distributed_mean", "__import__('vlmcourse.lab.distributed', fromlist=['_']).mean_over_processes")
+
+
+@pytest.fixture(scope="module")
+def differences():
+    command = [sys.executable, HERE / "parallel_runs.py"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def torchrun(tmp_path, *arguments):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, *arguments]
+    return subprocess.Popen(launch, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("processes", ["2", "4"])
+@pytest.mark.parametrize("loss", ["gathered_loss", "loss_of_own_rows", "supervised_loss"])
+def test_processes_with_unequal_data_have_the_gradient_of_one_process(differences, processes, loss):
+    measured = {name: value for name, value in differences[processes].items() if name.startswith(loss)}
+    assert len(measured) == 8
+    assert all(value <= (1e-12 if "float64" in name else 1e-6) for name, value in measured.items()), measured
+
+
+@pytest.mark.parametrize("processes", ["2", "4"])
+def test_a_run_on_several_processes_continues_as_if_it_had_not_failed(differences, processes):
+    # Not to the last bit: DistributedDataParallel sums in another order in the first step after a start.
+    assert differences[processes]["resumed"] <= 1e-6
+
+
+def test_torchrun_trains_on_two_processes_with_one_checkpoint(tmp_path):
+    process = torchrun(tmp_path, "5", str(tmp_path / "run.pt"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "process 0 of 2: 5 steps, 15 rows" in output, output
+    assert "process 1 of 2: 5 steps, 15 rows" in output, output
+    assert load_checkpoint(tmp_path / "run.pt")["step"] == 5
+
+
+def test_ctrl_c_under_torchrun_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path):
+    path = tmp_path / "run.pt"
+    process = torchrun(tmp_path, "100000", str(path))
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)  # into the steps
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert load_checkpoint(path)["step"] > 0, output  # no regular checkpoint was due
+    assert "the same call continues" in output
+
+
+def test_a_single_process_gathers_nothing_and_keeps_the_gradient():
+    x = torch.randn(3, 2, requires_grad=True)
+    assert distributed.gather_embeddings(x) is x
+
+
+def test_an_embedding_without_batch_axis_is_refused():
+    with pytest.raises(ValueError, match=r"batch axis .* received a single number"):
+        distributed.gather_embeddings(torch.tensor(1.0))

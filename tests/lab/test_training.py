@@ -1,0 +1,597 @@
+"""The training loop: what it computes, and what it says when something is wrong."""
+
+import itertools
+import json
+import math
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vlmcourse.lab import checkpoints, training
+from vlmcourse.lab.checkpoints import load_checkpoint, save_checkpoint
+from vlmcourse.lab.training import batch_of_step, fit, warmup_cosine
+
+HERE = Path(__file__).parent
+N, CLASSES = 23, 5
+QUIET = {"device": "cpu", "progress": False}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(7 * 36, CLASSES)
+    )
+
+
+def pictures():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (N, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return images, torch.arange(N) % CLASSES
+
+
+def loss_fn(model, batch):
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
+
+
+def train(model=None, loss=loss_fn, data=None, **options):
+    model = network() if model is None else model
+    options = {"steps": 6, "batch_size": 8, "lr": 1e-2, **QUIET, **options}
+    history = fit(model, loss, pictures() if data is None else data, **options)
+    return {name: value.clone() for name, value in model.state_dict().items()}, history
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# --- what it computes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_fit_equals_the_loop_written_out(optimizer):
+    x, y = torch.randn(12, 3), torch.randn(12, 1)
+    mine, reference = nn.Linear(3, 1), nn.Linear(3, 1)
+    reference.load_state_dict(mine.state_dict())
+    groups = [{"params": [reference.weight], "weight_decay": 0.1}, {"params": [reference.bias], "weight_decay": 0.0}]
+    kinds = {"adamw": torch.optim.AdamW, "sgd": lambda g, lr: torch.optim.SGD(g, lr, momentum=0.9, nesterov=True)}
+    optimiser = kinds[optimizer](groups, lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda s: (s + 1) / 4 if s < 4 else (1 + math.cos(math.pi * (s - 4) / 16)) / 2
+    )
+    losses = []
+    for _ in range(20):
+        loss = (reference(x) - y).square().mean()
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+        optimiser.step()
+        schedule.step()
+    history = fit(
+        mine, lambda model, batch: (model(batch[0]) - batch[1]).square().mean(), (x, y), epochs=20, batch_size=12,
+        lr=0.1, optimizer=optimizer, weight_decay=0.1, warmup=4, clip_norm=0.5, autocast=False, **QUIET,
+    )  # fmt: skip
+    torch.testing.assert_close(mine.state_dict(), reference.state_dict())
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-4)
+
+
+def test_the_rate_warms_up_to_one_and_ends_near_zero():
+    rates = [warmup_cosine(step, steps=100, warmup=10) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert max(rates) == rates[9] == rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 1e-3
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_history_has_a_row_for_each_step_with_rate_metrics_and_seconds():
+    def with_metric(model, batch):
+        logits = model(batch[0])
+        return F.cross_entropy(logits, batch[1]), {"accuracy": (logits.argmax(1) == batch[1]).float().mean(), "two": 2}
+
+    _, history = train(loss=with_metric, steps=25, warmup=5)
+    assert list(history.columns) == ["step", "loss", "lr", "accuracy", "two", "seconds"]
+    assert history["step"].tolist() == list(range(1, 26))
+    assert history["lr"].tolist() == [1e-2 * warmup_cosine(step, steps=25, warmup=5) for step in range(25)]
+    assert history["accuracy"].between(0, 1).all()
+    assert (history["two"] == 2).all()
+    assert history["seconds"].is_monotonic_increasing
+    assert history["loss"].notna().all()
+
+
+def test_an_epoch_shows_every_example_once_in_batches_of_nearly_one_size():
+    for n, batch_size, sizes in ((10, 4, [4, 3, 3]), (9, 4, [3, 3, 3]), (3, 256, [3]), (8, 4, [4, 4]), (1, 1, [1])):
+        for epoch in range(3):
+            batches = [batch_of_step(epoch * len(sizes) + i, n=n, batch_size=batch_size) for i in range(len(sizes))]
+            assert [len(batch) for batch in batches] == sizes
+            assert sorted(torch.cat(batches).tolist()) == list(range(n))
+
+
+def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
+    def order(epoch, seed):
+        return batch_of_step(epoch, n=101, batch_size=101, seed=seed).tolist()
+
+    orders = [order(epoch, seed) for epoch in range(3) for seed in range(3)]
+    assert len({tuple(o) for o in orders}) == 9
+    torch.manual_seed(5)
+    assert order(1, 1) == orders[4]
+
+
+def test_epochs_count_passes_over_the_data():
+    seen = []
+
+    def watching(model, batch):
+        seen.extend(batch[1].tolist())
+        return loss_fn(model, batch)
+
+    _, history = train(loss=watching, data=(pictures()[0], torch.arange(N) % CLASSES), steps=None, epochs=2)
+    assert len(history) == 2 * 3
+    assert sorted(seen) == sorted(2 * pictures()[1].tolist())
+
+
+def test_pictures_stay_uint8_until_the_batch_and_arrive_between_0_and_1():
+    batches = []
+
+    def watching(model, batch):
+        batches.append(batch)
+        return F.cross_entropy(model(batch[0]), batch[2])
+
+    images, labels = pictures()
+    masks = torch.randint(256, (N, 8, 8), dtype=torch.uint8)
+    train(loss=watching, data=(images, masks, labels), steps=1, batch_size=N)
+    order = batch_of_step(0, n=N, batch_size=N)
+    got_images, got_masks, got_labels = batches[0]
+    assert torch.equal(got_images, images[order].float() / 255)
+    assert got_images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(got_masks, masks[order])
+    assert got_masks.dtype == torch.uint8
+    assert torch.equal(got_labels, labels[order])
+    assert images.dtype == torch.uint8
+
+
+def test_data_may_be_a_tensor_a_tuple_or_a_dataset_and_keeps_its_form():
+    images, labels = pictures()
+    forms = []
+
+    def watching(model, batch):
+        forms.append(type(batch) if isinstance(batch, torch.Tensor) else [type(part) for part in batch])
+        return model(batch if isinstance(batch, torch.Tensor) else batch[0]).float().square().mean()
+
+    for data in (images, (images, labels), [images], SimpleNamespace(images=images, labels=labels),
+                 SimpleNamespace(images=images, labels=None)):  # fmt: skip
+        train(loss=watching, data=data, steps=1)
+    tensor = torch.Tensor
+    assert forms == [tensor, [tensor, tensor], [tensor], [tensor, tensor], tensor]
+
+
+def test_channels_last_and_compile_change_the_speed_and_not_the_result(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, real=torch.compile: real(model, backend="eager"))
+
+    # SGD, because AdamW divides by the gradient's size: it would magnify the rounding of the bias before BatchNorm,
+    # whose gradient is zero but for rounding. No dropout, because its mask follows the order in memory.
+    def trained(**options):
+        model = network()
+        model[3] = nn.Identity()
+        return train(model, autocast=False, optimizer="sgd", **options)[0]
+
+    plain = trained(channels_last=False)
+    for options in ({"channels_last": True}, {"compile": True}):
+        other = trained(**options)
+        torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_leaves_models_with_3d_convolutions_alone():
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 8, 1))
+    clips = torch.randint(256, (5, 1, 4, 4, 4), dtype=torch.uint8)
+    train(model, lambda model, batch: model(batch).float().square().mean(), clips)
+
+
+@pytest.mark.skipif(not training._has_bfloat16(torch.device("cpu")), reason="this CPU only emulates bfloat16")
+def test_autocast_computes_the_model_in_bfloat16_and_the_loss_in_float32():
+    dtypes = []
+
+    def watching(model, batch):
+        logits = model(batch[0])
+        dtypes.append(logits.dtype)
+        return F.cross_entropy(logits, batch[1])
+
+    weights, _ = train(loss=watching, steps=1)
+    train(loss=watching, steps=1, autocast=False)
+    assert dtypes == [torch.bfloat16, torch.float32]
+    assert weights["0.weight"].dtype == torch.float32
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    one, _ = train(seed=1)
+    torch.manual_seed(99)
+    assert_same(train(seed=1)[0], one)
+    assert not torch.equal(train(seed=2)[0]["0.weight"], one["0.weight"])
+
+
+def test_the_callers_random_state_and_training_mode_are_left_as_they_were():
+    model = network().eval()
+    model[1].train()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1), random.random(), np.random.rand()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    train(model)
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected
+    assert [module.training for module in model] == [False, True, False, False, False, False]
+
+
+def test_a_frozen_part_does_not_move_and_neither_do_its_batchnorm_statistics():
+    model = network()
+    frozen = model[:2].requires_grad_(False)
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    head = model[5].weight.clone()
+    train(model, callback=lambda model, step: model.train() and None, callback_every=1)
+    assert_same(frozen.state_dict(), before)
+    assert not torch.equal(model[5].weight, head)
+
+
+def test_a_callback_adds_columns_and_cannot_disturb_the_training():
+    def callback(model, step):
+        model.eval()
+        return {"norm": model[0].weight.norm(), "noise": torch.rand(1).item()} if step != 6 else None
+
+    calm, _ = train()
+    weights, history = train(callback=callback, callback_every=2)
+    assert_same(weights, calm)
+    assert history["norm"].notna().tolist() == [False, True, False, True, False, False]
+
+
+def test_weights_that_are_shared_stay_shared():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.there, self.back = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
+            self.back.weight = self.there.weight
+
+        def forward(self, x):
+            return self.there(x) @ self.back.weight
+
+    torch.manual_seed(0)
+    model = Tied()
+    before = model.there.weight.detach().clone()
+    train(model, lambda model, batch: (model(batch) - batch).square().mean(), torch.randn(8, 4))
+    assert model.there.weight is model.back.weight
+    assert not torch.equal(model.there.weight, before)
+
+
+# --- killed, interrupted, continued ----------------------------------------------------------------------------------
+
+
+def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_bits():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(
+        [sys.executable, HERE / "killed_runs.py", "0"], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    for optimizer, report in json.loads(done.stdout.splitlines()[-1]).items():
+        assert sum(report["kills"].values()) >= 20, (optimizer, report)
+        assert len(report["kills"]) == 6, (optimizer, report)  # every kind of moment
+        assert report["different"] == [], (optimizer, report)
+        assert report["left_over"] == [], (optimizer, report)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_continues_exactly(tmp_path, optimizer):
+    steps = []
+
+    def interrupted_loss(model, batch):
+        steps.append(None)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return loss_fn(model, batch)
+
+    calm, calm_history = train(optimizer=optimizer)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"after step 3 of 6; .*run\.pt holds it"):
+        train(loss=interrupted_loss, optimizer=optimizer, checkpoint=tmp_path / "run.pt")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert load_checkpoint(tmp_path / "run.pt")["step"] == 3
+    weights, history = train(optimizer=optimizer, checkpoint=tmp_path / "run.pt")
+    assert_same(weights, calm)
+    assert history["loss"].tolist() == calm_history["loss"].tolist()
+    assert history["seconds"].is_monotonic_increasing
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step():
+    def stuck(model, batch):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(loss=stuck)
+
+
+def test_resuming_a_finished_run_trains_nothing(tmp_path, capsys):
+    weights, history = train(checkpoint=tmp_path / "run.pt")
+    written = (tmp_path / "run.pt").stat().st_mtime_ns
+
+    def never(model, batch):
+        raise AssertionError("trained again")
+
+    again, same_history = train(loss=never, checkpoint=tmp_path / "run.pt")
+    assert_same(again, weights)
+    assert same_history.equals(history)
+    assert (tmp_path / "run.pt").stat().st_mtime_ns == written
+    assert "after step 6 of 6" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_says_where_it_differs(tmp_path):
+    path = tmp_path / "run.pt"
+    train(checkpoint=path)
+    before = path.read_bytes()
+    other = network()
+    other[5] = nn.Linear(7 * 36, CLASSES + 1)
+    with pytest.raises(ValueError, match=r"another model .*5\.weight: \(5, 252\) there, \(6, 252\) here"):
+        train(other, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 2e-2}, "lr: 0.01 there, 0.02 here"),
+        ({"steps": 7}, "steps: 6 there, 7 here"),
+        ({"batch_size": 9}, "batch_size: 8 there, 9 here"),
+        ({"optimizer": "sgd"}, "optimizer: adamw there, sgd here"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"weight_decay": 0.5}, "weight_decay: 0.0001 there, 0.5 here"),
+        ({"warmup": 3}, "warmup: 0 there, 3 here"),
+        ({"clip_norm": 1.0}, "clip_norm: None there, 1.0 here"),
+        ({"autocast": False}, "autocast: True there, False here"),
+        ({"data": tuple(t[1:] for t in pictures())}, r"\(23, 3, 8, 8\) torch.uint8.* there, .*\(22, 3, 8, 8\)"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused_and_says_which(tmp_path, options, message):
+    train(checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=f"another configuration .*{message}"):
+        train(checkpoint=tmp_path / "run.pt", **options)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_checkpoint_cut_short_is_refused_and_left_alone(tmp_path, share):
+    path = tmp_path / "run.pt"
+    train(checkpoint=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    cut = path.read_bytes()
+    with pytest.raises(ValueError, match=r"run\.pt cannot be used: it is damaged, cut short.*left as it is"):
+        train(checkpoint=path)
+    assert path.read_bytes() == cut
+
+
+def test_a_single_wrong_bit_in_the_weights_is_noticed(tmp_path):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"weights": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(500.0, 503.0).numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="checksum"):
+        load_checkpoint(path)
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, network().state_dict())
+    with pytest.raises(ValueError, match="was not written by fit"):
+        train(checkpoint=path)
+    path.write_text("notes of the day")
+    with pytest.raises(ValueError, match="no checkpoint"):
+        train(checkpoint=path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="holds a list"):
+        train(checkpoint=path)
+
+
+class Trap:
+    """An object whose pickle runs code."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_reading_a_checkpoint_executes_no_code(tmp_path):
+    torch.save({"model": Trap(tmp_path / "sprung")}, tmp_path / "run.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    for name in ("run.pt", "raw.pt"):
+        with pytest.raises(ValueError, match="cannot be used"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # a file larger than this cannot be written
+    try:
+        with pytest.raises(OSError, match=r"could not write .*untouched; free some space"):
+            save_checkpoint(path, {"step": 2, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_checkpoint(path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_path):
+    def never(model, batch):
+        raise AssertionError("trained before it looked")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"could not write checkpoint .*nothing was written"):
+        train(loss=never, checkpoint=tmp_path / "file" / "run.pt")
+    if os.geteuid() != 0:  # root may write anywhere
+        tmp_path.chmod(0o500)
+        with pytest.raises(PermissionError, match="try another folder"):
+            train(loss=never, checkpoint=tmp_path / "run.pt")
+
+
+def test_a_state_that_could_not_be_read_back_is_noticed_before_the_first_step(tmp_path):
+    class WithExtra(nn.Linear):
+        def get_extra_state(self):
+            return Trap(tmp_path / "sprung")
+
+    with pytest.raises(ValueError, match="cannot be used"):
+        train(WithExtra(2, 1), lambda model, batch: 1 / 0, torch.randn(4, 2), checkpoint=tmp_path / "run.pt")
+
+
+# --- when something goes wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_advice_and_spares_the_checkpoint(tmp_path, value):
+    steps = []
+
+    def breaking(model, batch):
+        steps.append(None)
+        return loss_fn(model, batch) * (value if len(steps) == 5 else 1)
+
+    with pytest.raises(FloatingPointError, match=rf"loss is {value} at step 5.*lr.*warmup.*autocast=False"):
+        train(loss=breaking, checkpoint=tmp_path / "run.pt", checkpoint_every=4, steps=100)
+    assert len(steps) < 20
+    kept = load_checkpoint(tmp_path / "run.pt")
+    assert kept["step"] == 4
+    assert all(t.isfinite().all() for t in kept["model"].values())
+
+
+def test_weights_that_are_not_finite_never_replace_a_good_checkpoint(tmp_path):
+    steps = []
+
+    def finite_loss_of_nan_gradient(model, batch):
+        steps.append(None)
+        zero = model[0].weight.sum() * 0  # the square root has an infinite slope at zero
+        return loss_fn(model, batch) + (zero.square().sqrt() if len(steps) == 4 else 0)
+
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 4"):
+        train(loss=finite_loss_of_nan_gradient, checkpoint=tmp_path / "run.pt", checkpoint_every=2)
+    kept = load_checkpoint(tmp_path / "run.pt")
+    assert kept["step"] == 2
+    assert all(t.isfinite().all() for t in kept["model"].values())
+    steps.clear()
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 4"):
+        train(loss=finite_loss_of_nan_gradient, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"), [(23, "try batch_size=8"), (2, "batch_size=1"), (1, "smaller images")]
+)
+def test_out_of_memory_says_which_batch_size_to_try(batch_size, advice):
+    def too_large(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(MemoryError, match=rf"batch_size={batch_size}.*{advice}"):
+        train(loss=too_large, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, received 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an integer"),
+        ({"lr": 0}, ValueError, "lr must be a finite number above zero, received 0"),
+        ({"lr": -1e-3}, ValueError, "lr must be"),
+        ({"lr": math.nan}, ValueError, "lr must be"),
+        ({"lr": "fast"}, TypeError, "lr must be a number"),
+        ({"steps": 0}, ValueError, "steps must be at least 1"),
+        ({"steps": None}, ValueError, "either steps or epochs"),
+        ({"epochs": 3}, ValueError, "either steps or epochs"),
+        ({"steps": None, "epochs": 0}, ValueError, "epochs must be at least 1"),
+        ({"optimizer": "lion"}, ValueError, "'adamw' or 'sgd', received 'lion'"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
+        ({"warmup": 6}, ValueError, "warmup must lie between 0 and steps - 1 = 5"),
+        ({"warmup": 1.0}, ValueError, r"warmup as a float .* received 1.0"),
+        ({"clip_norm": 0.0}, ValueError, "clip_norm must be"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
+        ({"callback_every": 0}, ValueError, "callback_every must be at least 1"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer"),
+        ({"data": torch.zeros(0, 3, 8, 8)}, ValueError, r"at least one example, received shapes \[\(0, 3, 8, 8\)\]"),
+        ({"data": ()}, ValueError, "at least one example"),
+        ({"data": torch.tensor(1.0)}, ValueError, "at least one example"),
+        ({"data": (torch.zeros(3, 1), torch.zeros(2))}, ValueError, r"one length, received \[3, 2\]"),
+        ({"data": np.zeros((3, 2))}, TypeError, "received ndarray; try torch.from_numpy"),
+        ({"data": "digits"}, TypeError, "received str"),
+        ({"model": nn.ReLU()}, ValueError, "parameters to train, received ReLU without any"),
+        ({"model": nn.Linear(2, 1).requires_grad_(False)}, ValueError, "2 parameters, all frozen"),
+        ({"loss": lambda m, b: m(b[0])}, ValueError, r"a scalar, received shape \(8, 5\); try .mean"),
+        ({"loss": lambda m, b: loss_fn(m, b).item()}, TypeError, "must return a tensor.* received float"),
+        ({"loss": lambda m, b: loss_fn(m, b).detach()}, ValueError, "without a gradient; look for .item"),
+        ({"loss": lambda m, b: m(b[0]).bfloat16().sum()}, TypeError, "received torch.bfloat16"),
+        ({"loss": lambda m, b: (loss_fn(m, b), {"lr": 1})}, ValueError, r"other names .* received \['lr'\]"),
+        ({"loss": lambda m, b: (loss_fn(m, b), 3)}, TypeError, "dictionary of metrics"),
+        ({"callback": lambda m, s: 3}, TypeError, "callback must return None or a dictionary"),
+        ({"callback": lambda m, s: {"loss": 3}}, ValueError, r"other names .* received \['loss'\]"),
+    ],
+)
+def test_bad_input_is_refused_with_one_clear_message(options, error, message):
+    with pytest.raises(error, match=message):
+        train(**options)
+
+
+def test_no_warning_is_raised_by_a_plain_run(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(checkpoint=tmp_path / "run.pt")
+
+
+def test_the_progress_bar_shows_the_loss_and_can_be_switched_off(capsys):
+    train(progress=True, steps=10)
+    shown = capsys.readouterr().err
+    assert "10/10" in shown
+    assert "loss=" in shown
+    train(progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.cuda
+def test_data_that_does_not_fit_the_gpu_stays_on_the_cpu_and_trains_the_same(monkeypatch):
+    _images, _labels = pictures()
+    held, _ = train(device="cuda", autocast=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    streamed, _ = train(device="cuda", autocast=False)
+    torch.testing.assert_close(held, streamed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cuda
+def test_cuda_trains_to_the_result_of_the_cpu_in_float32():
+    def noiseless(model, batch):
+        model[3].eval()  # dropout draws other numbers on another device
+        return loss_fn(model, batch)
+
+    one, _ = train(loss=noiseless, autocast=False, optimizer="sgd")
+    other, _ = train(loss=noiseless, autocast=False, optimizer="sgd", device="cuda")
+    torch.testing.assert_close({k: v.cpu() for k, v in other.items()}, one, rtol=1e-2, atol=1e-3)
+
+
+def test_checkpoints_of_one_name_do_not_disturb_those_of_another(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", {"step": 1})
+    (tmp_path / ".b.pt.123.tmp").write_text("being written by another run")
+    save_checkpoint(tmp_path / "a.pt", {"step": 2})
+    assert (tmp_path / ".b.pt.123.tmp").exists()
+    assert checkpoints.load_checkpoint(tmp_path / "a.pt") == {"step": 2}

@@ -1,0 +1,133 @@
+"""Several processes, one training: who I am, and embeddings gathered with their gradients.
+
+Every process holds the whole model and a share of each batch. After the backward pass the gradients are averaged, so
+all processes take the same step. A contrastive loss needs the embeddings of *all* shares, because every image of the
+batch is a negative for every other: :func:`gather_embeddings` fetches them and carries the gradients back.
+
+Without ``torchrun`` there is one process, and everything here does nothing.
+"""
+
+import atexit
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    """Return the number of this process, from zero: let process 0 print and write files.
+
+    >>> rank()
+    0
+    """
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return how many processes train together.
+
+    >>> world_size()
+    1
+    """
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def join(device: torch.device) -> torch.device:
+    """Join the processes that ``torchrun`` started, if it did, and return the device of this one.
+
+    >>> join(torch.device("cpu"))
+    device(type='cpu')
+    """
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
+    if device.type == "cuda" and world_size() > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Wrap ``module`` so that its gradients are averaged over processes; alone, return it as it is."""
+    if world_size() == 1:
+        return module
+    on_gpu = next(module.parameters()).is_cuda
+    return nn.parallel.DistributedDataParallel(module, device_ids=[torch.cuda.current_device()] if on_gpu else None)
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Return the mean of every number over processes, the same on all of them."""
+    if world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def anyone(answer: bool) -> bool:
+    """Say whether any process answers yes, the same on all of them."""
+    return bool(mean_over_processes(torch.tensor(float(answer))) > 0)
+
+
+def gather_embeddings(embeddings: Tensor) -> Tensor:
+    """Return the rows of all processes, in the order of the processes, through which gradients flow back.
+
+    Call it on every process, on each embedding that goes into a contrastive loss, as in
+    ``nt_xent_loss(gather_embeddings(z1), gather_embeddings(z2), temperature=0.2)``. Processes may hold different
+    numbers of rows. In a single process it returns its argument, so one loss serves a laptop and eight GPUs.
+
+    The backward pass adds up what every process's loss asks of each row, and hands each process its own rows. The
+    gradient that :func:`vlmcourse.lab.training.fit` averages is then exactly the one of the whole batch in one process.
+
+    Shapes:
+        ``(b, ...)``, with this process's own b → ``(sum of all b, ...)``.
+
+    Raises:
+        ValueError: a tensor without a batch axis.
+
+    Source:
+        The global batch of SimCLR: Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
+
+    >>> import torch
+    >>> gather_embeddings(torch.eye(2))  # one process: nothing to gather
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    if embeddings.ndim == 0:
+        raise ValueError("embeddings must have a batch axis (b, ...), received a single number of shape ()")
+    return embeddings if world_size() == 1 else _Gather.apply(embeddings)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+        dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+        counts = torch.cat(sizes).tolist()
+        # all_gather wants equal shapes: pad to the longest share, cut afterwards
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        shares = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(shares, padded)
+        ctx.mine = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
+        return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # Every process's loss depends on my rows. float32, so that the sum is no coarser than its terms.
+        total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total)
+        return total[ctx.mine].to(gradient.dtype)
