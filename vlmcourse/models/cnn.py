@@ -1,0 +1,128 @@
+"""Convolutional encoders: a residual network that turns a small image into a vector (slides S04 to S06)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlmcourse.ops._checks import check_floating, check_positive_int, check_rank, check_same_kind
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions, added to their own input: the block learns a change.
+
+    Where the block halves the image or changes the number of channels, a 1 × 1 convolution brings the input along.
+
+    Shapes:
+        ``(b, in_channels, h, w)`` → ``(b, out_channels, ceil(h / stride), ceil(w / stride))``.
+
+    Source:
+        He et al. 2016, figure 3 and section 3.3, option B (arXiv 1512.03385).
+
+    >>> import torch
+    >>> ResidualBlock(3, 5, stride=2)(torch.rand(2, 3, 8, 6)).shape
+    torch.Size([2, 5, 4, 3])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's input plus what its two convolutions make of it."""
+        change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(self.shortcut(x) + change)
+
+
+class ConvEncoder(nn.Module):
+    """A residual network for small images: feature map and vector.
+
+    The first convolution is 3 × 3 and keeps the size of the image, since small images have no pixels to spare. Then
+    come stages of residual blocks; each stage after the first doubles the channels and halves height and width.
+
+    Any module that maps images to vectors is an encoder, and everything in the course accepts it. A network of
+    torchvision's gives its vector once its classifier is replaced: ``network.fc = nn.Identity()``.
+
+    Shapes:
+        images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``. ``embed_dim`` is the last stage's
+        ``width * 2 ** (len(depths) - 1)`` channels times ``pool_size ** 2``. Any height and width from 2.
+
+    Options:
+        width: channels of the first stage. depths: residual blocks in each stage. pool_size: the feature map is
+        averaged down to this many rows and columns before it is flattened; 1 forgets where things are.
+
+    Raises:
+        ValueError: a size below one, no stage, or images that do not have ``in_channels`` channels.
+        TypeError: a size that is not an integer, or images that are not floating point.
+
+    Source:
+        He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
+
+    >>> import torch
+    >>> encoder = ConvEncoder()
+    >>> images = torch.rand(2, 3, 24, 24)
+    >>> encoder(images).shape, encoder.feature_map(images).shape
+    (torch.Size([2, 256]), torch.Size([2, 64, 6, 6]))
+    """
+
+    def __init__(
+        self, *, in_channels: int = 3, width: int = 16, depths: Sequence[int] = (1, 1, 1), pool_size: int = 2
+    ) -> None:
+        super().__init__()
+        check_positive_int("in_channels", in_channels)
+        check_positive_int("width", width)
+        check_positive_int("pool_size", pool_size)
+        if not depths:
+            raise ValueError("depths must hold the number of blocks of at least one stage, received none")
+        for depth in depths:
+            check_positive_int("depths", depth)
+        self.in_channels, self.pool_size = in_channels, pool_size
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.stages = nn.Sequential()
+        channels = width
+        for stage, depth in enumerate(depths):
+            out_channels = width * 2**stage
+            strides = [1 if stage == 0 else 2] + [1] * (depth - 1)
+            for stride in strides:
+                self.stages.append(ResidualBlock(channels, out_channels, stride=stride))
+                channels = out_channels
+        self.embed_dim = channels * pool_size**2
+
+    @classmethod
+    def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
+        """Return ResNet-18 for small images: four stages of two blocks, 64 to 512 channels, 11.17 million parameters.
+
+        It is torchvision's ``resnet18`` with the stem that is usual for CIFAR-10 (3 × 3, stride 1, no pooling) and
+        without the classifier.
+
+        Source:
+            He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
+
+        >>> encoder = ConvEncoder.resnet18()
+        >>> encoder.embed_dim, sum(p.numel() for p in encoder.parameters())
+        (512, 11168832)
+        """
+        return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Return one vector for every place, ``(b, c, h', w')``, each stage after the first halving the size."""
+        check_rank("images", images, "b c h w")
+        check_floating("images", images)
+        if images.shape[1] != self.in_channels:
+            raise ValueError(f"images must have in_channels={self.in_channels} channels, received {images.shape[1]}")
+        check_same_kind(weights=next(self.stem.parameters()), images=images)
+        return self.stages(self.stem(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one vector an image, ``(b, embed_dim)``: the feature map averaged and flattened."""
+        return F.adaptive_avg_pool2d(self.feature_map(images), self.pool_size).flatten(1)
