@@ -1,0 +1,194 @@
+"""Probes: the encoder stands still, the optimum is scikit-learn's, and only training data standardises."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+
+from vlmcourse import LinearProbe, extract_features, knn_accuracy
+from vlmcourse.lab.probe import SegmentationProbe, labels_per_class, mean_iou
+
+
+def encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Dropout(0.5), nn.ReLU(), nn.Flatten())
+
+
+def clouds(n=150, d=5, classes=3, seed=0, spread=1.5):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, d, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(n) % classes
+    return centres[labels] + spread * torch.randn(n, d, generator=generator), labels
+
+
+def test_extracting_features_moves_nothing_and_is_repeatable():
+    model, images = encoder(), torch.rand(11, 3, 8, 8)
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, second = (extract_features(model, images, batch_size=size, device="cpu") for size in (4, 11))
+    torch.testing.assert_close(first, second)  # neither dropout nor batch statistics take part
+    assert not first.requires_grad
+    assert [part.training for part in model] == [True, False, True, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_bound_method_is_held_still_too():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def feature_map(self, images):
+            return self.norm(images)
+
+    model = Encoder()
+    maps = extract_features(model.feature_map, torch.rand(6, 3, 5, 7), device="cpu")
+    assert maps.shape == (6, 3, 5, 7)
+    assert torch.equal(model.norm.running_mean, torch.zeros(3))
+    assert model.training
+
+
+def test_uint8_images_are_read_from_zero_to_one():
+    images = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
+    assert torch.equal(extract_features(nn.Flatten(), images, device="cpu"), torch.ones(2, 48))
+
+
+def test_probe_finds_the_optimum_that_scikit_learn_finds():
+    features, labels = clouds()
+    penalty = 0.1
+    probe = LinearProbe(penalties=[penalty]).fit(features, labels, features, labels)
+    inputs = ((features - features.mean(0)) / features.std(0, unbiased=False)).double().numpy()
+    theirs = LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-10, max_iter=10_000).fit(inputs, labels.numpy())
+    # Adding one vector to every class's row changes nothing but the penalty, which the optimum has at its least.
+    np.testing.assert_allclose(probe.weight.numpy(), theirs.coef_, atol=1e-4)
+    shift = probe.bias.numpy() - theirs.intercept_
+    np.testing.assert_allclose(shift, shift.mean(), atol=1e-4)
+
+
+def test_standardisation_comes_from_training_data_alone():
+    features, labels = clouds()
+    far, far_labels = clouds(seed=1)
+    probe = LinearProbe(penalties=[0.1]).fit(features, labels, far * 100 + 50, far_labels)
+    torch.testing.assert_close(probe.mean, features.double().mean(0))
+    torch.testing.assert_close(probe.scale, features.double().std(0, unbiased=False))
+
+
+def test_penalty_is_chosen_on_validation_and_not_on_training_data():
+    # Five examples a class in 40 dimensions: the training data is separable, so it cannot tell the penalties apart.
+    features, labels = clouds(n=15, d=40, spread=3)
+    validation = clouds(n=600, d=40, spread=3, seed=1)
+    probe = LinearProbe(penalties=[1e-4, 1.0]).fit(features, labels, *validation)
+    assert probe.validation_scores[probe.penalty] == max(probe.validation_scores.values())
+    assert len(set(probe.validation_scores.values())) == 2
+    mixed_up = LinearProbe(penalties=[1e-4, 1.0]).fit(features, labels, validation[0], validation[1].roll(1))
+    assert mixed_up.validation_scores != probe.validation_scores
+
+
+def test_constant_and_tiny_features_do_no_harm():
+    features, labels = clouds()
+    widened = torch.cat([features, torch.full((len(features), 2), 3.7), torch.zeros(len(features), 1)], dim=1)
+    probe = LinearProbe().fit(widened, labels, widened, labels)
+    assert probe.weight.isfinite().all()
+    assert probe.score(widened, labels) == LinearProbe().fit(features, labels, features, labels).score(features, labels)
+    small = LinearProbe().fit(features * 1e-4, labels, features * 1e-4, labels)
+    assert small.score(features * 1e-4, labels) == probe.score(widened, labels)
+
+
+def test_probe_of_noise_is_at_chance():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(3000, 4, generator=generator), torch.randint(5, (3000,), generator=generator)
+    probe = LinearProbe().fit(features[:1000], labels[:1000], features[1000:2000], labels[1000:2000])
+    assert abs(probe.score(features[2000:], labels[2000:]) - 0.2) < 0.04  # three standard errors of 1000 guesses
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_knn_equals_scikit_learns_weighted_neighbours(k):
+    (features, labels), (test, test_labels) = clouds(), clouds(seed=1)
+    temperature = 0.07
+    theirs = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
+    expected = theirs.fit(features.numpy(), labels.numpy()).score(test.numpy(), test_labels.numpy())
+    mine = knn_accuracy(features, labels, test, test_labels, k=k, temperature=temperature)
+    assert mine == pytest.approx(expected)
+    assert 0.4 < mine < 1
+
+
+def test_knn_votes_stay_finite_at_a_tiny_temperature():
+    features, labels = clouds()
+    assert knn_accuracy(features, labels, features, labels, k=5, temperature=1e-4) == 1.0
+
+
+def test_mean_iou_equals_counting_pixels_in_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    predicted, masks = torch.randint(4, (2, 3, 5, 7), generator=generator)
+    ratios = []
+    for label in range(6):  # the classes 4 and 5 are in neither
+        intersection = union = 0
+        for guess, truth in zip(predicted.flatten().tolist(), masks.flatten().tolist(), strict=True):
+            intersection += guess == label and truth == label
+            union += guess == label or truth == label
+        if union:
+            ratios.append(intersection / union)
+    assert len(ratios) == 4
+    assert mean_iou(predicted, masks, num_classes=6) == pytest.approx(sum(ratios) / 4)
+
+
+def test_segmentation_probe_reads_what_is_there_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(3, (30, 4, 5), generator=generator)
+    masks = coarse.repeat_interleave(6, 1).repeat_interleave(6, 2)
+    maps = torch.eye(3)[coarse].permute(0, 3, 1, 2) + 0.1 * torch.randn(30, 3, 4, 5, generator=generator)
+    parts = [slice(0, 10), slice(10, 20), slice(20, 30)]
+    fit = [tensor[part] for part in parts[:2] for tensor in (maps, masks)]
+    informed = SegmentationProbe().fit(*fit).score(maps[parts[2]], masks[parts[2]])
+    noise = torch.randn(30, 3, 4, 5, generator=generator)
+    blind = SegmentationProbe().fit(noise[parts[0]], fit[1], noise[parts[1]], fit[3])
+    assert informed > 0.75
+    assert blind.score(noise[parts[2]], masks[parts[2]]) < 0.35
+
+
+def test_few_labels_are_drawn_alike_for_a_seed_and_evenly():
+    labels = torch.arange(100) % 7
+    chosen = labels_per_class(labels, 5, seed=3)
+    assert labels[chosen].bincount().tolist() == [5] * 7
+    assert len(chosen.unique()) == 35
+    assert torch.equal(chosen, labels_per_class(labels, 5, seed=3))
+    assert not torch.equal(chosen, labels_per_class(labels, 5, seed=4))
+
+
+X, Y = clouds(n=12)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: extract_features(nn.Flatten(), torch.rand(3, 4, 4)),
+            ValueError,
+            r"images must have shape \(n c h w\)",
+        ),
+        (lambda: extract_features(nn.Flatten(), torch.zeros(1, 1, 2, 2).int()), TypeError, "images must be floating"),
+        (lambda: extract_features(lambda x: x[:1], torch.rand(3, 1, 2, 2)), ValueError, "one row for each of 3"),
+        (lambda: LinearProbe(penalties=[]), ValueError, "penalties must hold at least one"),
+        (lambda: LinearProbe(penalties=[0.0]), ValueError, "penalties must be a finite number above zero"),
+        (lambda: LinearProbe().predict(X), ValueError, "must be fitted"),
+        (lambda: LinearProbe().fit(X, Y[:5], X, Y), ValueError, "train labels must be one for each of 12"),
+        (lambda: LinearProbe().fit(X, Y.float(), X, Y), TypeError, "train labels must be int64"),
+        (lambda: LinearProbe().fit(X, Y - 1, X, Y), ValueError, "class numbers from 0, received -1"),
+        (lambda: LinearProbe().fit(X / 0, Y, X, Y), ValueError, "train features must be finite"),
+        (lambda: LinearProbe().fit(X, Y, X, Y).predict(X[:, :2]), ValueError, "width 5 as in training, received 2"),
+        (lambda: knn_accuracy(X, Y, X, Y, k=13), ValueError, "k must be at most .* 12, received 13"),
+        (lambda: mean_iou(Y, Y[:3], num_classes=3), ValueError, "predicted must have the masks' shape"),
+        (lambda: mean_iou(Y, Y, num_classes=2), ValueError, "predicted must hold classes from 0 to 1"),
+        (lambda: labels_per_class(Y, 5, seed=0), ValueError, "k=5 labels a class .* has 4"),
+        (
+            lambda: SegmentationProbe().fit(*[torch.rand(2, 3, 4, 4), torch.zeros(2, 6, 6).long()] * 2),
+            ValueError,
+            r"multiples of the maps' 4 × 4, received \(2, 6, 6\)",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,356 @@
+"""What a simple map can read off a frozen encoder: linear probe, nearest neighbours, segmentation (slides S04, S09).
+
+The protocol is the point. The encoder never moves: evaluation mode, no gradient. Features are standardised by the
+training set's mean and deviation alone. The strength of the regularisation is chosen on validation data. Test data is
+looked at once, by ``score``.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from vlmcourse.lab import runtime
+from vlmcourse.ops._checks import check_floating, check_positive, check_positive_int, check_rank
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def extract_features(
+    encoder: Callable[[Tensor], Tensor],
+    images: Any,
+    *,
+    batch_size: int = 512,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Return the encoder's output for every image, without moving the encoder.
+
+    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. Pass
+    ``encoder.feature_map`` for maps instead of vectors.
+
+    Shapes:
+        images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` →
+        ``(n, ...)`` float32 on the CPU.
+
+    Raises:
+        ValueError: no images, or an encoder that does not return one row an image.
+        TypeError: images that are no tensor, or of another type.
+
+    Source:
+        Chen et al. 2020, section 4 (arXiv 2002.05709); slides S04 and S09.
+
+    >>> flatten = nn.Flatten()
+    >>> extract_features(flatten, torch.zeros(5, 3, 4, 4, dtype=torch.uint8)).shape
+    torch.Size([5, 48])
+    """
+    images = getattr(images, "images", images)
+    check_rank("images", images, "n c h w")
+    check_positive_int("batch_size", batch_size)
+    if images.dtype != torch.uint8:
+        check_floating("images", images)
+    where = torch.device(device) if device is not None else runtime.device()
+    # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
+    module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
+    rows = []
+    with _held_still(module, where), torch.no_grad():
+        for batch in images.split(batch_size):
+            batch = batch.to(where)
+            batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
+            features = encoder(batch)
+            if not isinstance(features, Tensor) or features.shape[:1] != batch.shape[:1]:
+                received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+                raise ValueError(f"encoder must return one row for each of {len(batch)} images, received {received}")
+            rows.append(features.float().cpu())
+    return torch.cat(rows)
+
+
+class LinearProbe:
+    """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
+
+    Minimised is the mean cross-entropy plus ``penalty / 2`` times the squared weights (not the biases), to convergence
+    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts.
+
+    Shapes:
+        features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
+
+    Raises:
+        ValueError: features and labels of different number, of another shape, or not finite; labels below zero or
+            never seen in training; a probe that is used before it was fitted.
+        TypeError: features that are not floating point, or labels that are not int64.
+
+    Source:
+        Chen et al. 2020, appendix B.6 (arXiv 2002.05709); slide S09.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> labels = torch.arange(3).repeat(40)
+    >>> features = torch.eye(3)[labels] + 0.1 * torch.randn(120, 3, generator=generator)
+    >>> probe = LinearProbe().fit(features[:60], labels[:60], features[60:90], labels[60:90])
+    >>> probe.score(features[90:], labels[90:])
+    1.0
+    """
+
+    def __init__(self, *, penalties: Sequence[float] = PENALTIES) -> None:
+        if not penalties:
+            raise ValueError("penalties must hold at least one strength to choose from, received none")
+        for penalty in penalties:
+            check_positive("penalties", penalty)
+        self.penalties = tuple(penalties)
+        self.penalty: float | None = None
+        self.validation_scores: dict[float, float] = {}
+
+    def fit(
+        self, train_features: Tensor, train_labels: Tensor, validation_features: Tensor, validation_labels: Tensor
+    ) -> "LinearProbe":
+        """Fit one map a penalty on the training data and keep the one that is best on the validation data."""
+        _check_features("train", train_features, train_labels)
+        _check_features("validation", validation_features, validation_labels)
+        self.num_classes = int(train_labels.max()) + 1
+        wide = train_features.double()
+        self.mean = wide.mean(dim=0)
+        deviation = wide.std(dim=0, unbiased=False)
+        self.scale = torch.where(deviation > 1e-6 * self.mean.abs().clamp(min=1e-6), deviation, 1.0)  # constant: keep
+        inputs = self._standardise(train_features)
+        best = -1.0
+        weight, bias = torch.zeros(self.num_classes, inputs.shape[1]).to(inputs), inputs.new_zeros(self.num_classes)
+        self.validation_scores = {}
+        for penalty in sorted(self.penalties, reverse=True):  # each starts from the smoother one before it
+            weight, bias = _minimise(inputs, train_labels, weight, bias, penalty)
+            logits = self._standardise(validation_features) @ weight.T + bias
+            score = (logits.argmax(dim=1) == validation_labels).double().mean().item()
+            self.validation_scores[penalty] = score
+            if score > best:  # on a tie the stronger penalty stays
+                best, self.penalty, self.weight, self.bias = score, penalty, weight, bias
+        return self
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the most likely class of each row, ``(n,)`` int64."""
+        if self.penalty is None:
+            raise ValueError("the probe must be fitted before it predicts; call fit first")
+        check_rank("features", features, "n d")
+        if features.shape[1] != len(self.mean):
+            raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[1]}")
+        return (self._standardise(features) @ self.weight.T + self.bias).argmax(dim=1)
+
+    def score(self, features: Tensor, labels: Tensor) -> float:
+        """Return the accuracy, a fraction. On test data, call it once."""
+        _check_features("test", features, labels)
+        return (self.predict(features) == labels).double().mean().item()
+
+    def _standardise(self, features: Tensor) -> Tensor:
+        return (features.double() - self.mean) / self.scale
+
+
+def knn_accuracy(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Return the accuracy of the k nearest neighbours by cosine, each voting with exp(cosine / temperature).
+
+    Another measure than a linear probe; the two are never mixed in one column.
+
+    Shapes:
+        features ``(n, d)``, labels ``(n,)`` int64.
+
+    Raises:
+        ValueError: ``k`` larger than the training set, or features and labels that do not fit.
+        TypeError: features that are not floating point, or labels that are not int64.
+
+    Source:
+        Wu et al. 2018, section 3.4 (arXiv 1805.01978); slide S09.
+
+    >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> knn_accuracy(features, labels, features, labels, k=2)
+    1.0
+    """
+    _check_features("train", train_features, train_labels)
+    _check_features("test", test_features, test_labels)
+    check_positive_int("k", k)
+    check_positive("temperature", temperature)
+    if k > len(train_features):
+        raise ValueError(f"k must be at most the number of training examples, {len(train_features)}, received {k}")
+    num_classes = int(train_labels.max()) + 1
+    known = F.normalize(train_features.float(), dim=1)
+    correct = 0
+    for queries, labels in zip(test_features.split(1024), test_labels.split(1024), strict=True):
+        cosine, neighbour = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
+        # Relative to the nearest, so that exp stays in range at any temperature.
+        vote = ((cosine - cosine[:, :1]) / temperature).exp()
+        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbour], vote)
+        correct += (votes.argmax(dim=1) == labels).sum().item()
+    return correct / len(test_labels)
+
+
+class SegmentationProbe:
+    """One linear map, the same at every location of a frozen feature map, whose logits are enlarged to the mask's size.
+
+    Fitted like :class:`LinearProbe`, with every location of the training maps as one example, labelled by the class
+    that most of its pixels have.
+
+    Shapes:
+        maps ``(n, c, h', w')``, masks ``(n, h, w)`` int64, with h and w multiples of h' and w'.
+
+    Raises:
+        ValueError: maps and masks that do not fit.
+        TypeError: maps that are not floating point, or masks that are not int64.
+
+    Source:
+        Slide S04.
+
+    >>> masks = torch.zeros(4, 16, 16, dtype=torch.int64)
+    >>> masks[:, :8, 8:] = 1
+    >>> maps = F.one_hot(masks[:, ::2, ::2], 2).permute(0, 3, 1, 2).float()
+    >>> probe = SegmentationProbe().fit(maps, masks, maps, masks)
+    >>> probe.score(maps, masks) > 0.7  # the border between locations is interpolated
+    True
+    """
+
+    def __init__(self, *, penalties: Sequence[float] = PENALTIES) -> None:
+        self.probe = LinearProbe(penalties=penalties)
+
+    def fit(
+        self, train_maps: Tensor, train_masks: Tensor, validation_maps: Tensor, validation_masks: Tensor
+    ) -> "SegmentationProbe":
+        """Fit on the training maps and choose the penalty on the validation maps."""
+        self.num_classes = int(train_masks.max()) + 1
+        self.probe.fit(*_locations(train_maps, train_masks), *_locations(validation_maps, validation_masks))
+        return self
+
+    def predict(self, maps: Tensor, *, size: tuple[int, int]) -> Tensor:
+        """Return the class of every pixel, ``(n, *size)`` int64."""
+        check_rank("maps", maps, "n c h w")
+        if self.probe.penalty is None:
+            raise ValueError("the probe must be fitted before it predicts; call fit first")
+        inputs = self.probe._standardise(rearrange(maps, "n c h w -> n h w c"))
+        logits = rearrange(inputs @ self.probe.weight.T + self.probe.bias, "n h w k -> n k h w")
+        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1)
+
+    def score(self, maps: Tensor, masks: Tensor) -> float:
+        """Return the mean intersection over union, a fraction. On test data, call it once."""
+        check_rank("masks", masks, "n h w")
+        height, width = masks.shape[1:]
+        return mean_iou(self.predict(maps, size=(height, width)), masks, num_classes=self.num_classes)
+
+
+def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int) -> float:
+    """Return the mean over classes of intersection over union; a class that is in neither does not count.
+
+    Shapes:
+        predicted and masks, int64 of one shape.
+
+    Raises:
+        ValueError: shapes that differ, or a class outside 0 to ``num_classes - 1``.
+
+    Source:
+        Everingham et al. 2010, the PASCAL VOC challenge, section 4.
+
+    >>> mean_iou(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]), num_classes=3)  # (1/2 + 2/3) / 2
+    0.583...
+    """
+    check_positive_int("num_classes", num_classes)
+    if predicted.shape != masks.shape or predicted.numel() == 0:
+        raise ValueError(
+            f"predicted must have the masks' shape {tuple(masks.shape)}, received {tuple(predicted.shape)}"
+        )
+    for name, values in (("predicted", predicted), ("masks", masks)):
+        lowest, highest = int(values.min()), int(values.max())
+        if lowest < 0 or highest >= num_classes:
+            raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received {lowest} to {highest}")
+    pairs = torch.bincount((num_classes * masks + predicted).flatten(), minlength=num_classes**2)
+    confusion = rearrange(pairs, "(true guess) -> true guess", true=num_classes).double()
+    intersection = confusion.diagonal()
+    union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
+    return (intersection / union)[union > 0].mean().item()
+
+
+def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
+    """Return the indices of k examples of every class, drawn without replacement: the few labels one has.
+
+    Shapes:
+        labels ``(n,)`` → ``(k * number of classes,)`` int64, sorted.
+
+    Raises:
+        ValueError: a class with fewer than k examples.
+
+    >>> labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    >>> labels[labels_per_class(labels, 2, seed=0)].bincount()
+    tensor([2, 2])
+    """
+    check_positive_int("k", k)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten().cpu()
+        if len(members) < k:
+            raise ValueError(f"k={k} labels a class are asked for, but class {int(label)} has {len(members)}")
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:k]])
+    return torch.cat(chosen).sort().values
+
+
+@contextlib.contextmanager
+def _held_still(module: Any, where: torch.device) -> Iterator[None]:
+    """Put a module into evaluation mode on a device, and every part of it back into its own mode afterwards."""
+    if not isinstance(module, nn.Module):
+        yield
+        return
+    modes = {part: part.training for part in module.modules()}
+    module.to(where).eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _minimise(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    lbfgs = torch.optim.LBFGS(
+        [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        lbfgs.zero_grad()
+        loss = F.cross_entropy(inputs @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        lbfgs.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def _locations(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return every location of the maps as one example, labelled by the majority of its pixels."""
+    check_rank("maps", maps, "n c h w")
+    check_rank("masks", masks, "n h w")
+    (n, _, height, width), size = maps.shape, masks.shape[1:]
+    if len(masks) != n or size[0] % height or size[1] % width:
+        raise ValueError(
+            f"masks must be {n} whose height and width are multiples of the maps' {height} × {width}, "
+            f"received {tuple(masks.shape)}"
+        )
+    share = reduce(F.one_hot(masks).float(), "n (h ph) (w pw) k -> (n h w) k", "mean", h=height, w=width)
+    return rearrange(maps, "n c h w -> (n h w) c"), share.argmax(dim=1)
+
+
+def _check_features(role: str, features: Tensor, labels: Tensor) -> None:
+    check_rank(f"{role} features", features, "n d")
+    check_floating(f"{role} features", features)
+    check_rank(f"{role} labels", labels, "n")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"{role} labels must be int64 class numbers, received {labels.dtype}; try .long()")
+    if len(labels) != len(features):
+        raise ValueError(f"{role} labels must be one for each of {len(features)} features, received {len(labels)}")
+    if int(labels.min()) < 0:
+        raise ValueError(f"{role} labels must be class numbers from 0, received {int(labels.min())}")
+    if not features.isfinite().all():
+        raise ValueError(f"{role} features must be finite, received {int((~features.isfinite()).sum())} that are not")
