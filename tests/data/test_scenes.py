@@ -115,8 +115,10 @@ def test_every_image_has_its_object_and_nothing_else(n, image_size, seed):
 
 
 def test_same_seed_same_scene_and_other_seed_other_scene():
-    for draw in (scenes.images, scenes.clips, scenes.captions):
-        first, again, other = draw(7, seed=3), draw(7, seed=3), draw(7, seed=4)
+    everything = {"texture": TEXTURES, "object_texture": TEXTURES, "colors": ["red", "blue", "pink"]}
+    several = {"num_objects": (1, 2, 3), "textures": TEXTURES, "phrasings": 3}
+    for draw, options in ((scenes.images, everything), (scenes.clips, {"channels": 3}), (scenes.captions, several)):
+        first, again, other = (draw(7, seed=seed, **options) for seed in (3, 3, 4))
         for name in first.__dataclass_fields__:
             one, two = getattr(first, name), getattr(again, name)
             assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
@@ -159,6 +161,15 @@ def test_background_and_object_are_each_of_one_colour_and_kept_apart():
         assert inside.std(1).max() < 1e-5
         assert outside.std(1).max() < 1e-5
         assert (inside.mean(1) - outside.mean(1)).norm() > 0.55
+
+
+@pytest.mark.parametrize("draw", [scenes.images, scenes.captions])
+def test_a_small_picture_is_the_large_one_seen_from_further_away(draw):
+    """Edges are one pixel wide at every size, so averaging blocks of a large picture gives the small one."""
+    small, large = (draw(40, seed=0, noise=0, image_size=size).images for size in (24, 24 * 7))
+    blocks = torch.nn.functional.avg_pool2d(large, 7)
+    assert (small - blocks).abs().mean() < 0.004
+    assert (small - blocks).abs().max() < 0.35
 
 
 def test_named_colors_are_the_colors_drawn():
@@ -317,6 +328,12 @@ def test_excluded_combinations_never_occur_and_only_those_asked_for_do():
     assert all(any(set(pair) <= thing for thing in unseen) for pair in held_out)
 
 
+def test_the_phrasings_of_one_picture_differ():
+    for num_objects in (1, 2):
+        for things in scenes.captions(20, seed=0, num_objects=num_objects).objects:
+            assert len({scenes.describe(things, phrasing=k) for k in range(3)}) == 3
+
+
 def test_dropped_attributes_are_not_said():
     batch = scenes.captions(50, seed=0, textures=TEXTURES)
     said = [scenes.describe(things, drop=["shape", "texture"]) for things in batch.objects]
@@ -377,6 +394,13 @@ def test_the_sprite_moves_the_way_the_label_says():
     level = order.clips.amax((1, 3, 4))
     rises = (level.diff(dim=1) > 0).sum(1)  # two of three changes rise in one order, one of three in the other
     assert ((rises > 3.5) == (order.labels == 0)).all()
+
+
+def test_every_speed_goes_in_every_direction():
+    film = scenes.clips(600, seed=0, task="speed", image_size=19)
+    steps = ((film.positions[:, 1] - film.positions[:, 0] + 9) % 19 - 9).sign()
+    seen = {(label, *step) for label, step in zip(film.labels.tolist(), steps.tolist(), strict=True)}
+    assert len(seen) == 3 * 8
 
 
 @pytest.mark.parametrize("task", TASKS)

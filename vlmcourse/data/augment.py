@@ -1,0 +1,442 @@
+"""Augmentation of whole batches on the device that trains on them, every sample with its own chances.
+
+Each step comes in two parts: a plain function of the images and one parameter a sample (``crop_resize``,
+``rotate_shift_scale``, ``adjust_hue`` …) that computes what ``torchvision.transforms.v2.functional`` computes one
+image at a time, and a ``random_…`` function that draws the parameters as torchvision's transform of that name does.
+Departures are named where they happen.
+
+A chapter takes a step out by leaving it out: ``{k: step for k, step in SIMCLR_STEPS.items() if k != "crop"}``.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ._checks import check_int, check_number, check_range
+
+Step = Callable[..., Tensor]
+
+
+def _check_images(images: Tensor, *, channels: tuple[int, ...] | None = None, in_unit_range: bool = False) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch.Tensor (b, c, h, w), received {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point in [0, 1], received {images.dtype}; try images.float() / 255")
+    if images.ndim != 4 or images.numel() == 0:
+        received = tuple(images.shape)
+        raise ValueError(f"images must have shape (b, c, h, w) with no empty axis, received {received}")
+    if channels and images.shape[1] not in channels:
+        expected = " or ".join(map(str, channels))
+        raise ValueError(f"images must have {expected} channels for this step, received {images.shape[1]}")
+    if in_unit_range:
+        low, high = torch.stack(images.detach().aminmax()).tolist()
+        if not -1e-3 <= low <= high <= 1 + 1e-3:  # also refuses NaN
+            raise ValueError(
+                f"images must lie in [0, 1], received values from {low:.3g} to {high:.3g}; undo the scaling"
+            )
+
+
+def _uniform(images: Tensor, low: float, high: float, generator: Generator | None, *shape: int) -> Tensor:
+    """One number a sample (or ``shape`` of them), drawn where the generator lives, returned where the images live."""
+    where = generator.device if generator is not None else images.device
+    draw = torch.rand(len(images), *shape, generator=generator, device=where)
+    return low + (high - low) * draw.to(images.device)
+
+
+def _chosen(images: Tensor, p: float, generator: Generator | None) -> Tensor:
+    """One boolean a sample, true with probability ``p``; exactly all or none at one and zero."""
+    check_number("p", p, low=0, high=1)
+    return _uniform(images, 0, 1, generator) < p
+
+
+def _each(parameter: Tensor) -> Tensor:
+    """``(b,)`` seen as ``(b, 1, 1, 1)``, one number for all pixels of a sample."""
+    return parameter[:, None, None, None]
+
+
+def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+    """The changed image where a sample is chosen, else the image as it came; in the type in which it came."""
+    return torch.where(_each(chosen), changed.to(images.dtype), images)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Where things are
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _resize_weights(start: Tensor, length: Tensor, *, old: int, new: int) -> Tensor:
+    """Rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new`` ones.
+
+    A triangle around each new pixel's centre, as wide as the spacing of the sparser of the two lines: bilinear
+    interpolation where the line is stretched, the antialiased average of torchvision where it shrinks.
+    """
+    start, length = start[:, None, None].float(), length[:, None, None].float()
+    spacing = length / new
+    centre = start + spacing * (torch.arange(new, device=start.device)[:, None] + 0.5)
+    pixel = torch.arange(old, device=start.device) + 0.5
+    weight = (1 - (pixel - centre).abs() / spacing.clamp(min=1)).clamp(min=0)
+    weight = weight * ((pixel > start) & (pixel < start + length))
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def crop_resize(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, *, size: tuple[int, int]
+) -> Tensor:
+    """Cut one box a sample and resize it, as ``v2.functional.resized_crop`` with ``antialias=True``.
+
+    Shapes:
+        images ``(b, c, h, w)``; top, left, height, width ``(b,)`` whole pixels; result ``(b, c, *size)``.
+
+    >>> image = torch.arange(16.).view(1, 1, 4, 4)
+    >>> one = torch.tensor([1])
+    >>> crop_resize(image, one, one, one + 1, one + 1, size=(2, 2)).flatten()
+    tensor([ 5.,  6.,  9., 10.])
+    """
+    rows = _resize_weights(top, height, old=images.shape[2], new=size[0]).to(images)
+    columns = _resize_weights(left, width, old=images.shape[3], new=size[1]).to(images)
+    return rows[:, None] @ images @ columns.mT[:, None]
+
+
+def _draw_boxes(
+    images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator | None, tries: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height, width of a box a sample: the first of ten draws that fits, else the largest in the middle."""
+    full_h, full_w = images.shape[2:]
+    area = full_h * full_w * _uniform(images, *scale, generator, tries)
+    aspect = _uniform(images, math.log(ratio[0]), math.log(ratio[1]), generator, tries).exp()
+    widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (widths >= 1) & (widths <= full_w) & (heights >= 1) & (heights <= full_h)
+    first = fits.byte().argmax(1, keepdim=True)
+    width, height = widths.gather(1, first)[:, 0], heights.gather(1, first)[:, 0]
+    top = (_uniform(images, 0, 1, generator) * (full_h - height + 1)).floor()
+    left = (_uniform(images, 0, 1, generator) * (full_w - width + 1)).floor()
+
+    fallback_ratio = min(max(full_w / full_h, ratio[0]), ratio[1])
+    fallback_w = min(full_w, max(1, round(full_h * fallback_ratio)))
+    fallback_h = min(full_h, max(1, round(full_w / fallback_ratio)))
+    middle = ((full_h - fallback_h) // 2, (full_w - fallback_w) // 2, fallback_h, fallback_w)
+    found = fits.any(1)
+    top, left, height, width = (
+        torch.where(found, drawn, other) for drawn, other in zip((top, left, height, width), middle, strict=True)
+    )
+    return top, left, height, width
+
+
+def random_resized_crop(
+    images: Tensor,
+    *,
+    size: int | tuple[int, int] | None = None,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    generator: Generator | None = None,
+) -> Tensor:
+    """Cut a random box from each image and resize it to ``size`` (the images' own if left out).
+
+    Units:
+        scale: part of the image's area. ratio: width over height of the box.
+
+    Raises:
+        ValueError: for a scale outside (0, 1] or a ratio that is not positive.
+
+    Source:
+        ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, the same in distribution.
+
+    >>> random_resized_crop(torch.rand(3, 1, 8, 6), size=4).shape
+    torch.Size([3, 1, 4, 4])
+    """
+    _check_images(images)
+    check_range("scale", scale, low=1e-6, high=1.0)
+    check_range("ratio", ratio, low=1e-3, high=1e3)
+    new = tuple(images.shape[2:]) if size is None else size if isinstance(size, Sequence) else (size, size)
+    if len(new) != 2:
+        raise TypeError(f"size must be an integer or a pair (height, width), received {size!r}")
+    for side in new:
+        check_int("size", side, minimum=1)
+    return crop_resize(images, *_draw_boxes(images, scale, ratio, generator), size=(new[0], new[1]))
+
+
+def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generator | None = None) -> Tensor:
+    """Mirror each image, left for right, with probability ``p``.
+
+    Source:
+        ``torchvision.transforms.v2.RandomHorizontalFlip``.
+
+    >>> random_horizontal_flip(torch.tensor([[[[1.0, 2.0]]]]), p=1.0)
+    tensor([[[[2., 1.]]]])
+    """
+    _check_images(images)
+    return _where(_chosen(images, p, generator), images.flip(-1), images)
+
+
+def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tensor, scale: Tensor) -> Tensor:
+    """Turn and scale each image about its middle, then shift it, as ``v2.functional.affine`` with bilinear sampling.
+
+    Departure: what comes in from outside repeats the edge, where torchvision fills with a constant. A black corner
+    would tell the network the angle.
+
+    Shapes:
+        images ``(b, c, h, w)``; angle, right, down, scale ``(b,)``.
+
+    Units:
+        angle: degrees, clockwise. right, down: pixels.
+    """
+    height, width = images.shape[2:]
+    cos, sin = torch.deg2rad(angle).cos() / scale, torch.deg2rad(angle).sin() / scale
+    # each output pixel looks back to where it came from: undo the shift, the turn and the scale
+    back = torch.stack([
+        torch.stack([cos, sin * height / width, -(cos * right + sin * down) * 2 / width], 1),
+        torch.stack([-sin * width / height, cos, (sin * right - cos * down) * 2 / height], 1),
+    ], 1)  # fmt: skip
+    grid = F.affine_grid(back.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def random_affine(
+    images: Tensor,
+    *,
+    degrees: float,
+    translate: tuple[float, float] = (0.0, 0.0),
+    scale: tuple[float, float] = (1.0, 1.0),
+    generator: Generator | None = None,
+) -> Tensor:
+    """Turn each image by up to ``degrees`` either way, shift it by whole pixels, scale it.
+
+    Units:
+        degrees: up to 180. translate: largest shift right and down, as a part of width and height.
+
+    Source:
+        ``torchvision.transforms.v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where
+        torchvision turns them black.
+    """
+    _check_images(images)
+    check_number("degrees", degrees, low=0, high=180)
+    if not isinstance(translate, Sequence) or len(translate) != 2:
+        raise TypeError(f"translate must be a pair (right, down), received {translate!r}")
+    for part in translate:
+        check_number("translate", part, low=0, high=1)
+    check_range("scale", scale, low=1e-3, high=1e3)
+    angle, scaling = _uniform(images, -degrees, degrees, generator), _uniform(images, *scale, generator)
+    right, down = (
+        (_uniform(images, -part, part, generator) * side).round()
+        for part, side in zip(translate, (images.shape[3], images.shape[2]), strict=True)
+    )
+    return rotate_shift_scale(images, angle, right, down, scaling)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What colour they have
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Perceived lightness ``(b, 1, h, w)``; grey images are their own."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply each image by its ``factor``, as ``v2.functional.adjust_brightness``."""
+    return (images * _each(factor.to(images))).clamp(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Scale each image's distance from its mean lightness, as ``v2.functional.adjust_contrast``."""
+    return torch.lerp(_luma(images).mean((1, 2, 3), keepdim=True), images, _each(factor.to(images))).clamp(0, 1)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Scale each pixel's distance from its own grey, as ``v2.functional.adjust_saturation``."""
+    return torch.lerp(_luma(images), images, _each(factor.to(images))).clamp(0, 1)
+
+
+def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn each image's colours round the colour wheel by ``shift`` turns, as ``v2.functional.adjust_hue``."""
+    if images.shape[1] == 1:
+        return images
+    low, high = images.amin(1), images.amax(1)
+    chroma = high - low
+    red, green, blue = (images / chroma.clamp(min=torch.finfo(images.dtype).tiny)[:, None]).unbind(1)
+    sixths = torch.where(images[:, 1] == high, 2 + blue - red, 4 + red - green)
+    sixths = torch.where(images[:, 0] == high, green - blue, sixths) + 6 * shift.to(images)[:, None, None]
+    # each channel is a trapezoid of the angle: at its highest for a third of the wheel, lowest for another
+    angle = (sixths[:, None] + torch.tensor([5, 3, 1], device=images.device)[:, None, None]) % 6
+    return high[:, None] - chroma[:, None] * torch.minimum(angle, 4 - angle).clamp(0, 1)
+
+
+def random_color_jitter(
+    images: Tensor,
+    *,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+    p: float = 1.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Change brightness, contrast, saturation and hue of each image, in an order drawn for each.
+
+    Units:
+        brightness, contrast, saturation: factors from ``1 - value`` (at least 0) to ``1 + value``. hue: up to this part
+        of the colour wheel either way, at most 0.5. p: probability that an image is changed at all.
+
+    Source:
+        ``torchvision.transforms.v2.ColorJitter`` inside ``v2.RandomApply(p=p)``, the same in distribution.
+
+    >>> random_color_jitter(torch.full((2, 3, 1, 1), 0.25), brightness=0.5).shape
+    torch.Size([2, 3, 1, 1])
+    """
+    _check_images(images, channels=(1, 3), in_unit_range=True)
+    strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    functions = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    parameters = []
+    for name, value in strengths.items():
+        check_number(name, value, low=0, high=0.5 if name == "hue" else 100)
+        middle, least = (0.0, -value) if name == "hue" else (1.0, max(0.0, 1 - value))
+        parameters.append(_uniform(images, least, middle + value, generator))
+    order = _uniform(images, 0, 1, generator, 4).argsort(1)
+    order[~_chosen(images, p, generator)] = -1
+    changed = images.clone()
+    for turn in range(4):
+        for which, (function, strength) in enumerate(zip(functions, strengths.values(), strict=True)):
+            rows = (order[:, turn] == which).nonzero().flatten()
+            if strength and len(rows):
+                changed[rows] = function(changed[rows], parameters[which][rows])
+    return changed
+
+
+def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | None = None) -> Tensor:
+    """Take the colour from each image with probability ``p``; three equal channels remain.
+
+    Source:
+        ``torchvision.transforms.v2.RandomGrayscale``.
+    """
+    _check_images(images, channels=(1, 3))
+    return _where(_chosen(images, p, generator), _luma(images).expand_as(images), images)
+
+
+def mix_colors(images: Tensor, matrix: Tensor) -> Tensor:
+    """Apply to each image's colours, seen from mid-grey, its own 3 × 3 matrix; what leaves [0, 1] is clipped.
+
+    Shapes:
+        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``.
+    """
+    return (torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images - 0.5) + 0.5).clamp(0, 1)
+
+
+def random_color_mix(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
+    """Turn or mirror the colour space of each image about mid-grey: any hue becomes any other, contrasts stay.
+
+    The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R. There is no
+    such transform in torchvision; it destroys colour as a clue for generated scenes, whose colours are arbitrary.
+
+    Source:
+        Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050).
+
+    >>> grey = torch.full((2, 3, 4, 4), 0.5)
+    >>> torch.equal(random_color_mix(grey), grey)
+    True
+    """
+    _check_images(images, channels=(3,), in_unit_range=True)
+    where = generator.device if generator is not None else images.device
+    q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where))
+    matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
+    return _where(_chosen(images, p, generator), mix_colors(images, matrix), images)
+
+
+def blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
+    """Average each pixel with its neighbours, as ``v2.functional.gaussian_blur``.
+
+    Shapes:
+        images ``(b, c, h, w)``; sigma ``(b,)``, in pixels.
+    """
+    offset = torch.arange(kernel_size, device=images.device) - (kernel_size - 1) / 2
+    weight = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, dim=1).to(images)
+    for axis, padding in ((3, (kernel_size // 2,) * 2 + (0, 0)), (2, (0, 0) + (kernel_size // 2,) * 2)):
+        windows = F.pad(images, padding, mode="reflect").unfold(axis, kernel_size, 1)
+        images = torch.einsum("b c h w k, b k -> b c h w", windows, weight)
+    return images
+
+
+def random_gaussian_blur(
+    images: Tensor,
+    *,
+    kernel_size: int = 3,
+    sigma: tuple[float, float] = (0.1, 2.0),
+    p: float = 0.5,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Blur each image with probability ``p``.
+
+    Units:
+        sigma: smallest and largest width of the blur, in pixels.
+
+    Raises:
+        ValueError: for an even ``kernel_size``, or one whose half does not fit into the image.
+
+    Source:
+        ``torchvision.transforms.v2.GaussianBlur`` inside ``v2.RandomApply(p=p)``.
+    """
+    _check_images(images)
+    check_int("kernel_size", kernel_size, minimum=1)
+    if kernel_size % 2 == 0 or kernel_size // 2 >= min(images.shape[2:]):
+        limit = 2 * min(images.shape[2:]) - 1
+        raise ValueError(f"kernel_size must be odd and at most {limit} for these images, received {kernel_size}")
+    check_range("sigma", sigma, low=1e-3, high=1e3)
+    blurred = blur(images, _uniform(images, *sigma, generator), kernel_size=kernel_size)
+    return _where(_chosen(images, p, generator), blurred, images)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Two views
+# ---------------------------------------------------------------------------------------------------------
+
+SIMCLR_STEPS: Mapping[str, Step] = MappingProxyType({
+    "crop": partial(random_resized_crop, scale=(0.2, 1.0)),
+    "flip": random_horizontal_flip,
+    "jitter": partial(random_color_jitter, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
+    "grayscale": partial(random_grayscale, p=0.2),
+})  # fmt: skip
+
+SCENE_STEPS: Mapping[str, Step] = MappingProxyType({
+    "affine": partial(random_affine, degrees=23.0, translate=(0.12, 0.12), scale=(0.7, 1.1)),
+    "color_mix": random_color_mix,
+})  # fmt: skip
+
+
+def two_views(
+    images: Tensor, *, steps: Mapping[str, Step] = SIMCLR_STEPS, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Two independent random views of every image: what contrastive learning is to recognise as the same.
+
+    Shapes:
+        images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
+
+    Options:
+        steps: name → function of ``(images, generator=...)``, applied in turn; ``SIMCLR_STEPS`` for photographs,
+        ``SCENE_STEPS`` for generated scenes. generator: draws the parameters; the global one of the images' device if
+        left out. A CPU generator gives the same views on every device, to rounding.
+
+    Raises:
+        TypeError: for images that are not floating point. ValueError: for a wrong shape or values outside [0, 1].
+
+    Source:
+        Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning", 2020 (arXiv 2002.05709);
+        slide S07. Departure: crops keep at least 20 % of the area, fit for small images, and blur is left out.
+
+    >>> view1, view2 = two_views(torch.rand(5, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    >>> view1.shape == view2.shape == (5, 3, 32, 32), torch.equal(view1, view2)
+    (True, False)
+    """
+    _check_images(images, in_unit_range=True)
+    views = torch.cat([images, images])
+    for step in steps.values():
+        views = step(views, generator=generator)
+    first, second = views.clamp(0, 1).chunk(2)
+    return first, second
