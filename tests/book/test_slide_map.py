@@ -53,8 +53,10 @@ def disagreements(table: str, pages: dict[str, str]) -> list[str]:
         if len(names) > 1:
             complaints.append(f"{label} labels a section in each of {', '.join(names)}; give it to one")
     for name, text in pages.items():
-        for label in re.findall(r"^\((S\d\d)\)=\n(?!#)", text, re.MULTILINE):
-            complaints.append(f"{name}: the label {label} must stand directly above a heading, or nothing can link to it")
+        complaints += [
+            f"{name}: the label {label} must stand directly above a heading, or nothing can link to it"
+            for label in re.findall(r"^\((S\d\d)\)=\n(?!#)", text, re.MULTILINE)
+        ]
     return complaints
 
 

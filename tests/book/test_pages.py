@@ -1,0 +1,323 @@
+"""The rendered book in a real browser: offline, without script errors, legible, and whole.
+
+Needs Chromium and a built book (``make book``, then ``make test-pages``). Where one is missing the tests are skipped,
+unless VLMCOURSE_REQUIRE_BROWSER=1 makes that a failure.
+"""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+HTML = ROOT / "_build" / "html"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NO_SANDBOX = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+
+
+def listed_pages() -> list[str]:
+    """Return the pages in the order of the contents, which is where the book says what it has."""
+
+    def walk(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            node = list(node.values())
+        if isinstance(node, list):
+            for child in node:
+                yield from walk(child)
+
+    return list(walk(yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))))
+
+
+PAGES = listed_pages()
+
+# Contrast as WCAG 2 computes it: text against the first opaque background behind it.
+CONTRAST = """
+() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = colour => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
+  const luminance = c => {
+    const [r, g, b] = c.map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      const colour = rgba(getComputedStyle(e).backgroundColor);
+      layers.push(colour);
+      if (colour[3] === 1) break;
+    }
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const faint = [];
+  const walker = document.createTreeWalker(document.querySelector('.bd-main'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    if (element.closest('script, style, svg, mjx-assistive-mml, .headerlink, .tooltip')) continue;
+    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && parseInt(style.fontWeight) >= 700);
+    const below = behind(element), above = over(rgba(style.color), below);
+    const [light, dark] = [luminance(above), luminance(below)].sort((x, y) => y - x);
+    const ratio = (light + 0.05) / (dark + 0.05);
+    if (ratio < (large ? 3 : 4.5)) faint.push(`${ratio.toFixed(1)}: ${text.slice(0, 40)} <${element.className}>`);
+  }
+  return [...new Set(faint)];
+}
+"""
+
+OVERFLOW = """
+() => {
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  if (wide <= 1) return [];
+  const scrolls = e => e && (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
+  const guilty = [...document.querySelectorAll('body *')]
+    .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+    .filter(e => !scrolls(e.parentElement))
+    .map(e => `${e.tagName}.${e.className} ends at ${Math.round(e.getBoundingClientRect().right)}`);
+  return [`the page is ${wide} px too wide`, ...guilty.slice(0, 5)];
+}
+"""
+
+
+@dataclass
+class Visit:
+    """What a browser noticed on one page."""
+
+    outside: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    without_alt: list[str] = field(default_factory=list)
+    broken_images: list[str] = field(default_factory=list)
+    headings: list[int] = field(default_factory=list)
+    formulas: int = 0
+    rendered_formulas: int = 0
+    formula_errors: list[str] = field(default_factory=list)
+    overflow: list[str] = field(default_factory=list)
+    faint: dict[str, list[str]] = field(default_factory=dict)
+
+
+def unavailable(reason: str) -> None:
+    """Skip, or fail where the browser tests are what was asked for."""
+    if os.environ.get("VLMCOURSE_REQUIRE_BROWSER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Serve the built book on a free port of this machine."""
+    if not (HTML / "index.html").is_file():
+        unavailable("there is no built book; run: make book")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Chromium, the one on this machine."""
+    if CHROMIUM is None:
+        unavailable("there is no Chromium; install the package chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=NO_SANDBOX)
+        yield chromium
+        chromium.close()
+
+
+def open_page(browser, address: str, visit: Visit):
+    """Return a fresh page that may fetch from ``address`` alone and writes down everything that goes wrong."""
+    context = browser.new_context(viewport=DESKTOP, color_scheme="light")
+
+    def guard(route):
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            visit.outside.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", guard)
+    page = context.new_page()
+    page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: visit.errors.append(str(error)))
+    page.on("response", lambda response: visit.missing.append(response.url) if response.status >= 400 else None)
+    return page
+
+
+def look_at(browser, address: str, name: str) -> Visit:
+    """Open one page as a reader would: on a desk, on a phone, by day and by night."""
+    visit = Visit()
+    page = open_page(browser, address, visit)
+    page.goto(f"{address}{name}.html", wait_until="load")
+    page.wait_for_function("() => !window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)")
+    article = page.locator(".bd-article")
+    visit.formulas = article.locator(".math:not(.math .math)").count()
+    visit.rendered_formulas = article.locator(".math:has(mjx-container):not(.math .math)").count()
+    visit.formula_errors = article.locator("mjx-merror").all_inner_texts()
+    for image in page.locator(".bd-main img").all():
+        described = image.get_attribute("alt")
+        if not described or described.startswith(("../", "data:", "_images/")):
+            visit.without_alt.append(image.get_attribute("src"))
+    visit.broken_images = page.evaluate(
+        """async () => {
+            const images = [...document.querySelectorAll('img')];
+            images.forEach(image => image.loading = 'eager');
+            await Promise.allSettled(images.map(image => image.decode()));
+            return images.filter(image => !image.naturalWidth).map(image => image.src);
+        }"""
+    )
+    visit.headings = page.evaluate(
+        "() => [...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h6)')].map(h => +h.tagName[1])"
+    )
+    visit.faint["light"] = page.evaluate(CONTRAST)
+    page.evaluate("() => document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_timeout(300)  # colours fade over
+    visit.faint["dark"] = page.evaluate(CONTRAST)
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(200)
+    visit.overflow = page.evaluate(OVERFLOW)
+    page.context.close()
+    return visit
+
+
+@pytest.fixture(scope="module")
+def visit(browser, address):
+    """Look at each page once, whatever is asked about it."""
+    return functools.cache(functools.partial(look_at, browser, address))
+
+
+on_every_page = pytest.mark.parametrize("name", PAGES)
+
+
+@on_every_page
+def test_a_page_asks_no_other_host_for_anything(visit, name):
+    assert visit(name).outside == []
+
+
+@on_every_page
+def test_a_page_raises_no_script_error_and_misses_no_file(visit, name):
+    assert visit(name).missing == []
+    assert visit(name).errors == []
+
+
+@on_every_page
+def test_every_formula_is_typeset(visit, name):
+    seen = visit(name)
+    assert seen.rendered_formulas == seen.formulas
+    assert seen.formula_errors == []
+
+
+@on_every_page
+def test_every_picture_loads_and_is_described_for_those_who_cannot_see_it(visit, name):
+    assert visit(name).without_alt == []
+    assert visit(name).broken_images == []
+
+
+@on_every_page
+def test_headings_start_with_one_title_and_skip_no_level(visit, name):
+    levels = visit(name).headings
+    assert levels[:1] == [1]
+    assert levels.count(1) == 1
+    assert all(lower <= upper + 1 for upper, lower in pairwise(levels)), levels
+
+
+@on_every_page
+def test_a_page_fits_a_phone_without_scrolling_sideways(visit, name):
+    assert visit(name).overflow == []
+
+
+@on_every_page
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_stands_out_from_its_background(visit, name, mode):
+    assert visit(name).faint[mode] == []
+
+
+def test_some_page_has_formulas_and_some_has_pictures(visit):
+    """Without this, a book that lost them all would pass."""
+    assert sum(visit(name).formulas for name in PAGES) > 20
+    assert any(
+        BeautifulSoup(file.read_text(), "html.parser").select(".cell_output img") for file in HTML.rglob("*.html")
+    )
+
+
+def test_the_search_finds_a_chapter_and_a_function(browser, address):
+    found = Visit()
+    page = open_page(browser, address, found)
+    for words, target in {"contrastive": "lectures/", "patchify": "book/api/ops"}.items():
+        page.goto(f"{address}search.html?q={words}")
+        page.wait_for_selector("#search-results li a", timeout=10_000)
+        links = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
+        assert any(target in link for link in links), f"searching {words} found {links}"
+    assert found.errors == []
+    assert found.outside == []
+
+
+def test_the_theme_button_switches_to_dark_and_stays_there(browser, address):
+    page = open_page(browser, address, Visit())
+    page.goto(f"{address}{PAGES[0]}.html")
+    button = page.locator(".theme-switch-button:visible").first
+    for _ in range(3):
+        if page.evaluate("() => document.documentElement.dataset.theme") == "dark":
+            break
+        button.click()
+    page.goto(f"{address}{PAGES[-1]}.html")
+    assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
+
+
+def test_every_link_inside_the_book_leads_somewhere(address):
+    files = {file: BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser") for file in HTML.rglob("*.html")}
+    anchors = {file: {tag["id"] for tag in soup.select("[id]")} for file, soup in files.items()}
+    broken = []
+    for file, soup in files.items():
+        here = f"https://book/{file.relative_to(HTML).as_posix()}"
+        for link in soup.select("a[href]"):
+            url, fragment = urldefrag(urljoin(here, link["href"]))
+            if not url.startswith("https://book/"):
+                continue
+            target = (
+                HTML / unquote(url.removeprefix("https://book/")) if url != "https://book/" else HTML / "index.html"
+            )
+            if not target.is_file():
+                broken.append(f"{file.name}: {link['href']}")
+            elif fragment and target.suffix == ".html" and unquote(fragment) not in anchors[target]:
+                broken.append(f"{file.name}: {link['href']} (no such place)")
+    assert sorted(set(broken)) == []
+
+
+def test_every_file_of_the_book_is_free_of_addresses_that_it_would_fetch(address):
+    fetching = []
+    for file in HTML.rglob("*.html"):
+        soup = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+        for tag in soup.select("script[src], img[src], link[href], iframe[src], video[src], source[src]"):
+            url = tag.get("src") or tag.get("href")
+            if url.startswith(("http:", "https:", "//")) and "canonical" not in tag.get("rel", []):
+                fetching.append(f"{file.name}: {url}")
+    assert sorted(set(fetching)) == []
