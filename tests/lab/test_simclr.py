@@ -1,0 +1,60 @@
+"""Contrastive training: the encoder learns, labels are never seen, the recipe is the paper's."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vlmcourse import nt_xent_loss, seed_everything
+from vlmcourse.data.augment import two_views
+from vlmcourse.lab.simclr import train_simclr
+from vlmcourse.lab.training import fit
+
+IMAGES = torch.rand(29, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+QUICK = {"batch_size": 13, "lr": 1e-2, "seed": 3, "device": "cpu", "progress": False, "autocast": False}
+
+
+def darker(images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    return images * torch.rand(len(images), 1, 1, 1, generator=generator)
+
+
+def encoder() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(105, 11), nn.ReLU())
+
+
+def test_it_is_two_views_a_projection_head_and_nt_xent():
+    seed_everything(1)
+    _, history = train_simclr(encoder(), IMAGES, views={"darker": darker}, temperature=0.3, steps=7, **QUICK)
+
+    seed_everything(1)
+    model = nn.Sequential(encoder(), nn.Sequential(nn.Linear(11, 11), nn.ReLU(), nn.Linear(11, 64)))
+
+    def objective(model: nn.Module, images: Tensor) -> Tensor:
+        view1, view2 = two_views(images, steps={"darker": darker})
+        return nt_xent_loss(model(view1), model(view2), temperature=0.3)
+
+    expected = fit(model, objective, IMAGES, steps=7, **QUICK)
+    assert history.loss.tolist() == pytest.approx(expected.loss.tolist(), rel=1e-4)
+
+
+def test_the_encoder_itself_is_trained_and_comes_first_in_the_model():
+    trained = encoder()
+    before = trained[1].weight.clone()
+    model, _ = train_simclr(trained, IMAGES, views={"darker": darker}, embed_dim=17, steps=2, **QUICK)
+    assert model[0] is trained
+    assert not torch.equal(trained[1].weight, before)
+    assert model(IMAGES).shape == (29, 17)
+
+
+def test_another_loss_takes_the_place_of_nt_xent():
+    def constant(view1: Tensor, view2: Tensor, *, temperature: float) -> Tensor:
+        return (view1 - view2).sum() * 0 + temperature
+
+    _, history = train_simclr(
+        encoder(), IMAGES, views={"darker": darker}, loss=constant, temperature=0.7, steps=2, **QUICK
+    )
+    assert history.loss.tolist() == pytest.approx([0.7, 0.7])
+
+
+def test_an_encoder_that_returns_maps_is_refused():
+    with pytest.raises(ValueError, match=r"one vector an image, \(b, d\), received \(2, 3, 5, 7\)"):
+        train_simclr(nn.Conv2d(3, 3, 1), IMAGES, steps=1, **QUICK)

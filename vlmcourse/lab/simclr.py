@@ -1,0 +1,83 @@
+"""SimCLR: train an encoder on unlabelled images, with a small projection head that is thrown away afterwards."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
+from vlmcourse.lab.distributed import gather_embeddings
+from vlmcourse.lab.training import fit
+from vlmcourse.ops._checks import check_positive_int
+from vlmcourse.ops.contrastive import nt_xent_loss
+
+
+def train_simclr(
+    encoder: nn.Module,
+    images: Any,
+    *,
+    views: Mapping[str, Step] = SCENE_STEPS,
+    loss: Callable[..., Tensor] = nt_xent_loss,
+    temperature: float = 0.2,
+    embed_dim: int = 64,
+    lr: float = 4e-3,
+    **options: Any,
+) -> tuple[nn.Sequential, pd.DataFrame]:
+    """Train ``encoder`` in place without labels; return it with its projection head, and the history.
+
+    Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings that
+    the projection head makes of the encoder's vectors. Probe the encoder, not the head: the head may throw away what
+    the views change, and what it throws away can be useful.
+
+    The head's weights come from the global generator, so call ``seed_everything`` before.
+
+    Shapes:
+        images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the two
+        modules together ``(b, embed_dim)``. Labels are never looked at.
+
+    Options:
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`. options: those of
+        :func:`~vlmcourse.lab.training.fit`, such as ``steps``, ``batch_size``, ``seed``, ``callback``.
+
+    Raises:
+        ValueError: an encoder that does not return one vector an image; otherwise as ``fit``.
+
+    Source:
+        Chen, Kornblith, Norouzi and Hinton 2020, algorithm 1 (arXiv 2002.05709); slide S07. Departure: AdamW, which
+        serves small batches better than the paper's LARS.
+
+    >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
+    >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, device="cpu",
+    ...                               progress=False)
+    >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
+    (torch.Size([5, 64]), 3)
+    """
+    check_positive_int("embed_dim", embed_dim)
+    pictures = getattr(images, "images", images)
+    model = nn.Sequential(encoder, _projection_head(_width(encoder, pictures), embed_dim))
+
+    def objective(model: nn.Module, batch: Tensor) -> Tensor:
+        # Both views in one pass, so that BatchNorm sees them together.
+        embeddings = model(torch.cat(two_views(batch, steps=views)))
+        view1, view2 = embeddings.chunk(2)
+        return loss(gather_embeddings(view1), gather_embeddings(view2), temperature=temperature)
+
+    return model, fit(model, objective, pictures, lr=lr, **options)
+
+
+def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))
+
+
+def _width(encoder: nn.Module, images: Tensor) -> int:
+    """Ask the encoder for two vectors, in evaluation mode so that nothing in it changes."""
+    where = next((tensor for tensor in (*encoder.parameters(), *encoder.buffers())), torch.empty(0)).device
+    was_training = encoder.training
+    with torch.no_grad():
+        vectors = encoder.eval()(images[:2].float().to(where))
+    encoder.train(was_training)
+    if vectors.ndim != 2:
+        raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
+    return vectors.shape[1]
