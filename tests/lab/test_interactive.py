@@ -1,0 +1,227 @@
+"""Interactive pictures stand on their own: whole, deterministic, without a network, and right in a real browser."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from vlmcourse.lab.interactive import attention_picture
+
+ROWS, COLUMNS, DEPTH, HEADS = 3, 5, 2, 3
+N = ROWS * COLUMNS
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def make(seed=0, label="a face", **changes):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(DEPTH, HEADS, N, N, generator=generator).square()
+    arguments = {
+        "image": torch.rand(3, 30, 50, generator=generator),
+        "weights": weights / weights.sum(-1, keepdim=True),
+        "grid_size": (ROWS, COLUMNS),
+        **changes,
+    }
+    return attention_picture(**arguments, label=label), arguments["weights"]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.wrong = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def parsed(text):
+    tags = Tags()
+    tags.feed(text)
+    return tags
+
+
+def test_every_tag_is_closed_and_every_id_occurs_once():
+    tags = parsed(make()[0])
+    assert tags.wrong == []
+    assert tags.open == []
+    ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_fetched_from_anywhere():
+    text = make()[0]
+    assert not re.search(r"https?:|src=|href=|@import|fetch\(|import\(", text)
+    assert re.findall(r"url\(.{6}", text) == ['url("data:']
+
+
+def test_the_same_data_give_the_same_html_and_other_data_another_id():
+    assert make(seed=1)[0] == make(seed=1)[0]
+    names = {re.search(r'id="(attention-\w+)"', make(seed=seed)[0])[1] for seed in (1, 2)}
+    assert len(names) == 2
+
+
+def test_the_embedded_bytes_give_the_weights_back():
+    text, weights = make()
+    content = json.loads(re.search(r"const data = (\{.*?\}), figure", text)[1])
+    levels = torch.frombuffer(bytearray(base64.b64decode(content["weights"])), dtype=torch.uint8).double()
+    recovered = (levels / 255).square().reshape(DEPTH, HEADS, N, N)
+    recovered = recovered / recovered.sum(-1, keepdim=True)
+    torch.testing.assert_close(recovered, weights.double(), atol=1e-3, rtol=0)
+    assert (content["rows"], content["columns"], content["heads"]) == (ROWS, COLUMNS, HEADS)
+
+
+def test_there_is_one_tile_a_patch_and_one_option_a_layer_and_head():
+    tags = parsed(make()[0]).seen
+    assert sum(tag == "i" for tag, _ in tags) == N
+    assert sum(tag == "option" for tag, _ in tags) == DEPTH + HEADS + 1
+
+
+def test_the_picture_says_what_it_shows_and_can_be_focused_and_announces_changes():
+    text = make(label='a "face" & <more>')[0]
+    tags = parsed(text).seen
+    photo = next(attributes for _, attributes in tags if attributes.get("class") == "photo")
+    assert photo["aria-label"] == 'a "face" & <more>'
+    assert photo["tabindex"] == "0"
+    assert any(attributes.get("aria-live") == "polite" for _, attributes in tags)
+    assert "<more>" not in text
+
+
+def test_a_dozen_maps_of_a_photograph_stay_below_400_kilobytes():
+    weights = torch.rand(4, 3, 144, 144)
+    text = attention_picture(torch.rand(3, 192, 192), weights, grid_size=(12, 12), label="noise, the worst case")
+    assert len(text.encode()) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"weights": torch.rand(2, 3, 16, 16)}, ValueError, r"3 × 5 patches.*received \(2, 3, 16, 16\); leave a class"),
+        ({"weights": torch.rand(3, N, N)}, ValueError, r"\(depth head i j\), received \(3, 15, 15\)"),
+        ({"weights": -torch.rand(2, 3, N, N)}, ValueError, "must not be negative"),
+        ({"image": torch.zeros(3, 8, 8, dtype=torch.uint8)}, TypeError, "image must be floating point"),
+        ({"image": torch.rand(1, 3, 8, 8)}, ValueError, r"image must have shape \(c h w\)"),
+        ({"label": " "}, ValueError, "label must describe"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(changes, error, message):
+    with pytest.raises(error, match=message):
+        make(**changes)
+
+
+# --- in a real browser -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def opened(browser, text, *, theme="", **context):
+    page = browser.new_context(viewport={"width": 390, "height": 800}, **context).new_page()
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith("data:") else page.errors.append(request.url))
+    page.set_content(f"<style>:root {{ {theme} }}</style><body>{text}</body>")
+    return page
+
+
+def opacities(page):
+    return page.locator(".photo i").evaluate_all("tiles => tiles.map(t => +t.style.opacity)")
+
+
+def expected(weights, layer, query, head=None):
+    row = weights[layer, :, query].mean(0) if head is None else weights[layer, head, query]
+    return (1 - (row / row.max()).sqrt()).tolist()
+
+
+def asked(page):
+    return page.locator(".photo i").evaluate_all("tiles => tiles.findIndex(t => t.className === 'query')")
+
+
+def centre(page, patch):
+    box = page.locator(".photo").bounding_box()
+    row, column = divmod(patch, COLUMNS)
+    return box["x"] + (column + 0.5) * box["width"] / COLUMNS, box["y"] + (row + 0.5) * box["height"] / ROWS
+
+
+@pytest.mark.browser
+def test_pointing_shows_what_the_patch_attends_to_in_the_chosen_layer_and_head(browser):
+    text, weights = make()
+    page = opened(browser, text)
+    for layer, head, patch in ((1, None, 7), (0, 2, 3), (1, 0, 14)):
+        page.locator(".layer").select_option(index=layer)
+        page.locator(".head").select_option(index=0 if head is None else head + 1)
+        page.mouse.move(*centre(page, patch))
+        assert asked(page) == patch
+        assert opacities(page) == pytest.approx(expected(weights, layer, patch, head), abs=0.02)
+    assert page.errors == []
+
+
+@pytest.mark.browser
+def test_a_tap_chooses_a_patch(browser):
+    page = opened(browser, make()[0], has_touch=True, is_mobile=True)
+    page.touchscreen.tap(*centre(page, 11))
+    assert asked(page) == 11
+    assert page.errors == []
+
+
+@pytest.mark.browser
+def test_arrow_keys_move_and_stop_at_the_edge_and_the_change_is_announced(browser):
+    page = opened(browser, make()[0])
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "photo"
+    start = asked(page)
+    before = page.locator(".says").inner_text()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert asked(page) == start + 1 + COLUMNS
+    assert page.locator(".says").inner_text() != before
+    for _ in range(COLUMNS):
+        page.keyboard.press("ArrowRight")
+    assert asked(page) % COLUMNS == COLUMNS - 1
+    page.keyboard.press("Home")
+    assert asked(page) == start
+
+
+@pytest.mark.browser
+def test_what_is_shown_before_scripts_run_is_what_they_show_first(browser):
+    text, _ = make()
+    still = opened(browser, text, java_script_enabled=False)
+    assert 'class="query"' in text
+    tiles = re.findall(r"opacity:([\d.]+)", still.locator(".photo").inner_html())
+    moving = opened(browser, text)
+    shown = opacities(moving)
+    assert [float(t) for t in tiles] == pytest.approx(shown, abs=0.03)
+
+
+@pytest.mark.browser
+def test_the_patch_that_is_asked_about_is_framed_and_unveiled(browser):
+    page = opened(browser, make()[0])
+    style = page.locator(".photo i.query").evaluate(
+        "tile => { const s = getComputedStyle(tile); return [s.opacity, s.backgroundColor, s.boxShadow]; }"
+    )
+    assert style[:2] == ["1", "rgba(0, 0, 0, 0)"]
+    assert "rgb(0, 0, 0)" in style[2]
+    assert "rgb(255, 255, 255)" in style[2]
+
+
+@pytest.mark.browser
+def test_patches_fade_into_the_colour_of_the_page(browser):
+    for theme, colour in (("--pst-color-background: #121212", "rgb(18, 18, 18)"), ("", "rgb(255, 255, 255)")):
+        page = opened(browser, make()[0], theme=theme)
+        tile = page.locator(".photo i:not(.query)").first
+        assert tile.evaluate("tile => getComputedStyle(tile).backgroundColor") == colour

@@ -1,0 +1,177 @@
+"""Pictures that answer to the reader: HTML that carries its own data and needs neither kernel nor network.
+
+Colours come from the page's theme, so the pictures follow its light and dark modes; outside the book they fall back
+to plain ones. Identifiers are made from the content: the same data give the same HTML.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+from string import Template
+
+import torch
+from torch import Tensor
+
+from vlmcourse.ops._checks import check_floating, check_rank
+
+# A weight is stored as one byte, the square root of its share of the query's largest weight.
+LEVELS = 255
+
+
+def attention_picture(image: Tensor, weights: Tensor, *, grid_size: tuple[int, int], label: str) -> str:
+    """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
+
+    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade into the page.
+
+    Shapes:
+        image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
+        in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image without a class token.
+
+    Units:
+        image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
+
+    Raises:
+        ValueError: weights that do not fit the grid or are negative, or an empty ``label``.
+        TypeError: an image or weights that are not floating point.
+
+    Source:
+        Slides S23 and S24.
+
+    >>> weights = torch.full((2, 3, 4, 4), 0.25)  # two layers, three heads, four patches
+    >>> picture = attention_picture(torch.rand(3, 8, 8), weights, grid_size=(2, 2), label="four grey squares")
+    >>> picture.count("<option"), "http" in picture
+    (6, False)
+    """
+    check_rank("image", image, "c h w")
+    check_floating("image", image)
+    check_rank("weights", weights, "depth head i j")
+    check_floating("weights", weights)
+    rows, columns = grid_size
+    depth, heads, n = weights.shape[:3]
+    if weights.shape[2:] != (rows * columns,) * 2:
+        raise ValueError(
+            f"weights must have shape (depth, num_heads, n, n) with n = {rows} × {columns} patches of grid_size, "
+            f"received {tuple(weights.shape)}; leave a class token out with weights[:, :, 1:, 1:]"
+        )
+    if not (weights >= 0).all():
+        raise ValueError(f"weights must not be negative, received values from {weights.min():.3g}")
+    if not label.strip():
+        raise ValueError("label must describe the picture for readers who do not see it, received none")
+    weights = weights.detach().double().cpu()
+    levels = (LEVELS * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    start = n // 2 + columns // 2 if rows % 2 == 0 else n // 2  # near the middle
+    content = {
+        "rows": rows,
+        "columns": columns,
+        "heads": heads,
+        "start": start,
+        "weights": base64.b64encode(levels.numpy().tobytes()).decode(),
+    }
+    photo = _jpeg(image)
+    name = "attention-" + hashlib.sha256(json.dumps([content, photo, label]).encode()).hexdigest()[:10]
+    first = weights[-1, :, start].mean(dim=0)  # shown before the first move
+    light = (first / first.max()).sqrt().tolist()
+    tiles = [f'<i class="{"query" * (k == start)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
+    return _ATTENTION.substitute(
+        name=name,
+        label=html.escape(label, quote=True),
+        photo=photo,
+        veil="".join(tiles),
+        columns=columns,
+        rows=rows,
+        layers="".join(f'<option value="{k}"{" selected" * (k == depth - 1)}>{k + 1}</option>' for k in range(depth)),
+        heads="".join(f'<option value="{k}">{k + 1}</option>' for k in range(heads)),
+        content=json.dumps(content),
+    )
+
+
+def _jpeg(image: Tensor) -> str:
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    buffer = io.BytesIO()
+    to_pil_image(image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1)).save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+_ATTENTION = Template("""\
+<figure id="$name" class="attention-picture">
+<style>
+#$name { --veil: var(--pst-color-background, Canvas); --text: var(--pst-color-text-base, CanvasText);
+  display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1rem; padding: .25rem;
+  color: var(--text); background: var(--veil); }
+#$name .photo { position: relative; flex: 1 1 16rem; max-width: 24rem; aspect-ratio: $columns / $rows; display: grid;
+  grid-template: repeat($rows, 1fr) / repeat($columns, 1fr);
+  background: url("data:image/jpeg;base64,$photo") 0 / 100% 100%;
+  cursor: crosshair; touch-action: manipulation; user-select: none; }
+#$name .photo:focus-visible { outline: 3px solid var(--pst-color-primary, Highlight); outline-offset: 3px; }
+#$name i { background: var(--veil); transition: opacity .1s; }
+#$name i.query { background: none; opacity: 1 !important; box-shadow: 0 0 0 2px #000, 0 0 0 4px #fff; z-index: 1; }
+#$name .controls { flex: 1 1 12rem; font-size: .9rem; }
+#$name select { font: inherit; color: var(--text); background: var(--pst-color-surface, Field);
+  border: 1px solid var(--pst-color-border, GrayText); border-radius: .3rem;
+  padding: .15rem .4rem; margin: 0 .8rem .6rem .3rem; }
+#$name p { margin: 0 0 .6rem; }
+@media (prefers-reduced-motion: reduce) { #$name i { transition: none; } }
+</style>
+<div class="photo" tabindex="0" role="application" aria-label="$label" aria-describedby="$name-help">$veil</div>
+<figcaption class="controls">
+<label>Layer<select class="layer">$layers</select></label>
+<label>Head<select class="head"><option value="-1" selected>mean</option>$heads</select></label>
+<p id="$name-help">Point at a patch or tap it. With the keyboard: the arrow keys move, Home goes to the middle.</p>
+<p class="says" aria-live="polite"></p>
+<noscript><p>Without scripts, this shows one patch, the middle one, in the last layer.</p></noscript>
+</figcaption>
+<script>
+(() => {
+  const data = $content, figure = document.getElementById("$name");
+  const levels = Uint8Array.from(atob(data.weights), c => c.charCodeAt(0));
+  const [photo, layer, head, says] = [".photo", ".layer", ".head", ".says"].map(part => figure.querySelector(part));
+  const n = data.rows * data.columns, tiles = photo.children;
+  let query = data.start;
+  const place = k => `row $${Math.floor(k / data.columns) + 1}, column $${k % data.columns + 1}`;
+  const shares = h => {
+    const from = ((+layer.value * data.heads + h) * n + query) * n;
+    const weights = Array.from(levels.subarray(from, from + n), level => level * level);
+    const sum = weights.reduce((a, b) => a + b, 0) || 1;
+    return weights.map(w => w / sum);
+  };
+  const show = () => {
+    const chosen = +head.value < 0 ? [...Array(data.heads).keys()] : [+head.value];
+    const each = chosen.map(shares), mean = each[0].map((_, k) => each.reduce((a, s) => a + s[k], 0) / each.length);
+    const largest = Math.max(...mean), most = mean.indexOf(largest);
+    mean.forEach((w, k) => {
+      tiles[k].style.opacity = (1 - Math.sqrt(w / largest)).toFixed(2);
+      tiles[k].className = k === query ? "query" : "";
+    });
+    says.textContent = `The patch in $${place(query)} attends most to ` +
+      (most === query ? "itself" : `$${place(most)}`) + `: $${Math.round(100 * largest)} % of its attention.`;
+  };
+  const point = event => {
+    const box = photo.getBoundingClientRect();
+    const clamp = (x, size) => Math.min(size - 1, Math.max(0, Math.floor(x * size)));
+    query = clamp((event.clientY - box.top) / box.height, data.rows) * data.columns
+      + clamp((event.clientX - box.left) / box.width, data.columns);
+    show();
+  };
+  photo.addEventListener("pointermove", event => event.pointerType === "mouse" && point(event));
+  photo.addEventListener("pointerdown", point);
+  photo.addEventListener("keydown", event => {
+    const row = Math.floor(query / data.columns), column = query % data.columns;
+    const moves = {ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], ArrowLeft: [row, column - 1],
+      ArrowRight: [row, column + 1], Home: [Math.floor(data.start / data.columns), data.start % data.columns]};
+    const to = moves[event.key];
+    if (!to) return;
+    event.preventDefault();
+    if (to[0] < 0 || to[1] < 0 || to[0] >= data.rows || to[1] >= data.columns) return;
+    query = to[0] * data.columns + to[1];
+    show();
+  });
+  layer.addEventListener("change", show);
+  head.addEventListener("change", show);
+  show();
+})();
+</script>
+</figure>
+""")
