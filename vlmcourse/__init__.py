@@ -30,6 +30,7 @@ _EXPORTS = {
     "scenes": "vlmcourse.data",
     "load_dataset": "vlmcourse.data.datasets",
     "ImageDataset": "vlmcourse.data.datasets",
+    "image_folder": "vlmcourse.data.datasets",
     "two_views": "vlmcourse.data.augment",
     "MLP": "vlmcourse.models.transformer",
     "ConvEncoder": "vlmcourse.models.cnn",

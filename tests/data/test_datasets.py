@@ -1,11 +1,24 @@
-"""Datasets that need no network: what they hold, that their splits never meet, and what they refuse."""
+"""Datasets: what they hold, that their splits never meet, what they refuse, and that only whole ones are believed."""
+
+import hashlib
+import io
+import os
+import pickle
+import shutil
+import tarfile
+import time
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, STL10
 
-from vlmcourse.data.datasets import ImageDataset, load_dataset
+from vlmcourse.data import datasets
+from vlmcourse.data.datasets import ImageDataset, data_root, image_folder, load_dataset
+from vlmcourse.data.download import Archive, DownloadError
 
 
 @pytest.mark.parametrize("name", ["scenes", "digits"])
@@ -104,11 +117,327 @@ def test_a_dataset_refuses_tensors_that_do_not_fit(images, labels, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "mnist"}, "name must be one of scenes, digits, photos.*received 'mnist'"),
+        ({"name": "mnist"}, "name must be one of scenes, digits, photos, cifar10, stl10.*received 'mnist'"),
         ({"name": "digits", "split": "val"}, "split must be one of train, validation, test, received 'val'"),
         ({"name": "photos", "split": "test"}, "split must be 'train' for 'photos'"),
+        ({"name": "cifar10", "split": "unlabeled"}, "split must be one of train, validation, test, received"),
+        ({"name": "stl10", "split": "extra"}, "split must be one of train, validation, test, unlabeled, received"),
     ],
 )
 def test_unknown_names_are_answered_with_the_known_ones(options, message):
     with pytest.raises(ValueError, match=message):
         load_dataset(**options)
+
+
+# --- downloaded sets, in miniature -------------------------------------------------------------------------
+
+
+def test_archives_are_torchvisions():
+    for name, theirs in (("cifar10", CIFAR10), ("stl10", STL10)):
+        ours = datasets.ARCHIVES[name]
+        assert (ours.url, ours.filename, ours.md5) == (theirs.url, theirs.filename, theirs.tgz_md5)
+
+
+def add(tar, name, content):
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
+    return hashlib.md5(content).hexdigest()
+
+
+def publish(monkeypatch, archives, root, name):
+    """Make the archive what is expected, as a browser would have put it there."""
+    content = archives.getvalue()
+    archive = Archive(datasets.ARCHIVES[name].url, len(content), hashlib.md5(content).hexdigest())
+    monkeypatch.setitem(datasets.ARCHIVES, name, archive)
+    root.mkdir(exist_ok=True)
+    (root / archive.filename).write_bytes(content)
+
+
+@pytest.fixture
+def small_cifar(monkeypatch, tmp_path):
+    """The archive of CIFAR-10 with 20 images a batch, laid out and checksummed as the real one."""
+    rng, packed, pixels, labels = np.random.default_rng(0), io.BytesIO(), {}, {}
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        lists = {"train_list": [], "test_list": []}
+        for batch in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
+            pixels[batch] = rng.integers(0, 256, (20, 3072), dtype=np.uint8)
+            labels[batch] = rng.integers(0, 10, 20).tolist()
+            content = pickle.dumps({"data": pixels[batch], "labels": labels[batch]})
+            kind = "test_list" if batch == "test_batch" else "train_list"
+            lists[kind].append([batch, add(tar, f"cifar-10-batches-py/{batch}", content)])
+        names = pickle.dumps({"label_names": [f"class {k}" for k in range(10)]})
+        checksum = add(tar, "cifar-10-batches-py/batches.meta", names)
+    for kind, entries in lists.items():
+        monkeypatch.setattr(CIFAR10, kind, entries)
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": checksum})
+    publish(monkeypatch, packed, tmp_path / "root", "cifar10")
+    train = np.concatenate([pixels[f"data_batch_{k}"] for k in range(1, 6)]).reshape(-1, 3, 32, 32)
+    targets = [label for k in range(1, 6) for label in labels[f"data_batch_{k}"]]
+    return tmp_path / "root", torch.from_numpy(train), torch.tensor(targets), torch.from_numpy(pixels["test_batch"])
+
+
+def test_cifar10_goes_from_archive_to_splits(small_cifar):
+    root, pixels, labels, test_pixels = small_cifar
+    train, validation, test = (load_dataset("cifar10", root=root, split=s) for s in ("train", "validation", "test"))
+    assert torch.equal(train.images, pixels[:90])
+    assert torch.equal(train.labels, labels[:90])
+    assert torch.equal(validation.images, pixels[90:])
+    assert torch.equal(validation.labels, labels[90:])
+    assert torch.equal(test.images, test_pixels.view(-1, 3, 32, 32))
+    assert train.name == "CIFAR-10"
+    assert train.class_names == tuple(f"class {k}" for k in range(10))
+    assert sorted(p.name for p in root.iterdir() if p.suffix != ".lock") == ["cifar-10-python.tar.gz", "decoded"]
+
+
+def test_decoded_images_are_used_again_without_the_archive(small_cifar):
+    root, pixels, _, _ = small_cifar
+    load_dataset("cifar10", root=root)
+    (root / "cifar-10-python.tar.gz").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(load_dataset("cifar10", root=root, split="validation").images, pixels[90:])
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "text"])
+def test_a_damaged_decoded_copy_is_not_believed(small_cifar, damage):
+    root, pixels, _, _ = small_cifar
+    load_dataset("cifar10", root=root)
+    (copy,) = (root / "decoded").glob("*.safetensors")
+    content = bytearray(copy.read_bytes())
+    if damage == "flip":
+        content[-5000] ^= 1
+    copy.write_bytes({"cut": content[:-100], "empty": b"", "flip": content, "text": b"hello" * 100}[damage])
+    with pytest.warns(UserWarning, match="decoding again: .* is broken"):
+        again = load_dataset("cifar10", root=root)
+    assert torch.equal(again.images, pixels[:90])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset("cifar10", root=root)  # repaired
+
+
+def test_a_set_that_torchvision_extracted_is_used_as_it_is(small_cifar):
+    root, pixels, _, _ = small_cifar
+    archive = root / "cifar-10-python.tar.gz"
+    with tarfile.open(archive) as tar:
+        tar.extractall(root, filter="data")
+    archive.unlink()
+    assert torch.equal(load_dataset("cifar10", root=root).images, pixels[:90])
+
+
+def test_a_damaged_archive_is_fetched_again_and_never_decoded(small_cifar, monkeypatch):
+    root, *_ = small_cifar
+    archive = root / "cifar-10-python.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:-1])
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network here")
+
+    monkeypatch.setattr("vlmcourse.data.download.urlopen", no_network)
+    monkeypatch.setattr("vlmcourse.data.download.time.sleep", lambda seconds: None)
+    with pytest.raises(DownloadError, match=r"no network here.*with a browser and put it at"):
+        load_dataset("cifar10", root=root)
+    assert not (root / "decoded").exists()
+
+
+def test_where_nothing_can_be_kept_the_images_are_still_returned(small_cifar, monkeypatch):
+    root, pixels, _, _ = small_cifar
+    (root / "decoded").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        assert torch.equal(load_dataset("cifar10", root=root).images, pixels[:90])
+
+
+def test_an_interrupted_save_leaves_nothing_behind(small_cifar, monkeypatch):
+    root, *_ = small_cifar
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset("cifar10", root=root)
+    assert list((root / "decoded").iterdir()) == []
+
+
+def test_stl10_goes_from_archive_to_splits(monkeypatch, tmp_path):
+    rng, packed = np.random.default_rng(0), io.BytesIO()
+    counts = {"train": 40, "test": 7, "unlabeled": 5}
+    pixels = {part: rng.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8) for part, n in counts.items()}
+    labels = {part: rng.permutation(np.arange(n) % 2).astype(np.uint8) for part, n in counts.items()}
+    sums = {}
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for part in counts:  # columns before rows, classes from one
+            sums[f"{part}_X.bin"] = add(tar, f"stl10_binary/{part}_X.bin", pixels[part].transpose(0, 1, 3, 2).tobytes())
+            sums[f"{part}_y.bin"] = add(tar, f"stl10_binary/{part}_y.bin", (labels[part] + 1).tobytes())
+        sums["class_names.txt"] = add(tar, "stl10_binary/class_names.txt", b"airplane\nbird\n")
+    monkeypatch.setattr(STL10, "train_list", [[f, sums[f]] for f in ("train_X.bin", "train_y.bin", "unlabeled_X.bin")])
+    monkeypatch.setattr(STL10, "test_list", [[f, sums[f]] for f in ("test_X.bin", "test_y.bin")])
+    publish(monkeypatch, packed, tmp_path / "root", "stl10")
+
+    loaded = {s: load_dataset("stl10", root=tmp_path / "root", split=s) for s in (*datasets.SPLITS, "unlabeled")}
+    assert {split: len(data) for split, data in loaded.items()} == {
+        "train": 36, "validation": 4, "test": 7, "unlabeled": 5,
+    }  # fmt: skip
+    assert torch.equal(loaded["test"].images, torch.from_numpy(pixels["test"]))
+    assert loaded["test"].labels.tolist() == labels["test"].tolist()
+    assert loaded["unlabeled"].labels.tolist() == [-1] * 5
+    assert torch.equal(loaded["unlabeled"].images, torch.from_numpy(pixels["unlabeled"]))
+    assert loaded["validation"].labels.bincount().tolist() == [2, 2]
+    for k in (0, 1):  # the last of each class are held out, the others are trained on
+        members = torch.from_numpy(pixels["train"][labels["train"] == k])
+        assert torch.equal(loaded["validation"].images[loaded["validation"].labels == k], members[-2:])
+        assert torch.equal(loaded["train"].images[loaded["train"].labels == k], members[:-2])
+    assert loaded["train"].class_names == ("airplane", "bird")
+
+
+def test_the_root_is_the_argument_then_the_environment_then_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLMCOURSE_DATA", str(tmp_path / "environment"))
+    assert data_root(tmp_path / "argument") == tmp_path / "argument"
+    assert data_root() == tmp_path / "environment"
+    monkeypatch.delenv("VLMCOURSE_DATA")
+    assert data_root().parts[-2:] == (".cache", "vlmcourse")
+
+
+# --- pictures of one's own -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Two splits of small pictures, whose red channel tells the class; only training has a cow."""
+    path = tmp_path / "pets"
+    red = {"cat": 40, "cow": 80, "dog": 120}
+    for split, classes in (("train", ["cat", "cow", "dog"]), ("test", ["cat", "dog"])):
+        for name in classes:
+            (path / split / name).mkdir(parents=True)
+            for k in range(3):
+                Image.new("RGB", (7, 5), (red[name], k, 0)).save(path / split / name / f"{k}.png")
+    return path
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return {"root": tmp_path / "kept"}
+
+
+def test_folders_are_classes_and_all_splits_number_them_alike(pets, kept):
+    train, test = image_folder(pets, split="train", **kept), image_folder(pets, split="test", **kept)
+    assert train.class_names == test.class_names == ("cat", "cow", "dog")
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert test.labels.tolist() == [0, 0, 0, 2, 2, 2]
+    assert train.images.shape == (9, 3, 5, 7)
+    for data in (train, test):
+        assert torch.equal(data.images[:, 0, 0, 0].long(), 40 * (1 + data.labels))
+    assert train.images[:, 1, 0, 0].tolist() == [0, 1, 2] * 3
+    assert (train.name, train.split, test.split) == ("pets", "train", "test")
+    flat = image_folder(pets / "train", name="my pets", **kept)
+    assert torch.equal(flat.images, train.images)
+    assert (flat.name, flat.split) == ("my pets", "all")
+
+
+def test_pictures_are_decoded_once_and_again_when_a_file_changes(pets, kept, monkeypatch):
+    real, calls = datasets._decode, []
+    monkeypatch.setattr(datasets, "_decode", lambda *args: calls.append(1) or real(*args))
+    first = image_folder(pets, split="train", **kept)
+    again = image_folder(pets, split="train", **kept)
+    assert len(calls) == 1
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.labels, again.labels)
+
+    image_folder(pets, split="train", image_size=4, **kept)
+    assert len(calls) == 2
+    picture = pets / "train" / "cat" / "0.png"
+    Image.new("RGB", (7, 5), (9, 9, 9)).save(picture)
+    os.utime(picture, ns=(0, time.time_ns() + 10**9))
+    assert image_folder(pets, split="train", **kept).images[0, 0, 0, 0] == 9
+    shutil.copy(picture, pets / "train" / "cat" / "new.PNG")
+    assert len(image_folder(pets, split="train", **kept)) == 10
+    picture.unlink()
+    assert len(image_folder(pets, split="train", **kept)) == 9
+    assert len(calls) == 5
+
+
+def test_image_size_cuts_the_middle_square(tmp_path, kept):
+    (tmp_path / "set" / "stripe").mkdir(parents=True)
+    picture = Image.new("RGB", (90, 30), "red")
+    picture.paste("blue", (30, 0, 60, 30))
+    picture.save(tmp_path / "set" / "stripe" / "wide.png")
+    Image.new("L", (8, 20), 77).save(tmp_path / "set" / "stripe" / "tall grey.png")
+    data = image_folder(tmp_path / "set", image_size=6, **kept)
+    assert data.images.shape == (2, 3, 6, 6)
+    assert (data.images[0] == 77).all()
+    blue = torch.tensor([0, 0, 255])[:, None, None]
+    assert (data.images[1, :, :, 1:-1] - blue).abs().max() <= 1  # the resampling looks a little beyond the cut
+
+
+def test_pictures_are_turned_upright(tmp_path, kept):
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    picture = Image.new("RGB", (6, 4))
+    picture.putpixel((5, 0), (255, 0, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # taken with the camera turned by a quarter
+    picture.save(tmp_path / "set" / "a" / "b.png", exif=exif)
+    (image,) = image_folder(tmp_path / "set", **kept).images
+    assert image.shape == (3, 6, 4)
+    assert image[0].nonzero().tolist() == [[5, 3]]
+
+
+def damage(pets):
+    whole = (pets / "train" / "dog" / "1.png").read_bytes()
+    (pets / "train" / "dog" / "1.png").write_bytes(whole[: len(whole) // 2])
+    (pets / "train" / "cat" / "text.jpg").write_text("no picture at all")
+    (pets / "train" / "cat" / "empty.jpg").write_bytes(b"")
+    (pets / "train" / "cat" / "notes.txt").write_text("not meant to be a picture")
+    (pets / "train" / "cat" / ".hidden.jpg").write_text("left by an operating system")
+
+
+def test_damaged_pictures_are_refused_by_name(pets, kept):
+    damage(pets)
+    with pytest.raises(ValueError, match=r"3 files cannot be decoded") as caught:
+        image_folder(pets, split="train", **kept)
+    for name in ("dog/1.png", "cat/text.jpg", "cat/empty.jpg", "on_error='skip'"):
+        assert name in str(caught.value)
+    assert "notes" not in str(caught.value)
+
+
+def test_damaged_pictures_are_skipped_by_name_also_from_the_decoded_copy(pets, kept):
+    damage(pets)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="skipped: 3 files cannot be decoded: .*dog/1.png"):
+            data = image_folder(pets, split="train", on_error="skip", **kept)
+        assert data.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match="3 files cannot be decoded"):
+        image_folder(pets, split="train", **kept)
+
+
+def test_pictures_of_several_sizes_are_named(pets, kept):
+    Image.new("RGB", (7, 6)).save(pets / "train" / "cow" / "odd.png")
+    with pytest.raises(ValueError, match=r"cat/0.png has 5 × 7 pixels and .*odd.png has 6 × 7; set image_size"):
+        image_folder(pets, split="train", **kept)
+    assert len(image_folder(pets, split="train", image_size=5, **kept)) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, ValueError, "holds test, train; choose one with split='train'"),
+        ({"split": "validation"}, ValueError, "split='validation' needs a folder .*holds test, train"),
+        ({"split": "val"}, ValueError, "split must be one of train, validation, test or None"),
+        ({"split": "train", "on_error": "ignore"}, ValueError, "on_error must be 'raise' or 'skip'"),
+        ({"split": "train", "image_size": 0}, ValueError, "image_size must be at least 1"),
+    ],
+)
+def test_a_folder_read_wrongly_is_explained(pets, kept, options, error, message):
+    with pytest.raises(error, match=message):
+        image_folder(pets, **options, **kept)
+
+
+def test_a_folder_without_pictures_is_explained(tmp_path, kept):
+    with pytest.raises(FileNotFoundError, match="path must be a folder of pictures"):
+        image_folder(tmp_path / "nowhere", **kept)
+    with pytest.raises(ValueError, match=r"no pictures found: expected files such as .*/class/picture.jpg"):
+        image_folder(tmp_path, **kept)
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "set" / "a" / "broken.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="1 files cannot be decoded"):
+        image_folder(tmp_path / "set", on_error="skip", **kept)
+
+
+def test_val_is_short_for_validation(pets, kept):
+    (pets / "test").rename(pets / "val")
+    assert len(image_folder(pets, split="validation", **kept)) == 6

@@ -1,16 +1,36 @@
 """Datasets as one thing: all images decoded, uint8, in memory, ready to live on the device that trains on them."""
 
-from collections.abc import Callable
+import hashlib
+import json
+import os
+import tarfile
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from . import scenes
+from ._checks import check_int
+from .download import Archive, download, explained
 
 SPLITS = ("train", "validation", "test")
+
+ARCHIVES = {  # as torchvision has them, and their sizes
+    "cifar10": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
+    ),
+    "stl10": Archive(
+        "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", 2_640_397_119, "91f7769df0f17e558f3565bffb0c7dfb"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -123,30 +143,287 @@ def _square(picture: Any, image_size: int) -> Tensor:
     return pil_to_tensor(ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS))
 
 
-_LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {"scenes": _scenes, "digits": _digits, "photos": _photos}
+# ---------------------------------------------------------------------------------------------------------
+# Downloaded once, decoded once
+# ---------------------------------------------------------------------------------------------------------
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Where data is kept: ``root``, else the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``."""
+    return Path(root or os.environ.get("VLMCOURSE_DATA") or "~/.cache/vlmcourse").expanduser()
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    return "-".join(f"{zlib.crc32(tensors[name].numpy().data):08x}" for name in sorted(tensors))
+
+
+def _load_decoded(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]] | None:
+    """What ``_save_decoded`` wrote, or nothing where no whole, unharmed file lies."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in ("images", "labels")}
+            about = json.loads(file.metadata()["about"])
+        if about["checksum"] != _checksum(tensors):
+            raise ValueError("its checksum is wrong")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"decoding again: {path} is broken ({error})", stacklevel=3)
+        return None
+    return tensors["images"], tensors["labels"], about
+
+
+def _save_decoded(path: Path, images: Tensor, labels: Tensor, **about: Any) -> None:
+    """Keep decoded images in a format that runs no code when read; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {"images": images.contiguous(), "labels": labels.contiguous()}
+    about["checksum"] = _checksum(tensors)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            temporary = Path(file.name)
+        try:
+            save_file(tensors, temporary, {"about": json.dumps(about)})
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except Exception as error:  # safetensors raises its own kind for a full disk
+        warnings.warn(f"the decoded images could not be kept, and are decoded again next time: {error}", stacklevel=3)
+
+
+def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """One part of a dataset as torchvision reads it, from its decoded copy, its folder, or its archive."""
+    cache = root / "decoded" / f"{name}-{part}.safetensors"
+    if decoded := _load_decoded(cache):
+        images, labels, about = decoded
+        return images, labels, tuple(about["class_names"])
+    try:
+        images, labels, class_names = _read_with_torchvision(name, root, part)  # already extracted there
+    except RuntimeError:
+        archive = download(ARCHIVES[name], root)
+        with explained(root), TemporaryDirectory(dir=root) as folder:
+            with tarfile.open(archive) as file:
+                file.extractall(folder, filter="data")
+            images, labels, class_names = _read_with_torchvision(name, Path(folder), part)
+    _save_decoded(cache, images, labels, class_names=class_names)
+    return images, labels, class_names
+
+
+def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    from torchvision.datasets import CIFAR10, STL10
+
+    if name == "cifar10":
+        cifar = CIFAR10(str(folder), train=part == "train")
+        images = torch.from_numpy(cifar.data).permute(0, 3, 1, 2).contiguous()
+        return images, torch.tensor(cifar.targets), tuple(cifar.classes)
+    stl = STL10(str(folder), split=part)
+    images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
+    labels = torch.full((len(images),), -1) if part == "unlabeled" else torch.from_numpy(stl.labels).long()
+    return images, labels, tuple(stl.classes)
+
+
+def _cifar10(root: Path, split: str) -> ImageDataset:
+    """CIFAR-10 (Krizhevsky 2009): 32 × 32 in ten classes. The last 5,000 training images are the validation split."""
+    images, labels, class_names = _from_archive("cifar10", root, "test" if split == "test" else "train")
+    held_out = len(images) // 10
+    rows = {"train": slice(None, -held_out), "validation": slice(-held_out, None), "test": slice(None)}[split]
+    return ImageDataset(images[rows], labels[rows], class_names, "CIFAR-10", split)
+
+
+def _stl10(root: Path, split: str) -> ImageDataset:
+    """STL-10 (Coates, Ng and Lee 2011): 96 × 96 in ten classes, and 100,000 images without labels.
+
+    The last tenth of each class of the training images is the validation split.
+    """
+    part = "train" if split == "validation" else split
+    images, labels, class_names = _from_archive("stl10", root, part)
+    if part == "train":
+        held_out = torch.zeros(len(images), dtype=torch.bool)
+        for k in range(len(class_names)):
+            members = (labels == k).nonzero().flatten()
+            held_out[members[len(members) - len(members) // 10 :]] = True
+        rows = held_out if split == "validation" else ~held_out
+        images, labels = images[rows], labels[rows]
+    return ImageDataset(images, labels, class_names, "STL-10", split)
+
+
+_LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {
+    "scenes": _scenes,
+    "digits": _digits,
+    "photos": _photos,
+    "cifar10": _cifar10,
+    "stl10": _stl10,
+}
 
 
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
     """Load a dataset whole, as uint8.
 
     ``scenes`` (generated shapes), ``digits`` (scikit-learn's handwriting) and ``photos`` (three photographs that come
-    with scikit-learn and matplotlib) need no network.
+    with scikit-learn and matplotlib) need no network. ``cifar10`` and ``stl10`` are fetched once, with a message, and
+    decoded once; from then on they load from the decoded copy. For pictures of your own see :func:`image_folder`.
 
     Shapes:
-        images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64: ``scenes`` ``(10000 or 2000, 3, 24, 24)``, ``digits``
-        ``(about 1080 or 360, 1, 8, 8)``, ``photos`` ``(3, 3, 224, 224)``.
+        images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;
+        ``digits``: 1,078, 360 and 359 of ``(1, 8, 8)``; ``photos``: 3 of ``(3, 224, 224)``; ``cifar10``: 45,000, 5,000
+        and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500, 8,000 and 100,000 unlabelled of ``(3, 96, 96)``.
 
     Options:
-        split: ``train``, ``validation`` or ``test``; fixed once, so that every reader chooses and reports on the same.
+        root: where downloads and decoded copies are kept; the environment variable ``VLMCOURSE_DATA``, else
+        ``~/.cache/vlmcourse``, if left out. split: ``train``, ``validation`` or ``test``, for ``stl10`` also
+        ``unlabeled``; fixed once, so that every reader chooses and reports on the same.
 
     Raises:
         ValueError: for an unknown name or split; the message lists the known ones.
+        DownloadError: where a download fails, with the step that remains to do by hand.
 
     >>> load_dataset("digits", split="test").images.shape
     torch.Size([359, 1, 8, 8])
     """
     if name not in _LOADERS:
-        raise ValueError(f"name must be one of {', '.join(_LOADERS)}, received {name!r}")
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
-    return _LOADERS[name](Path(root or "."), split)
+        known = ", ".join(_LOADERS)
+        raise ValueError(f"name must be one of {known} (or use image_folder for your own pictures), received {name!r}")
+    splits = (*SPLITS, "unlabeled") if name == "stl10" else SPLITS
+    if split not in splits:
+        raise ValueError(f"split must be one of {', '.join(splits)}, received {split!r}")
+    return _LOADERS[name](data_root(root), split)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Pictures of your own
+# ---------------------------------------------------------------------------------------------------------
+
+_SUBFOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+
+
+def image_folder(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    image_size: int | None = None,
+    on_error: str = "raise",
+    name: str | None = None,
+    root: str | Path | None = None,
+) -> ImageDataset:
+    """Read pictures from a folder with one subfolder a class, ``path/class/picture.jpg``.
+
+    With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (also ``test``, and
+    ``validation``, ``valid`` or ``val``), and all splits share one numbering of the classes. Pictures are turned
+    upright, made RGB and kept decoded; they are decoded again when a file is added, removed or changed.
+
+    Shapes:
+        images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
+
+    Options:
+        image_size: cut the middle square of every picture and resize it; left out, all must have one size. on_error:
+        ``"raise"`` refuses a file that cannot be decoded, ``"skip"`` leaves it out; both name it. name: the label for
+        results, the folder's own if left out. root: where the decoded copy is kept, as for :func:`load_dataset`.
+
+    Raises:
+        FileNotFoundError: where no folder is.
+        ValueError: for a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', received {on_error!r}")
+    if image_size is not None:
+        check_int("image_size", image_size, minimum=1)
+    path = Path(path).expanduser()
+    files, labels, class_names = _list_pictures(path, split)
+
+    stats = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([str(path.resolve()), class_names, image_size, stats]).encode()).hexdigest()[:20]
+    cache = data_root(root) / "decoded" / f"{path.resolve().name}-{split or 'all'}-{key}.safetensors"
+    if decoded := _load_decoded(cache):
+        images, kept_labels, about = decoded
+        _report_broken(about["broken"], on_error)
+    else:
+        images, kept_labels, broken = _decode(path, files, labels, image_size, on_error)
+        _save_decoded(cache, images, kept_labels, broken=broken)
+    return ImageDataset(images, kept_labels, class_names, name or path.resolve().name, split or "all")
+
+
+def _list_pictures(path: Path, split: str | None) -> tuple[list[Path], list[int], tuple[str, ...]]:
+    """All picture files, their labels, and the classes of all splits."""
+    from PIL import Image
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"path must be a folder of pictures, received {path}, which is none")
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)} or None, received {split!r}")
+    inside = {folder.name: folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name[0] != "."}
+    layers = {part: inside[name] for part, names in _SUBFOLDERS.items() for name in names if name in inside}
+    if split is None:
+        if inside and set(inside.values()) <= set(layers.values()):
+            raise ValueError(f"path={path} holds {', '.join(inside)}; choose one with split={next(iter(layers))!r}")
+        layers = {"all": path}
+    elif split not in layers:
+        raise ValueError(f"split={split!r} needs a folder {path / split}; {path} holds {', '.join(inside) or 'none'}")
+
+    classes = {f.name for layer in layers.values() for f in layer.iterdir() if f.is_dir() and f.name[0] != "."}
+    class_names = tuple(sorted(classes))
+    extensions = Image.registered_extensions()
+    files, labels = [], []
+    for label, class_name in enumerate(class_names):
+        for file in sorted((layers[split or "all"] / class_name).rglob("*")):
+            if file.suffix.lower() in extensions and file.is_file() and file.name[0] != ".":
+                files.append(file)
+                labels.append(label)
+    if not files:
+        raise ValueError(f"no pictures found: expected files such as {layers[split or 'all']}/class/picture.jpg")
+    return files, labels, class_names
+
+
+def _decode(
+    path: Path, files: Sequence[Path], labels: Sequence[int], image_size: int | None, on_error: str
+) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """Pixels of all files that can be decoded, their labels, and the names of the others with the reason."""
+    from PIL import Image, ImageOps
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    def read(file: Path) -> Tensor | str:
+        try:
+            with Image.open(file) as picture:
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return str(error)  # what Pillow raises for a damaged file depends on the format
+        return _square(upright, image_size) if image_size else pil_to_tensor(upright)
+
+    pixels: list[Tensor] = []
+    kept: list[int] = []
+    broken: dict[str, str] = {}
+    first = ""
+    with ThreadPoolExecutor() as pool:
+        results = tqdm(pool.map(read, files), total=len(files), desc=f"decoding {path.name}", unit=" pictures")
+        for file, label, result in zip(files, labels, results, strict=True):
+            name = str(file.relative_to(path))
+            if isinstance(result, str):
+                broken[name] = result
+                continue
+            if pixels and result.shape != pixels[0].shape:
+                (_, h1, w1), (_, h2, w2) = pixels[0].shape, result.shape
+                raise ValueError(
+                    f"pictures must have one size, but {first} has {h1} × {w1} pixels and {name} has {h2} × {w2}; "
+                    "set image_size to cut and resize them"
+                )
+            first = first or name
+            pixels.append(result)
+            kept.append(label)
+    if not pixels:
+        on_error = "raise"
+    _report_broken(broken, on_error)
+    return torch.stack(pixels), torch.tensor(kept), broken
+
+
+def _report_broken(broken: dict[str, str], on_error: str) -> None:
+    if not broken:
+        return
+    some = "; ".join(f"{name} ({reason})" for name, reason in list(broken.items())[:10])
+    message = f"{len(broken)} files cannot be decoded: {some}{' …' if len(broken) > 10 else ''}"
+    if on_error == "raise":
+        raise ValueError(f"{message}. Repair or remove them, or set on_error='skip'")
+    warnings.warn(f"skipped: {message}", stacklevel=3)
