@@ -327,6 +327,16 @@ def image_folder(
     Raises:
         FileNotFoundError: where no folder is.
         ValueError: for a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for label, color in (("leaf", "green"), ("sky", "blue")):
+    ...     (folder / "mine" / label).mkdir(parents=True)
+    ...     Image.new("RGB", (8, 6), color).save(folder / "mine" / label / "1.png")
+    >>> mine = image_folder(folder / "mine", root=folder)
+    >>> mine.images.shape, mine.class_names
+    (torch.Size([2, 3, 6, 8]), ('leaf', 'sky'))
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', received {on_error!r}")
