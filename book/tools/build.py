@@ -217,7 +217,7 @@ class Book:
             [
                 "# This build",
                 "",
-                "Every figure and number in the chapters was computed on this machine, when the book was built.",
+                "The chapters of the book you are reading were executed here. Results from other machines name theirs.",
                 "",
                 "| | |",
                 "|---|---|",

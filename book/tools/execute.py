@@ -49,7 +49,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._done.set()
         self._thread.join()
-        self._show("done" if kind is None else "FAILED", end="\n")
+        self._show("done" if kind is None else "FAILED" if issubclass(kind, Exception) else "stopped", end="\n")
 
     def _tick(self) -> None:
         while not self._done.wait(1.0 if self.live else 20.0):
