@@ -37,6 +37,12 @@ _EXPORTS = {
     "TransformerBlock": "vlmcourse.models.transformer",
     "SlideViT": "vlmcourse.models.vit",
     "VisionTransformer": "vlmcourse.models.vit",
+    "Tokenizer": "vlmcourse.models.vlm",
+    "LanguageModel": "vlmcourse.models.vlm",
+    "Connector": "vlmcourse.models.vlm",
+    "VisionLanguageModel": "vlmcourse.models.vlm",
+    "save_vlm": "vlmcourse.models.vlm",
+    "load_vlm": "vlmcourse.models.vlm",
     # experiments
     "device": "vlmcourse.lab.runtime",
     "seed_everything": "vlmcourse.lab.runtime",

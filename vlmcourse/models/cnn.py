@@ -84,6 +84,7 @@ class ConvEncoder(nn.Module):
             raise ValueError("depths must hold the number of blocks of at least one stage, received none")
         for depth in depths:
             check_positive_int("depths", depth)
+        self.config = {"in_channels": in_channels, "width": width, "depths": list(depths), "pool_size": pool_size}
         self.in_channels, self.pool_size = in_channels, pool_size
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()

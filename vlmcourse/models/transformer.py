@@ -1,9 +1,13 @@
 """The two halves of a transformer layer: mixing between tokens, and one MLP on each (slides S21 to S24)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, overload
+
 from torch import Tensor, nn
 
 from vlmcourse.ops._checks import check_floating, check_positive_int
-from vlmcourse.ops.attention import MultiHeadSelfAttention
+from vlmcourse.ops.attention import KeyValueCache, MultiHeadSelfAttention
 
 
 class MLP(nn.Module):
@@ -50,7 +54,8 @@ class TransformerBlock(nn.Module):
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``. A boolean ``mask``, broadcastable to
-        ``(b, num_heads, n, n)``, is True where i may look at j.
+        ``(b, num_heads, n, n)``, is True where i may look at j. A ``cache`` holds the keys and values of earlier
+        tokens; the last n then counts them too. ``return_weights=True`` adds α, ``(b, num_heads, n, n)``.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``embed_dim``, a size below one, or tokens of another shape.
@@ -74,9 +79,63 @@ class TransformerBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
         self.mlp = MLP(embed_dim, round(mlp_ratio * embed_dim))
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the tokens after one layer."""
-        mixed = self.attention(self.attention_norm(tokens), mask=mask)
+    @overload
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        mask: Tensor | None = ...,
+        cache: KeyValueCache | None = ...,
+        return_weights: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        mask: Tensor | None = ...,
+        cache: KeyValueCache | None = ...,
+        return_weights: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        return_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the tokens after one layer, and the attention's α if asked."""
+        normed = self.attention_norm(tokens)
+        if return_weights:
+            mixed, weights = self.attention(normed, mask=mask, cache=cache, return_weights=True)
+        else:
+            mixed = self.attention(normed, mask=mask, cache=cache)
         tokens = tokens + mixed if self.residual else mixed
         transformed = self.mlp(self.mlp_norm(tokens))
-        return tokens + transformed if self.residual else transformed
+        tokens = tokens + transformed if self.residual else transformed
+        return (tokens, weights) if return_weights else tokens
+
+
+@contextmanager
+def readable_attention(model: nn.Module) -> Iterator[None]:
+    """Let every attention in ``model`` run its readable form for a while, the one that can return its weights.
+
+    >>> import torch
+    >>> block = TransformerBlock(embed_dim=6, num_heads=2)
+    >>> with readable_attention(block):
+    ...     tokens, weights = block(torch.rand(1, 5, 6), return_weights=True)
+    >>> weights.shape, block.attention.backend
+    (torch.Size([1, 2, 5, 5]), 'fused')
+    """
+    attentions = [part for part in model.modules() if isinstance(part, MultiHeadSelfAttention)]
+    before = [attention.backend for attention in attentions]
+    for attention in attentions:
+        attention.backend = "einops"
+    try:
+        yield
+    finally:
+        for attention, backend in zip(attentions, before, strict=True):
+            attention.backend = backend

@@ -120,6 +120,11 @@ class VisionTransformer(nn.Module):
         check_positive_int("depth", depth)
         if pool not in ("class", "mean", "flatten"):
             raise ValueError(f"pool must be 'class', 'mean' or 'flatten', received {pool!r}")
+        self.config = {
+            "image_size": list(self.image_size), "patch_size": patch_size, "num_classes": num_classes,
+            "in_channels": in_channels, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
+            "mlp_ratio": mlp_ratio, "pool": pool, "positions": positions, "residual": residual, "norm": norm,
+        }  # fmt: skip
         self.embed_dim, self.pool = embed_dim, pool
         patches = self.grid_size[0] * self.grid_size[1]
         tokens = patches + 1 if pool == "class" else patches
