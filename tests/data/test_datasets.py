@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -350,6 +351,57 @@ def test_pictures_are_decoded_once_and_again_when_a_file_changes(pets, kept, mon
     picture.unlink()
     assert len(image_folder(pets, split="train", **kept)) == 9
     assert len(calls) == 5
+
+
+def rewrite(picture: Path) -> None:
+    """Other pixels of the same number of bytes, and the modification time put back."""
+    before = picture.stat()
+    Image.new("RGB", (7, 5), (200, 200, 200)).save(picture, format="bmp")
+    assert picture.stat().st_size == before.st_size
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "added": lambda folder: shutil.copy2(folder / "cat" / "0.bmp", folder / "cat" / "new.bmp"),
+    "removed": lambda folder: (folder / "cat" / "0.bmp").unlink(),
+    "renamed": lambda folder: (folder / "cat" / "0.bmp").rename(folder / "cat" / "9.bmp"),
+    "given to another class": lambda folder: (folder / "cat" / "0.bmp").rename(folder / "cow" / "7.bmp"),
+    "touched": lambda folder: os.utime(folder / "cat" / "0.bmp", ns=(0, time.time_ns() + 10**9)),
+    "rewritten": lambda folder: rewrite(folder / "cat" / "0.bmp"),
+    "swapped": lambda folder: os.replace(folder / "cat" / "0.bmp", folder / "cow" / "0.bmp"),
+    "in a new folder": lambda folder: shutil.copytree(folder / "cat", folder / "cow" / "more"),
+    "with a class renamed": lambda folder: (folder / "cow").rename(folder / "ox"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_decoded_copy_is_never_older_than_the_pictures(tmp_path, kept, change, monkeypatch):
+    if change == "rewritten" and os.name == "nt":
+        pytest.skip("Windows does not say when a file was rewritten if its time is put back")
+    for name, red in (("cat", 40), ("cow", 80)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for k in range(3):
+            Image.new("RGB", (7, 5), (red, k, 0)).save(tmp_path / "set" / name / f"{k}.bmp")
+    image_folder(tmp_path / "set", **kept)
+    time.sleep(0.05)  # more than the tick of a file system's clock
+    CHANGES[change](tmp_path / "set")
+
+    fresh = image_folder(tmp_path / "set", root=tmp_path / "elsewhere")
+    again = image_folder(tmp_path / "set", **kept)
+    assert torch.equal(again.images, fresh.images)
+    assert torch.equal(again.labels, fresh.labels)
+    assert again.class_names == fresh.class_names
+    monkeypatch.setattr(datasets, "_decode", None)
+    assert torch.equal(image_folder(tmp_path / "set", **kept).images, fresh.images)  # now from the copy
+
+
+def test_pictures_in_folders_of_a_class_are_found_in_order_and_hidden_ones_are_not(tmp_path, kept):
+    names = ["a.png", "b/c.png", "b/d/e.PNG", "f.png", ".hidden.png", ".thumbnails/a.png", "b/.checkpoints/c.png"]
+    for k, name in enumerate(names):
+        file = tmp_path / "set" / "class" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (7, 5), (k, 0, 0)).save(file)
+    assert image_folder(tmp_path / "set", **kept).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_image_size_cuts_the_middle_square(tmp_path, kept):

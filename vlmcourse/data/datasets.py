@@ -6,7 +6,7 @@ import os
 import tarfile
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -342,25 +342,24 @@ def image_folder(
         raise ValueError(f"on_error must be 'raise' or 'skip', received {on_error!r}")
     if image_size is not None:
         check_int("image_size", image_size, minimum=1)
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().resolve()
     files, labels, class_names = _list_pictures(path, split)
 
-    stats = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([str(path.resolve()), class_names, image_size, stats]).encode()).hexdigest()[:20]
-    cache = data_root(root) / "decoded" / f"{path.resolve().name}-{split or 'all'}-{key}.safetensors"
+    # The time of the last change of state also moves where a file is replaced and its modification time set back.
+    stats = [(f.path, f.stat().st_size, f.stat().st_mtime_ns, f.stat().st_ctime_ns) for f in files]
+    key = hashlib.sha256(json.dumps([class_names, image_size, stats]).encode()).hexdigest()[:20]
+    cache = data_root(root) / "decoded" / f"{path.name}-{split or 'all'}-{key}.safetensors"
     if decoded := _load_decoded(cache):
         images, kept_labels, about = decoded
         _report_broken(about["broken"], on_error)
     else:
         images, kept_labels, broken = _decode(path, files, labels, image_size, on_error)
         _save_decoded(cache, images, kept_labels, broken=broken)
-    return ImageDataset(images, kept_labels, class_names, name or path.resolve().name, split or "all")
+    return ImageDataset(images, kept_labels, class_names, name or path.name, split or "all")
 
 
-def _list_pictures(path: Path, split: str | None) -> tuple[list[Path], list[int], tuple[str, ...]]:
+def _list_pictures(path: Path, split: str | None) -> tuple[list[os.DirEntry[str]], list[int], tuple[str, ...]]:
     """All picture files, their labels, and the classes of all splits."""
-    from PIL import Image
-
     if not path.is_dir():
         raise FileNotFoundError(f"path must be a folder of pictures, received {path}, which is none")
     if split is not None and split not in SPLITS:
@@ -376,28 +375,45 @@ def _list_pictures(path: Path, split: str | None) -> tuple[list[Path], list[int]
 
     classes = {f.name for layer in layers.values() for f in layer.iterdir() if f.is_dir() and f.name[0] != "."}
     class_names = tuple(sorted(classes))
-    extensions = Image.registered_extensions()
-    files, labels = [], []
+    files: list[os.DirEntry[str]] = []
+    labels: list[int] = []
     for label, class_name in enumerate(class_names):
-        for file in sorted((layers[split or "all"] / class_name).rglob("*")):
-            if file.suffix.lower() in extensions and file.is_file() and file.name[0] != ".":
-                files.append(file)
-                labels.append(label)
+        folder = layers[split or "all"] / class_name
+        found = list(_pictures_below(folder)) if folder.is_dir() else []
+        files += found
+        labels += [label] * len(found)
     if not files:
         raise ValueError(f"no pictures found: expected files such as {layers[split or 'all']}/class/picture.jpg")
     return files, labels, class_names
 
 
+def _pictures_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Picture files in a folder and the folders in it, by name; what is hidden is left out.
+
+    ``os.scandir`` asks once for all that is known of a file: for 50,000 files, several times as fast as ``Path.rglob``.
+    """
+    from PIL import Image
+
+    extensions = Image.registered_extensions()
+    with os.scandir(folder) as entries:
+        visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    for entry in visible:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _pictures_below(entry.path)
+        elif os.path.splitext(entry.name)[1].lower() in extensions and entry.is_file():
+            yield entry
+
+
 def _decode(
-    path: Path, files: Sequence[Path], labels: Sequence[int], image_size: int | None, on_error: str
+    path: Path, files: Sequence[os.DirEntry[str]], labels: Sequence[int], image_size: int | None, on_error: str
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
     """Pixels of all files that can be decoded, their labels, and the names of the others with the reason."""
     from PIL import Image, ImageOps
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    def read(file: Path) -> Tensor | str:
+    def read(file: os.DirEntry[str]) -> Tensor | str:
         try:
-            with Image.open(file) as picture:
+            with Image.open(file.path) as picture:
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             return str(error)  # what Pillow raises for a damaged file depends on the format
@@ -410,7 +426,7 @@ def _decode(
     with ThreadPoolExecutor() as pool:
         results = tqdm(pool.map(read, files), total=len(files), desc=f"decoding {path.name}", unit=" pictures")
         for file, label, result in zip(files, labels, results, strict=True):
-            name = str(file.relative_to(path))
+            name = str(Path(file.path).relative_to(path))
             if isinstance(result, str):
                 broken[name] = result
                 continue
