@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
+from torchvision.models import resnet18
 
 from vlmcourse import LinearProbe, extract_features, knn_accuracy
 from vlmcourse.lab.probe import SegmentationProbe, labels_per_class, mean_iou
@@ -48,6 +49,98 @@ def test_a_bound_method_is_held_still_too():
     assert maps.shape == (6, 3, 5, 7)
     assert torch.equal(model.norm.running_mean, torch.zeros(3))
     assert model.training
+
+
+class Drifting(nn.Module):
+    """An encoder that moves each time it is asked, in the way named."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.linear, self.norm = how, nn.Linear(12, 5), nn.BatchNorm1d(5)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.register_buffer("mask", torch.ones(5, dtype=torch.bool))
+
+    def forward(self, images):
+        inputs = images.flatten(1)
+        if self.how == "buffer":
+            self.seen += len(images)
+        elif self.how == "mask":
+            self.mask[2] = False
+        elif self.how == "weight":
+            self.linear.weight.data.mul_(1.01)
+        elif self.how == "fine-tuning":
+            with torch.enable_grad():
+                self.linear(inputs).square().mean().backward()
+                torch.optim.SGD(self.linear.parameters(), lr=0.1).step()
+        elif self.how == "train":
+            self.train()
+        return self.norm(self.linear(inputs)) * self.mask
+
+
+IMAGES = torch.rand(11, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [("buffer", "seen"), ("mask", "mask"), ("weight", "linear.weight"), ("fine-tuning", "linear.weight, linear.bias")],
+)
+def test_an_encoder_that_trains_while_it_is_read_is_refused_and_put_back(how, named):
+    model = Drifting(how)
+    before = {name: value.clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    with pytest.raises(ValueError, match=f"its forward changed {named}; it was put back"):
+        extract_features(model, IMAGES, batch_size=4, device="cpu")
+    after = dict((*model.named_parameters(), *model.named_buffers()))
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert model.training
+
+
+def test_an_encoder_that_puts_itself_into_training_mode_is_refused_before_it_moves():
+    model = Drifting("train").eval()
+    with pytest.raises(ValueError, match="a BatchNorm1d in it is in training mode"):
+        extract_features(model, IMAGES, device="cpu")
+    assert model.norm.num_batches_tracked == 0
+    assert not model.norm.training
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(12), nn.Dropout(0.5)])
+def test_a_function_that_calls_a_network_in_training_mode_is_refused(layer):
+    network = nn.Sequential(nn.Flatten(), layer).train()
+    with pytest.raises(ValueError, match=rf"a {type(layer).__name__} in it is in training mode; .*call its .eval\(\)"):
+        extract_features(lambda images: network(images), IMAGES, device="cpu")
+    network(IMAGES)  # nothing watches any longer
+    network.eval()
+    assert torch.equal(extract_features(lambda images: network(images), IMAGES, device="cpu"), network(IMAGES))
+
+
+def test_an_encoder_with_weights_that_are_nan_is_not_called_moving():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    nn.init.constant_(model[1].bias, float("nan"))
+    assert extract_features(model, IMAGES, device="cpu").isnan().all()
+
+
+def test_a_probe_on_features_with_a_graph_sends_no_gradient_into_the_encoder():
+    model = nn.Linear(5, 7)
+    features, labels = clouds()
+    plain, with_graph = model(features).detach(), model(features)
+    probe = LinearProbe().fit(with_graph, labels, with_graph, labels)
+    assert model.weight.grad is None
+    assert torch.equal(probe.weight, LinearProbe().fit(plain, labels, plain, labels).weight)
+    assert probe.score(with_graph, labels) == probe.score(plain, labels)
+
+
+def test_torchvisions_resnet18_is_an_encoder_once_its_classifier_is_gone():
+    torch.manual_seed(0)
+    network = resnet18()
+    network.fc = nn.Identity()
+    images, labels = torch.rand(24, 3, 32, 32), torch.arange(24) % 2
+    images[labels == 1] = images[labels == 1].mean((2, 3), keepdim=True)  # noise, and plain colours
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    features = extract_features(network, images, batch_size=7, device="cpu")
+    assert features.shape == (24, 512)
+    probe = LinearProbe().fit(features[:12], labels[:12], features[12:18], labels[12:18])
+    assert probe.score(features[18:], labels[18:]) == 1.0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
 
 
 def test_uint8_images_are_read_from_zero_to_one():

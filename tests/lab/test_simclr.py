@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from vlmcourse import nt_xent_loss, seed_everything
 from vlmcourse.data.augment import two_views
@@ -43,6 +44,18 @@ def test_the_encoder_itself_is_trained_and_comes_first_in_the_model():
     assert model[0] is trained
     assert not torch.equal(trained[1].weight, before)
     assert model(IMAGES).shape == (29, 17)
+
+
+def test_torchvisions_resnet18_can_be_trained():
+    seed_everything(1)
+    network = resnet18()
+    network.fc = nn.Identity()
+    first = network.conv1.weight.clone()
+    images = torch.rand(16, 3, 32, 32)
+    model, history = train_simclr(network, images, steps=12, **{**QUICK, "batch_size": 16, "lr": 1e-3})
+    assert model(images).shape == (16, 64)
+    assert not torch.equal(network.conv1.weight, first)
+    assert history.loss.iloc[-3:].mean() < history.loss.iloc[:3].mean()
 
 
 def test_another_loss_takes_the_place_of_nt_xent():

@@ -29,15 +29,17 @@ def extract_features(
 ) -> Tensor:
     """Return the encoder's output for every image, without moving the encoder.
 
-    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. Pass
-    ``encoder.feature_map`` for maps instead of vectors.
+    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. One that moves all
+    the same, because its ``forward`` trains, is put back and refused. Pass ``encoder.feature_map`` for maps instead of
+    vectors.
 
     Shapes:
         images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` →
         ``(n, ...)`` float32 on the CPU.
 
     Raises:
-        ValueError: no images, or an encoder that does not return one row an image.
+        ValueError: no images, an encoder that does not return one row an image, one that changes its own weights or
+        buffers, or a function that calls a network in training mode.
         TypeError: images that are no tensor, or of another type.
 
     Source:
@@ -64,7 +66,7 @@ def extract_features(
             if not isinstance(features, Tensor) or features.shape[:1] != batch.shape[:1]:
                 received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
                 raise ValueError(f"encoder must return one row for each of {len(batch)} images, received {received}")
-            rows.append(features.float().cpu())
+            rows.append(features.detach().float().cpu())
     return torch.cat(rows)
 
 
@@ -108,6 +110,7 @@ class LinearProbe:
         """Fit one map a penalty on the training data and keep the one that is best on the validation data."""
         _check_features("train", train_features, train_labels)
         _check_features("validation", validation_features, validation_labels)
+        train_features, validation_features = train_features.detach(), validation_features.detach()
         self.num_classes = int(train_labels.max()) + 1
         wide = train_features.double()
         self.mean = wide.mean(dim=0)
@@ -298,17 +301,55 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
 @contextlib.contextmanager
 def _held_still(module: Any, where: torch.device) -> Iterator[None]:
-    """Put a module into evaluation mode on a device, and every part of it back into its own mode afterwards."""
-    if not isinstance(module, nn.Module):
-        yield
-        return
-    modes = {part: part.training for part in module.modules()}
-    module.to(where).eval()
+    """Put a module into evaluation mode on a device, refuse whatever moves, and hand all back as it came."""
+    parts = list(module.modules()) if isinstance(module, nn.Module) else []
+    modes = {part: part.training for part in parts}
+    if parts:
+        module.to(where).eval()
+    before = {name: tensor.clone() for name, tensor in _state(module)}
+    watch = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
     try:
         yield
     finally:
+        watch.remove()
         for part, training in modes.items():
             part.training = training
+        moved = _put_back(module, before)
+    if moved:
+        raise ValueError(
+            f"encoder must stand still under a probe, but its forward changed {', '.join(moved[:5])}; it was put back. "
+            "Take out of forward what trains"
+        )
+
+
+def _state(module: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every weight and buffer of a module; nothing of what is none."""
+    if isinstance(module, nn.Module):
+        yield from module.named_parameters()
+        yield from module.named_buffers()
+
+
+@torch.no_grad()
+def _put_back(module: Any, before: dict[str, Tensor]) -> list[str]:
+    """Undo what happened to the weights and buffers of a module, and return the names of those that had moved."""
+    moved = []
+    for name, tensor in _state(module):
+        if ((tensor != before[name]) & (before[name] == before[name])).any():  # NaN equals nothing, itself included
+            tensor.copy_(before[name])
+            moved.append(name)
+    return moved
+
+
+def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
+    """Stop before a layer computes that behaves otherwise in training: it would move, or blur what is measured.
+
+    This finds also the networks that a function calls, which nobody could put into evaluation mode.
+    """
+    if part.training and isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+        raise ValueError(
+            f"encoder must compute in evaluation mode, but a {type(part).__name__} in it is in training mode; "
+            "pass the network itself instead of a function, or call its .eval() first"
+        )
 
 
 def _minimise(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
