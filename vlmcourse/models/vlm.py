@@ -6,6 +6,7 @@ image encoder is any network of the course, or your own.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -686,9 +687,12 @@ class VisionLanguageModel(nn.Module):
                     maps.append(reduce(weights[..., -1, : is_image.shape[1]], "b depth head j -> b depth j", "mean"))
                 else:
                     logits = self.language_model(tokens, real=real, cache=cache)
-                chances = next_token_probabilities(logits[:, -1].cpu(), temperature=temperature, top_p=top_p)
-                chosen = torch.multinomial(chances, 1, generator=generator).to(ids.device)
-                sure.append(logits[:, -1].float().softmax(-1).gather(1, chosen)[:, 0])
+                logits = logits[:, -1].float().cpu()
+                logits[:, [self.tokenizer.pad_id, self.tokenizer.image_id]] = -math.inf  # these cannot be said
+                chances = next_token_probabilities(logits, temperature=temperature, top_p=top_p)
+                chosen = torch.multinomial(chances, 1, generator=generator)
+                sure.append(logits.softmax(-1).gather(1, chosen)[:, 0])
+                chosen = chosen.to(ids.device)
                 said.append(chosen[:, 0].masked_fill(~running, self.tokenizer.pad_id))
                 running = running & (said[-1] != self.tokenizer.end_id) & (step + 1 < room)
                 if not running.any():
@@ -705,13 +709,13 @@ class VisionLanguageModel(nn.Module):
         words = ids[:-1] if finished else ids
         attention = None
         if maps:
-            looks = torch.stack(maps[: len(words)], dim=1)[row] if words else maps[0][row][:, None][:, :0]
+            looks = torch.stack(maps[: len(words)], dim=2)[row] if words else maps[0][row][:, None][:, :0]
             height, width = self.connector.grid_size
             attention = rearrange(looks[..., is_image[row]], "l n (k h w) -> l n k h w", h=height, w=width).cpu()
         return Answer(
             self.tokenizer.decode(words),
             words=[self.tokenizer.decode([number]) for number in words],
-            probabilities=sure[row, : len(ids)].cpu(),
+            probabilities=sure[row, : len(ids)],
             finished=finished,
             attention=attention,
         )

@@ -1,0 +1,622 @@
+"""The vision-language model: what may change its answers, what may not, and what it says to bad input."""
+
+import copy
+import inspect
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from vlmcourse import ConvEncoder, VisionTransformer
+from vlmcourse.models import vlm
+from vlmcourse.models.vlm import (
+    PROMPT,
+    Connector,
+    LanguageModel,
+    Tokenizer,
+    VisionLanguageModel,
+    load_vlm,
+    next_token_loss,
+    next_token_probabilities,
+    save_vlm,
+)
+
+TEXTS = [PROMPT, "What color is the star in <image> and <image>? Answer:", "a red star, a blue ring.", "left of"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Give every weight a size that shows in the output; fresh ones are so small that a lost part would not show."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def small_language_model(words: int = 17, **options) -> LanguageModel:
+    options = {"context_length": 23, "embed_dim": 12, "depth": 3, "num_heads": 2} | options
+    return lively(LanguageModel(words, **options)).double()
+
+
+def small_model(*, encoder: nn.Module | None = None, context_length: int = 47, **connector) -> VisionLanguageModel:
+    """An untrained model whose images of 8 × 12 pixels become six tokens."""
+    tokenizer = Tokenizer.from_texts(TEXTS)
+    encoder = encoder or ConvEncoder(width=5, depths=(1, 1, 1))
+    connector = Connector(**({"in_features": 20, "out_features": 12, "grid_size": (2, 3)} | connector))
+    language_model = LanguageModel(len(tokenizer), context_length=context_length, embed_dim=12, depth=3, num_heads=2)
+    return lively(VisionLanguageModel(encoder, connector, language_model, tokenizer)).double()
+
+
+def pictures(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, 3, 8, 12, dtype=torch.float64)
+
+
+# ---- words -------------------------------------------------------------------------------------------------------
+
+
+def test_placeholder_and_punctuation_are_words_of_their_own():
+    tokenizer = Tokenizer.from_texts([PROMPT])
+    words = [tokenizer.words[number] for number in tokenizer.encode(PROMPT)]
+    assert words == ["What", "is", "in", "this", "image", "<image>", "?", "Answer", ":"]
+    assert tokenizer.encode("image?<image>?").count(tokenizer.image_id) == 1
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_decoding_inverts_encoding(text):
+    tokenizer = Tokenizer.from_texts(TEXTS)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_padding_and_end_leave_no_trace_in_the_text():
+    tokenizer = Tokenizer.from_texts(TEXTS)
+    ids = [tokenizer.pad_id, *tokenizer.encode("a red star"), tokenizer.end_id, tokenizer.pad_id]
+    assert tokenizer.decode(ids) == "a red star"
+
+
+def test_all_unknown_words_are_named_with_the_nearest_known():
+    tokenizer = Tokenizer.from_texts(TEXTS)
+    with pytest.raises(ValueError, match=r"does not know: 'banana', 'stars' \(near: star"):
+        tokenizer.encode("a banana and two stars".replace("two ", ""))
+
+
+def test_padding_cannot_be_written_into_a_text():
+    with pytest.raises(ValueError, match=r"does not know: '<', 'pad' .*'>'"):
+        Tokenizer.from_texts(TEXTS).encode("a <pad> star")
+
+
+def test_tokenizer_survives_plain_dictionaries():
+    tokenizer = Tokenizer.from_texts(TEXTS)
+    again = Tokenizer.from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    assert again.words == tokenizer.words
+    assert again.encode(PROMPT) == tokenizer.encode(PROMPT)
+
+
+# ---- the language model ------------------------------------------------------------------------------------------
+
+
+def test_language_model_equals_pytorchs_causal_encoder():
+    model = small_language_model(tie_output=False)
+    layer = nn.TransformerEncoderLayer(12, 2, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    theirs = nn.TransformerEncoder(layer, 3, norm=nn.LayerNorm(12), enable_nested_tensor=False).double().eval()
+    names = {"self_attn.in_proj_": "attention.qkv_proj.", "self_attn.out_proj": "attention.out_proj",
+             "norm1": "attention_norm", "norm2": "mlp_norm", "linear1": "mlp.in_proj", "linear2": "mlp.out_proj",
+             "layers": "blocks"}  # fmt: skip
+    state, ours = {}, model.state_dict()
+    for name in theirs.state_dict():
+        renamed = name
+        for old, new in names.items():
+            renamed = renamed.replace(old, new)
+        state[name] = ours[renamed]
+    theirs.load_state_dict(state)
+    ids = torch.randint(17, (5, 11))
+    x = F.embedding(ids, model.token_embedding) + model.position_embedding[:11]
+    expected = model.head(theirs(x, mask=nn.Transformer.generate_square_subsequent_mask(11).double(), is_causal=True))
+    torch.testing.assert_close(model(ids), expected)
+
+
+@pytest.mark.parametrize("changed", [1, 5, 10])
+def test_changing_a_later_token_changes_no_earlier_logits(changed):
+    model, ids = small_language_model(), torch.randint(17, (3, 11))
+    other = ids.clone()
+    other[:, changed:] = (ids[:, changed:] + 1) % 17
+    before, after = model(ids), model(other)
+    torch.testing.assert_close(before[:, :changed], after[:, :changed])
+    assert not torch.isclose(before[:, changed:], after[:, changed:]).all(-1).any()
+
+
+def left_padded(rows: list[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.stack([F.pad(row, (length - len(row), 0)) for row in rows])
+    real = torch.stack([torch.arange(length) >= length - len(row) for row in rows])
+    return ids, real
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(side):
+    model, rows = small_language_model(), [torch.randint(17, (n,)) for n in (3, 11, 7)]
+    ids, real = left_padded(rows, 13)
+    if side == "right":
+        ids, real = (torch.stack([r.roll(len(row) - 13) for r, row in zip(t, rows, strict=True)]) for t in (ids, real))
+    logits = model(ids, real=real)
+    assert logits.isfinite().all()
+    for row, mark, out in zip(rows, real, logits, strict=True):
+        torch.testing.assert_close(out[mark], model(row[None])[0])
+
+
+@pytest.mark.parametrize("tie_output", [True, False])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 13])
+@torch.no_grad()
+def test_cache_equals_no_cache_for_any_chunk_with_padding(chunk, tie_output):
+    model = small_language_model(tie_output=tie_output)
+    ids, real = left_padded([torch.randint(17, (n,)) for n in (3, 13, 8, 11)], 13)
+    whole, maps = _weights(model, ids, real)
+    cache, parts, part_maps = model.new_cache(), [], []
+    for some, mark in zip(ids.split(chunk, dim=1), real.split(chunk, dim=1), strict=True):
+        kept = copy.deepcopy(cache)
+        parts.append(model(some, real=mark, cache=cache))
+        part_maps.append(F.pad(_weights(model, some, mark, cache=kept)[1], (0, 13 - cache.real.shape[1])))
+    torch.testing.assert_close(torch.cat(parts, 1)[real], whole[real])
+    torch.testing.assert_close(torch.cat(part_maps, 3).movedim(3, 1)[real], maps.movedim(3, 1)[real])
+
+
+def _weights(model, ids, real, **options):
+    with vlm.readable_attention(model):
+        return model(ids, real=real, return_weights=True, **options)
+
+
+def test_cache_computes_the_new_tokens_only():
+    model, cache, widths = small_language_model(), None, []
+    model.blocks[0].mlp.register_forward_hook(lambda _m, args, _out: widths.append(args[0].shape[1]))
+    cache = model.new_cache()
+    for n in (7, 1, 1, 3):
+        model(torch.randint(17, (2, n)), cache=cache)
+    assert widths == [7, 1, 1, 3]
+
+
+def test_vectors_enter_as_words_do():
+    model, ids = small_language_model(), torch.randint(17, (2, 5))
+    torch.testing.assert_close(model(model.embed(ids)), model(ids))
+
+
+def test_tied_output_shares_its_weights_with_the_input():
+    tied, untied = small_language_model(), small_language_model(tie_output=False)
+    count = [sum(p.numel() for p in model.parameters()) for model in (tied, untied)]
+    assert count[1] - count[0] == 17 * 12
+    ids = torch.randint(3, (2, 5))  # words 3 and up are never read, only scored
+    before = tied(ids)
+    with torch.no_grad():
+        tied.token_embedding[11] += 1
+    assert (tied(ids) != before).any(dim=0).any(dim=0).nonzero().flatten().tolist() == [11]
+
+
+def test_loss_is_that_of_predicting_each_marked_token_from_those_before():
+    logits, ids = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    where = torch.zeros(2, 5, dtype=torch.bool)
+    where[0, 3], where[1, 1], where[1, 4] = True, True, True
+    expected = -sum(logits[b, n - 1].log_softmax(-1)[ids[b, n]] for b, n in ((0, 3), (1, 1), (1, 4))) / 3
+    torch.testing.assert_close(next_token_loss(logits, ids, where=where), expected)
+
+
+# ---- drawing words -----------------------------------------------------------------------------------------------
+
+CHANCES = torch.tensor([0.4, 0.3, 0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "expected"),
+    [
+        (0, 1.0, [1, 0, 0, 0]),
+        (1.0, 1.0, [0.4, 0.3, 0.2, 0.1]),
+        (0.5, 1.0, [16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # squares
+        (1.0, 0.65, [4 / 7, 3 / 7, 0, 0]),
+        (1.0, 0.75, [4 / 9, 3 / 9, 2 / 9, 0]),
+        (1.0, 0.01, [1, 0, 0, 0]),
+        (0.5, 0.6, [16 / 25, 9 / 25, 0, 0]),  # the temperature comes first
+    ],
+)
+def test_the_distribution_of_the_next_word_is_the_one_asked_for(temperature, top_p, expected):
+    order = torch.tensor([2, 0, 3, 1])
+    chances = next_token_probabilities(CHANCES.log()[order], temperature=temperature, top_p=top_p)
+    torch.testing.assert_close(chances, torch.tensor(expected, dtype=torch.float32)[order])
+
+
+def test_top_p_keeps_one_of_two_equal_words_and_zero_temperature_the_first():
+    assert next_token_probabilities(torch.zeros(2), temperature=1.0, top_p=0.5).tolist() == [1, 0]
+    assert next_token_probabilities(torch.zeros(3), temperature=0).tolist() == [1, 0, 0]
+
+
+class Oracle(LanguageModel):
+    """Scores words by fixed chances, whatever it reads."""
+
+    def forward(self, tokens, **_options):
+        logits = torch.full((*tokens.shape[:2], len(self.token_embedding)), -math.inf, dtype=torch.float64)
+        logits[..., 3:7] = CHANCES.log().double()
+        return logits
+
+
+def oracle() -> VisionLanguageModel:
+    model = small_model()
+    model.language_model = Oracle(len(model.tokenizer), context_length=47, embed_dim=12, depth=1, num_heads=2)
+    return model
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, [0.4, 0.3, 0.2, 0.1]), ({"top_p": 0.65}, [4 / 7, 3 / 7, 0, 0])])
+def test_words_are_drawn_as_often_as_they_should_be(options, expected):
+    answers = oracle().generate(prompt=["What is"] * 400, max_new_tokens=20, temperature=1.0, seed=3, **options)
+    words = [word for answer in answers for word in answer.words]
+    shares = torch.tensor([words.count(word) for word in Tokenizer.from_texts(TEXTS).words[3:7]]) / len(words)
+    spread = (torch.tensor(expected) * (1 - torch.tensor(expected)) / len(words)).sqrt()
+    assert len(words) == 8000
+    assert ((shares - torch.tensor(expected)).abs() <= 4 * spread).all()
+
+
+def test_draws_follow_the_seed_and_leave_the_global_state_alone():
+    model, state = oracle(), torch.get_rng_state()
+    first, same, other = (model.generate(prompt=["What is"] * 5, temperature=1.0, seed=seed) for seed in (5, 5, 7))
+    assert first == same != other
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---- the whole model ---------------------------------------------------------------------------------------------
+
+PROMPTS = [PROMPT, "What color is the star in <image>? Answer:", "What is <image> left of", "star <image>"]
+
+
+def test_several_rows_at_once_answer_as_one_at_a_time():
+    model, images = small_model(), pictures(4)
+    together = model.generate(images, prompt=PROMPTS, max_new_tokens=9, return_attention=True)
+    assert len(set(together)) > 1
+    for row, prompt in enumerate(PROMPTS):
+        (alone,) = model.generate(images[row : row + 1], prompt=prompt, max_new_tokens=9, return_attention=True)
+        assert together[row] == alone
+        assert (together[row].words, together[row].finished) == (alone.words, alone.finished)
+        torch.testing.assert_close(together[row].probabilities, alone.probabilities)
+        torch.testing.assert_close(together[row].attention, alone.attention)
+
+
+def test_rows_with_different_numbers_of_images_answer_as_one_at_a_time():
+    model = small_model()
+    images = [pictures(2), pictures(0), pictures(1), pictures(3)]
+    prompts = ["<image> and <image>", "What is left", "What is <image>", "a <image> <image> star <image> of"]
+    together = model.generate(images, prompt=prompts, max_new_tokens=7)
+    assert together == [
+        model.generate([i], prompt=p, max_new_tokens=7)[0] for i, p in zip(images, prompts, strict=True)
+    ]
+
+
+@torch.no_grad()
+def test_an_answer_is_what_reading_the_whole_text_again_predicts():
+    """Greedy generation with its cache, against the plain forward pass on prompt and answer."""
+    model, images = small_model(), pictures(4)
+    answers = model.generate(images, prompt=PROMPTS, max_new_tokens=6)
+    for row, answer in enumerate(answers):
+        said = [model.tokenizer.words.index(word) for word in answer.words]
+        ids = torch.tensor([model.tokenizer.encode(PROMPTS[row]) + said])
+        logits = model(images[row : row + 1], ids)[0][0]
+        start = len(logits) - len(said)
+        predicted = logits[start - 1 : -1] if said else logits[:0]
+        predicted[:, [model.tokenizer.pad_id, model.tokenizer.image_id]] = -math.inf  # these cannot be said
+        assert predicted.argmax(-1).tolist() == said
+        chances = predicted.softmax(-1).gather(1, torch.tensor(said)[:, None])[:, 0]
+        torch.testing.assert_close(answer.probabilities[: len(said)].double(), chances, atol=1e-6, rtol=1e-5)
+
+
+def test_greedy_answers_ignore_the_seed():
+    model, images = small_model(), pictures(2)
+    assert model.generate(images, seed=1) == model.generate(images, seed=2)
+
+
+def test_each_placeholder_becomes_the_vectors_of_its_own_image():
+    """The whole forward pass, against embeddings put together by hand."""
+    model, images = small_model(), pictures(1, 2)
+    ids = torch.tensor([model.tokenizer.encode("a <image> red <image> star")])
+    words, (first, second) = model.language_model.embed(ids)[0], model.connector(model.encoder.feature_map(images[0]))
+    by_hand = torch.cat([words[:1], first, words[2:3], second, words[4:]])[None]
+    torch.testing.assert_close(model(images, ids)[0], model.language_model(by_hand))
+
+
+def test_swapping_two_images_changes_the_answers_logits():
+    model, images = small_model(), pictures(1, 2)
+    ids, is_answer = model.tokenize(["<image> and <image>"], ["a star"])
+    logits, loss = model(images, ids, is_answer)
+    swapped, other_loss = model(images.flip(1), ids, is_answer)
+    assert not torch.isclose(logits[:, -3:], swapped[:, -3:]).any()
+    assert not torch.isclose(loss, other_loss)
+
+
+def test_loss_counts_the_answers_and_their_end_and_nothing_else():
+    model, images = small_model(), pictures(2)
+    ids, is_answer = model.tokenize([PROMPT, "star <image>"], ["a red star", "left"])
+    assert is_answer.sum(1).tolist() == [4, 2]
+    assert (ids[is_answer] == model.tokenizer.end_id).sum() == 2
+    logits, loss = model(images, ids, is_answer)
+    expected = 0.0
+    for row, said in enumerate([4, 2]):
+        chances = logits[row, -said - 1 : -1].log_softmax(-1)
+        expected -= chances.gather(1, ids[row, -said:, None]).sum()
+    torch.testing.assert_close(loss.double(), expected / 6, rtol=1e-5, atol=0)
+
+
+def test_rows_of_a_batch_lose_as_they_would_alone():
+    model, images = small_model(), pictures(2)
+    prompts, answers = [PROMPT, "star <image>"], ["a red star", "a blue ring"]  # four tokens each with the end
+    _, together = model(images, *model.tokenize(prompts, answers))
+    alone = [model(images[k : k + 1], *model.tokenize(prompts[k : k + 1], answers[k : k + 1]))[1] for k in range(2)]
+    torch.testing.assert_close(together, torch.stack(alone).mean())
+
+
+def test_text_alone_needs_no_image():
+    model = small_model()
+    assert len(model.generate(prompt=["What is left", "a red"], max_new_tokens=3)) == 2
+    logits, _ = model(None, torch.tensor([model.tokenizer.encode("What is left")]))
+    torch.testing.assert_close(logits, model.language_model(torch.tensor([model.tokenizer.encode("What is left")])))
+
+
+class TokensOnly(nn.Module):
+    def tokens(self, images):
+        return images.flatten(2).transpose(1, 2)[:, ::16]
+
+
+class MapWhenCalled(nn.Module):
+    def forward(self, images):
+        return images[:, :, ::4, ::4]
+
+
+ENCODERS = [
+    (lambda: ConvEncoder(width=5, depths=(1, 1, 1)), {}),
+    (lambda: VisionTransformer(image_size=(8, 12), patch_size=4, embed_dim=20, depth=2, num_heads=2), {}),
+    (TokensOnly, {"in_features": 3, "grid_size": (1, 6)}),
+    (MapWhenCalled, {"in_features": 3}),
+]
+
+
+@pytest.mark.parametrize(("encoder", "connector"), ENCODERS)
+def test_any_encoder_with_places_can_be_plugged_in(encoder, connector):
+    model, images = small_model(encoder=encoder(), **connector), pictures(2)
+    answers = model.generate(images, max_new_tokens=4, return_attention=True)
+    assert answers[0].attention.shape[2:] == (1, *model.connector.grid_size)
+    ids, is_answer = model.tokenize([PROMPT] * 2, ["a star", "a ring"])
+    loss = model(images, ids, is_answer)[1]
+    assert not torch.isclose(loss, model(images.flip(0), ids, is_answer)[1])
+
+
+def test_an_encoder_that_gives_one_vector_is_refused():
+    model = small_model(encoder=nn.Flatten())
+    with pytest.raises(ValueError, match=r"encoder must give a map .* received \(2, 288\); a single vector"):
+        model.generate(pictures(2))
+
+
+def test_connector_joins_neighbouring_vectors_row_by_row():
+    connector = Connector(1, 4, grid_size=(4, 6), reduction=2)
+    connector.norm, connector.mlp = nn.Identity(), nn.Identity()
+    nn.init.zeros_(connector.position_embedding)
+    numbers = torch.arange(24.0).reshape(1, 1, 4, 6)
+    assert connector(numbers)[0, [0, 1, 3]].tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [12, 13, 18, 19]]
+    assert connector(numbers.flatten(2).transpose(1, 2)).equal(connector(numbers))
+    assert (connector.num_tokens, connector.grid_size) == (6, (2, 3))
+
+
+@pytest.mark.parametrize("part", ["encoder", "connector", "language_model"])
+def test_frozen_parts_get_no_gradient_and_the_others_all_do(part):
+    model = small_model().train()
+    getattr(model, part).requires_grad_(False)
+    ids, is_answer = model.tokenize([PROMPT] * 3, ["a red star"] * 3)
+    model(pictures(3), ids, is_answer)[1].backward()
+    for name, parameter in model.named_parameters():
+        got = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+        assert got == (not name.startswith(part)), name
+
+
+def test_attention_is_where_the_token_before_each_word_looked():
+    """The cached maps, against α of one plain forward pass over prompt and answer."""
+    model, images = small_model(), pictures(1, 2)
+    (answer,) = model.generate(images, prompt="a <image> red <image>", max_new_tokens=5, return_attention=True)
+    said = [model.tokenizer.words.index(word) for word in answer.words]
+    ids, _ = model._make_room(torch.tensor([model.tokenizer.encode("a <image> red <image>") + said]), None, [2])
+    tokens, _ = model.image_tokens(images, batch=1)
+    _, maps = _weights(model.language_model, model._embed(ids, tokens), torch.ones_like(ids, dtype=torch.bool))
+    start = ids.shape[1] - len(said)
+    looks = maps[0].mean(1)[:, start - 1 : ids.shape[1] - 1]
+    expected = torch.stack([looks[..., 1:7], looks[..., 8:14]], dim=2).reshape(3, len(said), 2, 2, 3)
+    torch.testing.assert_close(answer.attention, expected)
+    assert model.language_model.blocks[0].attention.backend == "fused"
+
+
+def test_answering_leaves_every_parts_mode_as_it_was():
+    model = small_model().train()
+    model.encoder.eval()
+    modes = [part.training for part in model.modules()]
+    statistics = copy.deepcopy(model.encoder.state_dict())
+    model.generate(pictures(3), max_new_tokens=2)
+    assert [part.training for part in model.modules()] == modes
+    assert all(value.equal(statistics[name]) for name, value in model.encoder.state_dict().items())
+
+
+def test_an_answer_ends_at_the_end_token_and_the_others_go_on():
+    model = small_model()
+    texts = {row: model.generate(pictures(1), prompt=p, max_new_tokens=30)[0] for row, p in enumerate(PROMPTS)}
+    assert all(len(answer.words) == 30 or answer.finished for answer in texts.values())
+    words = torch.tensor([model.tokenizer.end_id, 5])
+
+    class Ends(Oracle):
+        """Row 0 says the end at once, row 1 never."""
+
+        def forward(self, tokens, **_options):
+            return F.one_hot(words, len(self.token_embedding))[:, None].expand(-1, tokens.shape[1], -1).double()
+
+    model.language_model = Ends(len(model.tokenizer), context_length=47, embed_dim=12, depth=1, num_heads=2)
+    short, long = model.generate(prompt=["What is", "a star"], max_new_tokens=4)
+    assert (short, short.finished, len(short.probabilities)) == ("", True, 1)
+    assert (long.words, long.finished, len(long.probabilities)) == ((model.tokenizer.words[5],) * 4, False, 4)
+
+
+def test_an_answer_stops_where_the_context_is_full():
+    model = oracle()
+    answers = model.generate(prompt=["a star", " ".join(["star"] * 44)], max_new_tokens=9, temperature=1.0)
+    assert [len(answer.words) for answer in answers] == [9, 3]
+    assert not answers[1].finished
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.generate(pictures(1), prompt="<image> and <image>"), ValueError,
+         r"prompt 0 has 2 <image> placeholders, received 1 image for it"),
+        (lambda m: m.generate(pictures(2, 2), prompt=["<image> and <image>", "a <image>"]), ValueError,
+         r"prompt 1 has 1 <image> placeholder, received 2 images for it"),
+        (lambda m: m.generate(prompt=PROMPT), ValueError, r"prompt 0 has 1 <image> placeholder, received 0 images"),
+        (lambda m: m.generate(pictures(2), prompt=[PROMPT]), ValueError,
+         r"images must come for each of the 1 prompts, received 2"),
+        (lambda m: m.generate(pictures(1), prompt=""), ValueError, r"prompt 0 must hold at least one word"),
+        (lambda m: m.generate(prompt=[]), ValueError, r"prompts must hold at least one text"),
+        (lambda m: m.generate(pictures(1), prompt="Is it a banana <image>?"), ValueError,
+         r"does not know: 'Is' .near: is.*, 'it'.*, 'banana'"),
+        (lambda m: m.generate(prompt=" ".join(["star"] * 47)), ValueError,
+         r"prompt 0 takes 47 tokens, images included, and leaves no room .* context_length=47"),
+        (lambda m: m.generate(prompt=" ".join(["star"] * 60)), ValueError, r"prompt 0 takes 60 tokens"),
+        (lambda m: m(None, torch.zeros(1, 48, dtype=torch.int64) + 3), ValueError,
+         r"tokens must fit into context_length=47, received 48"),
+        (lambda m: m.generate(pictures()), ValueError, r"images must have shape .* received \(3, 8, 12\)"),
+        (lambda m: m.generate([pictures()]), ValueError, r"images in a list must be tensors"),
+        (lambda m: m.generate([pictures(1), pictures(1)[..., :8]], prompt=PROMPT), ValueError, r"all have one size"),
+        (lambda m: m.generate((pictures(1) * 255).byte()), TypeError, r"images must be floating point"),
+        (lambda m: m.generate(torch.rand(1, 3, 16, 16).double()), ValueError,
+         r"features must have shape \(b, 20, 2, 3\), received \(1, 20, 4, 4\)"),
+        (lambda m: m.generate(pictures(1), temperature=-1), ValueError, r"temperature must be a finite number above"),
+        (lambda m: m.generate(pictures(1), top_p=0), ValueError, r"top_p must be a finite number above zero"),
+        (lambda m: m.generate(pictures(1), top_p=1.1), ValueError, r"top_p must be above 0 and at most 1"),
+        (lambda m: m.generate(pictures(1), max_new_tokens=0), ValueError, r"max_new_tokens must be at least 1"),
+        (lambda m: m.tokenize(PROMPT), TypeError, r"prompts and answers must be several strings"),
+        (lambda m: m.tokenize([PROMPT], ["a", "red"]), ValueError, r"received 1 prompts and 2 answers"),
+        (lambda m: m.language_model(torch.tensor([[99]])), ValueError, r"ids must be from 0 to 22, received 99 to 99"),
+        (lambda m: m.tokenizer.decode([99]), ValueError, r"ids must be from 0 to 22"),
+        (lambda m: m.tokenizer.encode(None), TypeError, r"text must be a string, received NoneType"),
+        (lambda m: Tokenizer([]), ValueError, r"words must hold at least one word"),
+        (lambda m: Tokenizer(["a", "b", "a"]), ValueError, r"received twice: 'a'"),
+        (lambda m: Tokenizer.from_texts("a star"), TypeError, r"texts must be several strings"),
+        (lambda m: Connector(5, 7, grid_size=(4, 6), reduction=4), ValueError, r"reduction=4 does not divide width 6"),
+        (lambda m: m.connector(torch.rand(2, 7, 20)), ValueError, r"features must be 6 tokens .* received 7; a class"),
+        (lambda m: LanguageModel(7, embed_dim=10, num_heads=4), ValueError, r"num_heads=4 does not divide"),
+        (lambda m: VisionLanguageModel(m.encoder, Connector(20, 10, grid_size=3), m.language_model, m.tokenizer),
+         ValueError, r"connector must give vectors as wide as the language model's, 12, received out_features=10"),
+        (lambda m: VisionLanguageModel(m.encoder, m.connector, m.language_model, Tokenizer(["a"])),
+         ValueError, r"tokenizer must have the language model's 23 words, received 4"),
+        (lambda m: next_token_loss(torch.rand(1, 2, 3), torch.zeros(1, 2).long(), where=torch.zeros(1, 2).bool()),
+         ValueError, r"where must mark at least one token"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(small_model())
+
+
+# ---- one file ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("encoder", "connector"), ENCODERS[:2])
+def test_a_saved_model_answers_the_same(tmp_path, encoder, connector):
+    model, images = small_model(encoder=encoder(), **connector).float(), pictures(2).float()
+    model.train()
+    model.encoder(images)  # moves the statistics of BatchNorm, which must be in the file too
+    save_vlm(model, tmp_path / "model.safetensors", provenance={"seed": 7, "scores": [0.5]})
+    again, provenance = load_vlm(tmp_path / "model.safetensors")
+    assert provenance == {"seed": 7, "scores": [0.5]}
+    assert not again.training
+    answers, expected = (m.generate(images, prompt=PROMPTS[:2], max_new_tokens=6) for m in (again, model))
+    assert answers == expected
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer.probabilities.equal(other.probabilities)
+
+
+@pytest.mark.parametrize("part", [ConvEncoder, VisionTransformer, LanguageModel, Connector])
+def test_the_configuration_of_a_part_names_every_argument(part):
+    arguments = {
+        ConvEncoder: {"width": 7, "depths": (1, 2)},
+        VisionTransformer: {"image_size": 8, "patch_size": 4, "num_heads": 2},
+        LanguageModel: {"vocabulary_size": 11, "tie_output": False},
+        Connector: {"in_features": 5, "out_features": 7, "grid_size": 4, "reduction": 2},
+    }[part]
+    config = json.loads(json.dumps(part(**arguments).config))
+    assert set(config) == set(inspect.signature(part).parameters)
+    again = part(**config)
+    assert again.config == config
+    assert [p.shape for p in again.parameters()] == [p.shape for p in part(**arguments).parameters()]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_vlm(small_model(), path, provenance={"first": True})
+
+    def broken(*_arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(vlm.os, "fsync", broken)
+    with pytest.raises(OSError, match="no space"):
+        save_vlm(small_model(), path, provenance={"first": False})
+    assert load_vlm(path)[1] == {"first": True}
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def _another_model(path):
+    save_file({"weight": torch.rand(3)}, path)
+
+
+def _cut_short(path):
+    save_vlm(small_model(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _a_pickle(path):
+    torch.save({"weight": torch.rand(3)}, path)
+
+
+def _a_tensor_missing(path):
+    save_vlm(small_model(), path)
+    with vlm.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    del state["connector.norm.weight"]
+    save_file(state, path, metadata)
+
+
+def _an_unknown_encoder(path):
+    save_vlm(small_model(), path)
+    with vlm.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, {**metadata, "form": metadata["form"].replace("ConvEncoder", "os.system")})
+
+
+@pytest.mark.parametrize(
+    "spoil", [_another_model, _cut_short, _a_pickle, _a_tensor_missing, _an_unknown_encoder, lambda p: p.write_text("")]
+)
+def test_a_wrong_file_is_refused(tmp_path, spoil):
+    path = tmp_path / "model.safetensors"
+    spoil(path)
+    with pytest.raises(ValueError, match=r"model.safetensors is not a whole file of save_vlm \(.+\)"):
+        load_vlm(path)
+
+
+def test_what_cannot_be_rebuilt_is_not_saved(tmp_path):
+    model = small_model(encoder=MapWhenCalled(), in_features=3)
+    with pytest.raises(TypeError, match=r"encoder must be one of ConvEncoder, VisionTransformer .* received MapWhen"):
+        save_vlm(model, tmp_path / "model.safetensors")
+    model = small_model()
+    with pytest.raises(TypeError, match="JSON serializable"):
+        save_vlm(model, tmp_path / "model.safetensors", provenance={"tensor": torch.rand(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_are_the_same_on_every_device(device):
+    model, images = small_model(), pictures(4)
+    expected = model.generate(images, prompt=PROMPTS, max_new_tokens=6)
+    answers = model.to(device).generate(images.to(device), prompt=PROMPTS, max_new_tokens=6)
+    assert answers == expected
+    ids, is_answer = model.tokenize(PROMPTS, ["a star"] * 4)
+    model(images.to(device), ids, is_answer)[1].backward()
