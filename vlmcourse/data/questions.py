@@ -1,0 +1,255 @@
+"""Questions about the drawn world, each with its one true answer: what a vision-language model learns from.
+
+A picture is drawn by :func:`vlmcourse.data.scenes.captions`, and a question is asked about the objects in it. Wherever
+the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right, above
+as below, one as two. A question about a colour or a shape points at the object by its place, never by another
+attribute, so that the words of the question say nothing about the answer.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import scenes
+from ._checks import check_int, check_number, choose_names
+from .scenes import _ADJECTIVES, _WHERE, SceneObject, _combinations
+
+# What is asked, in several ways each. {thing} is the object asked about, {one} and {other} are two of them.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "describe": ("What is in this image <image>?", "What do you see in <image>?", "Describe the image <image>."),
+    "color": ("What color is {thing} in <image>?", "In <image>, what is the color of {thing}?"),
+    "shape": ("What shape is {thing} in <image>?", "In <image>, what is the shape of {thing}?"),
+    "size": ("What size is {thing} in <image>?", "In <image>, is {thing} small or large?"),
+    "place": ("Where is {thing} in <image>?", "In <image>, where do you see {thing}?"),
+    "count": ("How many things are in <image>?", "In <image>, how many things are there?"),
+    "exist": ("Is there {thing} in <image>?", "In <image>, do you see {thing}?"),
+    "relation": ("In <image>, is {one} {sides} {other}?", "Is {one} {sides} {other} in <image>?"),
+}
+
+KINDS: tuple[str, ...] = tuple(TEMPLATES)
+
+ENDING = " Answer:"
+
+_NUMBERS = {1: "one", 2: "two"}
+_SIDES = {  # a relation: how it is asked, and the answer
+    "left of": ("left or right of", "left"),
+    "right of": ("left or right of", "right"),
+    "above": ("above or below", "above"),
+    "below": ("above or below", "below"),
+}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A batch of pictures with one question about each, and its answer.
+
+    Shapes:
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. prompts, answers, kinds: ``b`` strings each; a prompt holds
+        ``<image>`` where the picture belongs. objects: ``b`` tuples of records. masks: as in
+        :class:`~vlmcourse.data.scenes.CaptionedImages`.
+    """
+
+    images: Tensor = field(repr=False)
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    objects: tuple[tuple[SceneObject, ...], ...] = field(repr=False)
+    masks: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def questions(
+    n: int,
+    *,
+    seed: int,
+    kinds: str | Iterable[str] | None = None,
+    image_size: int = 32,
+    num_objects: int | Sequence[int] = 1,
+    shapes: Iterable[str] | None = None,
+    colors: Iterable[str] | None = None,
+    exclude: Iterable[Sequence[str]] = (),
+    only: Iterable[Sequence[str]] | None = None,
+    phrasings: int = 2,
+    drop: Mapping[str, float] | None = None,
+    textures: str | Iterable[str] = "plain",
+    noise: float = 0.03,
+    device: torch.device | str | None = None,
+) -> Questions:
+    """Draw ``n`` pictures and ask one question about each, every kind equally often.
+
+    Shapes:
+        images ``(n, 3, image_size, image_size)``, and ``n`` prompts, answers, kinds and tuples of objects.
+
+    Options:
+        kinds: names from ``KINDS``; a name may be given several times to be asked more often. num_objects: 1, 2 or
+        both; with one object alone nothing can be asked about a relation or a number, and those kinds are left out
+        unless they are named. phrasings: how many ways of asking are mixed. drop: the probability with which a
+        description leaves out an attribute, as in ``{"color": 0.5}``; what is left stays true.
+        The rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a
+        question as well as for the pictures.
+
+    Raises:
+        ValueError: unknown names, a kind that ``num_objects`` cannot answer, or numbers out of range.
+
+    >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
+    >>> asked.images.shape, asked.prompts[1]
+    (torch.Size([4, 3, 32, 32]), '...<image>? Answer:')
+    >>> exist = questions(6, seed=0, kinds="exist")
+    >>> sorted(exist.answers)
+    ['no', 'no', 'no', 'yes', 'yes', 'yes']
+    """
+    check_int("n", n, minimum=1)
+    check_int("seed", seed, minimum=0)
+    check_int("phrasings", phrasings, minimum=1)
+    drop = dict(drop or {})
+    choose_names("drop", drop or None, scenes.ATTRIBUTES)
+    for attribute, probability in drop.items():
+        check_number(f"drop[{attribute!r}]", probability, low=0, high=1)
+    numbers = (num_objects,) if isinstance(num_objects, int) else tuple(num_objects)
+    if not numbers or any(number not in _NUMBERS for number in numbers):
+        raise ValueError(f"num_objects must be 1, 2 or both, received {num_objects!r}")
+    asked = _fitting_kinds(kinds, numbers)
+    only = None if only is None else tuple(only)
+    world: dict[str, Any] = {
+        "shapes": shapes, "colors": colors, "textures": textures, "exclude": tuple(exclude), "only": only
+    }  # fmt: skip
+    nouns = sorted({(color, shape) for color, _, shape, _ in _combinations(sizes=None, **world)})
+    if len(nouns) < 2 and (2 in numbers or "exist" in asked):
+        raise ValueError(
+            f"two objects, or a question whether something is there, need at least two combinations of colour and "
+            f"shape, received {nouns}; relax only or exclude, or leave out kind 'exist'"
+        )
+    draw = partial(scenes.captions, image_size=image_size, noise=noise, device=device, **world)
+
+    rng = random.Random(seed)
+    plan = _plan(n, asked, numbers, rng)
+    images, masks, objects = _pictures([number for _, number in plan], draw, rng)
+    turns: dict[object, Iterator[bool]] = defaultdict(lambda: cycle((True, False)))
+    prompts, answers = [], []
+    for (kind, _), record in zip(plan, objects, strict=True):
+        blanks, answer = _ask(kind, record, nouns, drop, rng, turns)
+        prompts.append(rng.choice(TEMPLATES[kind][:phrasings]).format(**blanks) + ENDING)
+        answers.append(answer)
+    return Questions(images, tuple(prompts), tuple(answers), tuple(kind for kind, _ in plan), objects, masks)
+
+
+def phrasebook() -> tuple[str, ...]:
+    """Return sentences that together hold every word of every question and answer: what to build a tokenizer from.
+
+    >>> any("purple" in sentence for sentence in phrasebook())
+    True
+    """
+    asked = [
+        template.format(thing="the thing", one="the thing", other="the thing", sides=sides) + ENDING
+        for template in chain.from_iterable(TEMPLATES.values())
+        for sides, _ in _SIDES.values()
+    ]
+    answered = ["yes", "no", *_NUMBERS.values(), *_SIDES, *scenes.COLORS, *scenes.SIZES, *scenes.SHAPES]
+    described = [*(word for word in _ADJECTIVES.values() if word), *_WHERE.values(), "a thing and an orange thing"]
+    return (*asked, *answered, *described)
+
+
+def _fitting_kinds(kinds: str | Iterable[str] | None, numbers: Sequence[int]) -> tuple[str, ...]:
+    """Return the kinds to ask, in rotation; a name that comes twice is asked twice as often."""
+    impossible = {kind for kind, number in (("relation", 2), ("count", 2)) if number not in numbers}
+    if kinds is None:
+        return tuple(kind for kind in KINDS if kind not in impossible)
+    chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    choose_names("kinds", dict.fromkeys(chosen), KINDS)
+    if impossible & set(chosen):
+        raise ValueError(
+            f"kinds {', '.join(sorted(impossible & set(chosen)))} need pictures of two objects, received "
+            f"num_objects={tuple(numbers)}; try num_objects=[1, 2]"
+        )
+    return chosen
+
+
+def _plan(n: int, kinds: Sequence[str], numbers: Sequence[int], rng: random.Random) -> list[tuple[str, int]]:
+    """Return n pairs of a kind and a number of objects, in random order; kinds rotate, and numbers within a kind."""
+    own = {kind: cycle([2] if kind == "relation" else numbers) for kind in kinds}
+    plan = [(kind, next(own[kind])) for kind in islice(cycle(kinds), n)]
+    rng.shuffle(plan)
+    return plan
+
+
+def _pictures(
+    numbers: Sequence[int], draw: Callable[..., scenes.CaptionedImages], rng: random.Random
+) -> tuple[Tensor, Tensor, tuple[tuple[SceneObject, ...], ...]]:
+    """Draw a picture with each number of objects; two objects of a picture differ in colour or in shape."""
+    images: list[Tensor] = [torch.empty(0)] * len(numbers)
+    masks: list[Tensor] = list(images)
+    objects: list[tuple[SceneObject, ...]] = [()] * len(numbers)
+    missing = list(range(len(numbers)))
+    while missing:
+        for number in sorted({numbers[row] for row in missing}):
+            rows = [row for row in missing if numbers[row] == number]
+            drawn = draw(len(rows), seed=rng.randrange(2**31), num_objects=number)
+            for row, image, mask, record in zip(rows, drawn.images, drawn.masks, drawn.objects, strict=True):
+                images[row], masks[row], objects[row] = image, mask, record
+        missing = [row for row in missing if len({(o.color, o.shape) for o in objects[row]}) < numbers[row]]
+    return torch.stack(images), torch.stack(masks), tuple(objects)
+
+
+def _ask(
+    kind: str,
+    objects: Sequence[SceneObject],
+    nouns: Sequence[tuple[str, str]],
+    drop: Mapping[str, float],
+    rng: random.Random,
+    turns: dict[object, Iterator[bool]],
+) -> tuple[dict[str, str], str]:
+    """Return what fills the blanks of the question, and its answer. ``turns`` alternate between two answers."""
+    thing = rng.choice(objects)
+    if kind == "describe":
+        left_out = [attribute for attribute, probability in drop.items() if rng.random() < probability]
+        return {}, scenes.describe(objects, drop=left_out)
+    if kind == "count":
+        return {}, _NUMBERS[len(objects)]
+    if kind == "relation":
+        one, other = objects
+        asked = _SIDES[one.relation_to(other)][0]
+        if (one.relation_to(other) in ("left of", "above")) != next(turns[asked]):
+            one, other = other, one
+        answer = _SIDES[one.relation_to(other)][1]
+        return {"one": _the(one), "other": _the(other), "sides": asked}, answer
+    if kind == "exist":
+        return _exists(objects, nouns, next(turns[kind, len(objects)]), rng)
+    if kind == "place":
+        return {"thing": "the thing" if len(objects) == 1 else _the(thing)}, _WHERE[thing.place]
+    pointed = "the thing" if len(objects) == 1 else f"the thing {_WHERE[thing.place]}"
+    return {"thing": pointed}, getattr(thing, kind)
+
+
+def _the(thing: SceneObject) -> str:
+    return f"the {thing.color} {thing.shape}"
+
+
+def _exists(
+    objects: Sequence[SceneObject], nouns: Sequence[tuple[str, str]], is_there: bool, rng: random.Random
+) -> tuple[dict[str, str], str]:
+    """Ask for a shape, a colour or both. What is not there is drawn from the same nouns as what is."""
+    there = [(thing.color, thing.shape) for thing in objects]
+    ways: list[Callable[[tuple[str, str]], str]] = [
+        lambda noun: f"{noun[0]} {noun[1]}",
+        lambda noun: noun[1],
+        lambda noun: f"{noun[0]} thing",
+    ]
+    rng.shuffle(ways)
+    for way in ways:  # the first that leaves something to deny, whatever the answer will be
+        present = {way(noun) for noun in there}
+        absent = sorted({way(noun) for noun in nouns} - present)
+        if absent:
+            phrase = way(rng.choice(there)) if is_there else rng.choice(absent)
+            break
+    else:
+        raise ValueError("every colour and every shape there is stands in one picture; allow more of them")
+    return {"thing": f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"}, "yes" if is_there else "no"
