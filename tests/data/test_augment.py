@@ -113,19 +113,34 @@ def test_grayscale_is_torchvisions():
     torch.testing.assert_close(augment.random_grayscale(images, p=1.0), V.rgb_to_grayscale(images, 3))
 
 
-def test_color_mix_keeps_contrasts_and_every_matrix_is_orthogonal():
-    near_grey = 0.5 + 0.1 * (pictures(501, 3, 3, 2) - 0.5)  # so that nothing is clipped
-    mixed = augment.random_color_mix(near_grey, generator=seeded(0))
-    for colors in (near_grey, mixed):
-        colors -= 0.5
+def test_recolouring_keeps_outlines_and_fills_the_room_there_is():
+    images = pictures(501, 3, 5, 2)
     between = lambda x: torch.cdist(x.flatten(2).mT, x.flatten(2).mT)  # noqa: E731
-    torch.testing.assert_close(between(mixed), between(near_grey), atol=1e-5, rtol=0)
-    first_axis = torch.zeros(20_000, 3, 1, 1)
-    first_axis[:, 0] = 0.1
-    turned = (augment.random_color_mix(first_axis + 0.5, generator=seeded(0)) - 0.5).flatten(1) * 10
-    torch.testing.assert_close(turned.norm(dim=1), torch.ones(20_000))
-    for axis in range(3):  # a point uniform on the sphere has uniform coordinates (Archimedes)
-        assert ks_2samp(turned[:, axis].numpy(), torch.linspace(-1, 1, 20_001).numpy()).pvalue > 1e-4
+    q, _ = torch.linalg.qr(torch.randn(501, 3, 3, generator=seeded(1)))
+    contrast, place = torch.rand(501, generator=seeded(2)), torch.rand(501, 3, generator=seeded(3))
+    changed = augment.recolor(images, q, contrast, place)
+    ratio = between(changed)[:, 0, 1:] / between(images)[:, 0, 1:]
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))  # one factor for all distances of an image
+    assert (ratio[:, 0] <= contrast + 1e-5).all()
+    fits = augment.recolor(0.4 * images, q, contrast, place)  # small enough that no contrast is lost
+    torch.testing.assert_close(between(fits), 0.4 * contrast[:, None, None] * between(images), atol=1e-5, rtol=0)
+    low, high = fits.amin((2, 3)), fits.amax((2, 3))
+    torch.testing.assert_close(low / (1 - (high - low)), place, atol=1e-4, rtol=0)
+
+
+def test_recolouring_draws_turns_contrasts_and_places_evenly():
+    axis = torch.zeros(20_000, 3, 1, 2)
+    axis[:, 0, 0, 1] = 0.1  # two pixels, 0.1 apart along red
+    views = augment.random_recolor(axis, contrast=(0.5, 1.0), generator=seeded(0))
+    apart = views[..., 1] - views[..., 0]
+    factor = apart.flatten(1).norm(dim=1) * 10
+    direction = apart.flatten(1) / apart.flatten(1).norm(dim=1, keepdim=True)
+    place = views.amin(3).flatten(1) / (1 - apart.abs().flatten(1))
+    assert ks_2samp(factor.numpy(), torch.linspace(0.5, 1, 20_001).numpy()).pvalue > 1e-4
+    for channel in range(3):  # a point uniform on the sphere has uniform coordinates (Archimedes)
+        assert ks_2samp(direction[:, channel].numpy(), torch.linspace(-1, 1, 20_001).numpy()).pvalue > 1e-4
+        assert ks_2samp(place[:, channel].numpy(), torch.linspace(0, 1, 20_001).numpy()).pvalue > 1e-4
+    assert abs(torch.corrcoef(torch.cat([direction, place], 1).T)[:3, 3:]).max() < 0.04
 
 
 # --- without them: the same distribution as torchvision's transform ----------------------------------------
@@ -251,13 +266,13 @@ def test_without_a_generator_the_global_seed_decides(name):
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["flip", "jitter", "grayscale", "color_mix", "blur"])
+@pytest.mark.parametrize("name", ["flip", "jitter", "grayscale", "recolor", "blur"])
 def test_probability_zero_and_one_are_exact(name):
     step = {
         "flip": augment.random_horizontal_flip,
         "jitter": partial(augment.random_color_jitter, brightness=0.5, hue=0.3),
         "grayscale": augment.random_grayscale,
-        "color_mix": augment.random_color_mix,
+        "recolor": augment.random_recolor,
         "blur": partial(augment.random_gaussian_blur, sigma=(0.5, 2.0)),
     }[name]
     images = pictures(997, 3, 3, 5)
@@ -360,7 +375,9 @@ BAD = [
     (augment.random_affine, FINE, {"degrees": 9, "translate": 0.1}, TypeError, "translate must be a pair"),
     (augment.random_affine, FINE, {"degrees": 9, "translate": (0.1, 2)}, ValueError, "translate must lie between"),
     (augment.random_affine, FINE, {"degrees": 9, "scale": (0.0, 1.0)}, ValueError, "scale must be a pair"),
-    (augment.random_color_mix, FINE[:, :1], {}, ValueError, "3 channels for this step, received 1"),
+    (augment.random_recolor, FINE[:, :1], {}, ValueError, "3 channels for this step, received 1"),
+    (augment.random_recolor, FINE, {"contrast": (0.0, 1.0)}, ValueError, "contrast must be a pair"),
+    (augment.random_recolor, FINE, {"contrast": (0.5, 1.5)}, ValueError, "contrast must be a pair"),
     (augment.random_gaussian_blur, FINE, {"kernel_size": 4}, ValueError, "kernel_size must be odd"),
     (augment.random_gaussian_blur, FINE, {"kernel_size": 17}, ValueError, "at most 15"),
     (augment.random_gaussian_blur, FINE, {"sigma": (0.0, 1.0)}, ValueError, "sigma must be a pair"),

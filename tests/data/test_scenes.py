@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -180,7 +181,8 @@ def test_named_colors_are_the_colors_drawn():
 
 
 def test_the_object_keeps_inside_the_picture_and_goes_everywhere_in_it():
-    batch = scenes.images(500, seed=0, image_size=32, noise=0, radius=(0.45, 0.45))
+    draw = partial(scenes.images, 500, seed=0, image_size=32, noise=0, radius=(0.45, 0.45), offset=1.0)
+    batch = draw()
     rows, columns = torch.arange(32.0)[:, None], torch.arange(32.0)
     inside = (batch.masks > 0).float()
     weight = inside.sum((1, 2))
@@ -189,8 +191,15 @@ def test_the_object_keeps_inside_the_picture_and_goes_everywhere_in_it():
         assert centre.min() < 9
         assert centre.max() > 22
         assert abs(centre.mean() - 15.5) < 1
-    whole = scenes.images(500, seed=0, image_size=32, noise=0, radius=(0.45, 0.45), shapes="star").masks.clamp(max=1)
+    whole = draw(shapes="star").masks.clamp(max=1)
     assert whole.sum((1, 2)).float().std() / whole.sum((1, 2)).float().mean() < 0.1  # never cut off
+
+
+def test_the_object_lies_no_further_from_the_middle_than_asked():
+    masks = scenes.images(500, seed=0, image_size=32, noise=0, radius=(0.45, 0.45), offset=0.2, shapes="circle").masks
+    columns = (masks > 0).float().sum(1)
+    x = (columns * torch.arange(32.0)).sum(1) / columns.sum(1) - 15.5  # from the middle, in pixels
+    assert 0.9 * 0.2 * 16 < x.abs().max() < 1.02 * 0.2 * 16
 
 
 def test_a_selection_of_shapes_is_labelled_in_its_own_order():

@@ -43,6 +43,20 @@ def test_vector_and_feature_map_have_the_promised_shapes(depths: tuple[int, ...]
     assert encoder(images).shape == (2, encoder.embed_dim) == (2, channels * pool_size**2)
 
 
+def test_strides_shrink_the_map_at_the_stem_and_at_each_stage():
+    encoder = ConvEncoder(width=3, depths=(2, 1), strides=(2, 3, 1))
+    assert encoder.stem(torch.rand(2, 3, 24, 18)).shape == (2, 3, 12, 9)
+    assert encoder.stages[:2](encoder.stem(torch.rand(2, 3, 24, 18))).shape == (2, 3, 4, 3)  # once a stage, not a block
+    assert encoder.feature_map(torch.rand(2, 3, 24, 18)).shape == (2, 6, 4, 3)
+
+
+def test_strides_that_do_not_match_the_stages_are_refused():
+    with pytest.raises(ValueError, match=r"each of the 3 stages, received 3; try \(1, 1, 2, 2\)"):
+        ConvEncoder(strides=(1, 2, 2))
+    with pytest.raises(ValueError, match="strides"):
+        ConvEncoder(strides=(1, 2, 0, 2))
+
+
 def test_the_vector_is_the_feature_map_averaged_over_quarters():
     encoder = ConvEncoder(width=3).eval()
     images = torch.rand(2, 3, 24, 16)  # feature map 6 × 4: quarters of 3 × 2

@@ -321,33 +321,56 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
     return _where(_chosen(images, p, generator), _luma(images).expand_as(images), images)
 
 
-def mix_colors(images: Tensor, matrix: Tensor) -> Tensor:
-    """Apply to each image's colours, seen from mid-grey, its own 3 × 3 matrix; what leaves [0, 1] is clipped.
+def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
+    """Give each image other colours: its own matrix, its own contrast, its own place in the colour cube.
+
+    Colours that would not fit into [0, 1] lose contrast; nothing is clipped.
 
     Shapes:
-        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``.
+        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)``.
+
+    Units:
+        contrast: factor. place: for each channel, 0 for as dark as it can be to 1 for as bright as it can be.
     """
-    return (torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images - 0.5) + 0.5).clamp(0, 1)
+    turned = torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images)
+    low, high = turned.amin((2, 3), keepdim=True), turned.amax((2, 3), keepdim=True)
+    scale = _each(contrast.to(images)) / (high - low).amax(1, keepdim=True).clamp(min=1)
+    room = (1 - scale * (high - low)).clamp(min=0)
+    return (scale * (turned - low) + place.to(images)[:, :, None, None] * room).clamp(0, 1)  # only rounding is cut
 
 
-def random_color_mix(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Turn or mirror the colour space of each image about mid-grey: any hue becomes any other, contrasts stay.
+def random_recolor(
+    images: Tensor,
+    *,
+    contrast: tuple[float, float] = (0.7, 1.0),
+    p: float = 1.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Turn or mirror the colour space of each image, scale its contrast, and move it to where it fits in [0, 1].
 
-    The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R. There is no
-    such transform in torchvision; it destroys colour as a clue for generated scenes, whose colours are arbitrary.
+    Any colour becomes any other; only outlines stay. There is no such transform in torchvision: it destroys colour as
+    a clue for generated scenes, whose colours are arbitrary. A turn alone would not do: it keeps how far the colours
+    lie from each other and from mid-grey, which is enough to tell one scene from hundreds.
+
+    The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R.
+
+    Units:
+        contrast: smallest and largest factor, in (0, 1].
 
     Source:
         Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050).
 
-    >>> grey = torch.full((2, 3, 4, 4), 0.5)
-    >>> torch.equal(random_color_mix(grey), grey)
+    >>> view = random_recolor(torch.rand(2, 3, 4, 4))
+    >>> bool(((view >= 0) & (view <= 1)).all())
     True
     """
     _check_images(images, channels=(3,), in_unit_range=True)
+    check_range("contrast", contrast, low=1e-3, high=1.0)
     where = generator.device if generator is not None else images.device
     q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where))
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
-    return _where(_chosen(images, p, generator), mix_colors(images, matrix), images)
+    factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
+    return _where(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
 
 
 def blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
@@ -406,7 +429,7 @@ SIMCLR_STEPS: Mapping[str, Step] = MappingProxyType({
 
 SCENE_STEPS: Mapping[str, Step] = MappingProxyType({
     "affine": partial(random_affine, degrees=23.0, translate=(0.12, 0.12), scale=(0.7, 1.1)),
-    "color_mix": random_color_mix,
+    "recolor": random_recolor,
 })  # fmt: skip
 
 

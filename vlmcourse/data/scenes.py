@@ -314,6 +314,7 @@ def images(
     texture: str | Iterable[str] = "plain",
     object_texture: str | Iterable[str] = "plain",
     radius: tuple[float, float] = (0.45, 0.70),
+    offset: float = 0.25,
     rotation: float = 0.5,
     noise: float = 0.05,
     device: torch.device | str | None = None,
@@ -326,8 +327,9 @@ def images(
         images ``(n, 3, image_size, image_size)``, labels ``(n,)``, masks ``(n, image_size, image_size)``.
 
     Units:
-        radius: the smallest and largest radius, in half-widths of the image. rotation: the largest turn either way,
-        in radians. noise: standard deviation, with colours between 0 and 1.
+        radius: the smallest and largest radius, in half-widths of the image. offset: how far from the middle the shape
+        may lie, right or left and up or down, in half-widths; it never leaves the picture. rotation: the largest turn
+        either way, in radians. noise: standard deviation, with colours between 0 and 1.
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
@@ -344,12 +346,13 @@ def images(
     generator = _start(n, seed, image_size, 12, noise)
     names = choose_names("shapes", shapes, SHAPES)
     check_range("radius", radius, low=0.3, high=1.0)
+    check_number("offset", offset, low=0, high=1)
     check_number("rotation", rotation, low=0, high=math.pi)
     textures = choose_names("texture", texture, TEXTURES)
     object_textures = choose_names("object_texture", object_texture, TEXTURES)
     labels = _balanced(generator, n, len(names))
     size = _uniform(generator, n, *radius)
-    x, y = _uniform(generator, (2, n), -1, 1) * (1 - size)  # the whole shape stays in the picture
+    x, y = _uniform(generator, (2, n), -1, 1) * (1 - size).clamp(max=offset)  # the whole shape stays in the picture
     turn = _uniform(generator, n, -rotation, rotation)
     objects = _Objects(torch.tensor([SHAPES.index(name) for name in names])[labels], x, y, size, turn)
     color = torch.rand(n, 3, generator=generator)

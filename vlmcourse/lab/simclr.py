@@ -23,6 +23,7 @@ def train_simclr(
     temperature: float = 0.2,
     embed_dim: int = 64,
     lr: float = 4e-3,
+    warmup: int | float = 0.3,
     **options: Any,
 ) -> tuple[nn.Sequential, pd.DataFrame]:
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
@@ -38,15 +39,16 @@ def train_simclr(
         modules together ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
-        views: the steps of :func:`~vlmcourse.data.augment.two_views`. options: those of
-        :func:`~vlmcourse.lab.training.fit`, such as ``steps``, ``batch_size``, ``seed``, ``callback``.
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`. embed_dim: length of the embeddings that the
+        loss compares. lr, warmup and options: those of :func:`~vlmcourse.lab.training.fit`, such as ``steps``,
+        ``batch_size``, ``seed``, ``callback``. A long warm-up, since the loss stays at that of guessing at first.
 
     Raises:
         ValueError: an encoder that does not return one vector an image; otherwise as ``fit``.
 
     Source:
-        Chen, Kornblith, Norouzi and Hinton 2020, algorithm 1 (arXiv 2002.05709); slide S07. Departure: AdamW, which
-        serves small batches better than the paper's LARS.
+        Chen, Kornblith, Norouzi and Hinton 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head;
+        slide S07. Departure: AdamW, which serves small batches better than the paper's LARS.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
     >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, device="cpu",
@@ -64,11 +66,19 @@ def train_simclr(
         view1, view2 = embeddings.chunk(2)
         return loss(gather_embeddings(view1), gather_embeddings(view2), temperature=temperature)
 
-    return model, fit(model, objective, pictures, lr=lr, **options)
+    return model, fit(model, objective, pictures, lr=lr, warmup=warmup, **options)
 
 
 def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))
+    """Two layers, both normalised over the batch, as in the paper's code.
+
+    The last normalisation matters most: an untrained network turns all images into nearly one vector, and the loss of
+    vectors that agree has almost no slope. Centred and scaled, they differ from the first step on.
+    """
+    return nn.Sequential(
+        nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
+        nn.Linear(width, embed_dim, bias=False), nn.BatchNorm1d(embed_dim, affine=False),
+    )  # fmt: skip
 
 
 def _width(encoder: nn.Module, images: Tensor) -> int:

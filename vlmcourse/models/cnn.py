@@ -46,7 +46,8 @@ class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
     The first convolution is 3 × 3 and keeps the size of the image, since small images have no pixels to spare. Then
-    come stages of residual blocks; each stage after the first doubles the channels and halves height and width.
+    come stages of residual blocks; each stage after the first doubles the channels and halves height and width, unless
+    ``strides`` says otherwise.
 
     Any module that maps images to vectors is an encoder, and everything in the course accepts it. A network of
     torchvision's gives its vector once its classifier is replaced: ``network.fc = nn.Identity()``.
@@ -56,11 +57,13 @@ class ConvEncoder(nn.Module):
         ``width * 2 ** (len(depths) - 1)`` channels times ``pool_size ** 2``. Any height and width from 2.
 
     Options:
-        width: channels of the first stage. depths: residual blocks in each stage. pool_size: the feature map is
-        averaged down to this many rows and columns before it is flattened; 1 forgets where things are.
+        width: channels of the first stage. depths: residual blocks in each stage. strides: by how much the stem and
+        then each stage shrinks the map, one number more than ``depths``. pool_size: the feature map is averaged down to
+        this many rows and columns before it is flattened; 1 forgets where things are.
 
     Raises:
-        ValueError: a size below one, no stage, or images that do not have ``in_channels`` channels.
+        ValueError: a size below one, no stage, strides that do not match the stages, or images that do not have
+        ``in_channels`` channels.
         TypeError: a size that is not an integer, or images that are not floating point.
 
     Source:
@@ -74,7 +77,13 @@ class ConvEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, in_channels: int = 3, width: int = 16, depths: Sequence[int] = (1, 1, 1), pool_size: int = 2
+        self,
+        *,
+        in_channels: int = 3,
+        width: int = 16,
+        depths: Sequence[int] = (1, 1, 1),
+        strides: Sequence[int] | None = None,
+        pool_size: int = 2,
     ) -> None:
         super().__init__()
         check_positive_int("in_channels", in_channels)
@@ -85,16 +94,23 @@ class ConvEncoder(nn.Module):
         for depth in depths:
             check_positive_int("depths", depth)
         self.config = {"in_channels": in_channels, "width": width, "depths": list(depths), "pool_size": pool_size}
+        strides = (1, 1, *[2] * (len(depths) - 1)) if strides is None else strides
+        if len(strides) != len(depths) + 1:
+            raise ValueError(
+                f"strides must hold one number for the stem and one for each of the {len(depths)} stages, "
+                f"received {len(strides)}; try {(1, 1, *[2] * (len(depths) - 1))}"
+            )
+        for stride in strides:
+            check_positive_int("strides", stride)
         self.in_channels, self.pool_size = in_channels, pool_size
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         self.stages = nn.Sequential()
         channels = width
         for stage, depth in enumerate(depths):
             out_channels = width * 2**stage
-            strides = [1 if stage == 0 else 2] + [1] * (depth - 1)
-            for stride in strides:
+            for stride in [strides[1 + stage]] + [1] * (depth - 1):
                 self.stages.append(ResidualBlock(channels, out_channels, stride=stride))
                 channels = out_channels
         self.embed_dim = channels * pool_size**2
@@ -116,7 +132,7 @@ class ConvEncoder(nn.Module):
         return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Return one vector for every place, ``(b, c, h', w')``, each stage after the first halving the size."""
+        """Return one vector for every place, ``(b, c, h', w')``; height and width are divided by all the strides."""
         check_rank("images", images, "b c h w")
         check_floating("images", images)
         if images.shape[1] != self.in_channels:
