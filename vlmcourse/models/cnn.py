@@ -93,7 +93,6 @@ class ConvEncoder(nn.Module):
             raise ValueError("depths must hold the number of blocks of at least one stage, received none")
         for depth in depths:
             check_positive_int("depths", depth)
-        self.config = {"in_channels": in_channels, "width": width, "depths": list(depths), "pool_size": pool_size}
         strides = (1, 1, *[2] * (len(depths) - 1)) if strides is None else strides
         if len(strides) != len(depths) + 1:
             raise ValueError(
@@ -102,6 +101,10 @@ class ConvEncoder(nn.Module):
             )
         for stride in strides:
             check_positive_int("strides", stride)
+        self.config = {
+            "in_channels": in_channels, "width": width, "depths": list(depths), "strides": list(strides),
+            "pool_size": pool_size,
+        }  # fmt: skip
         self.in_channels, self.pool_size = in_channels, pool_size
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()

@@ -270,8 +270,8 @@ class LanguageModel(nn.Module):
         positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -new:]
         x = x + self.position_embedding[positions]
 
-        # Token i looks at real tokens that are not later. Padding also looks at itself: a row that may look nowhere
-        # is 0/0 in the softmax.
+        # Token i looks at real tokens that are not later. Padding also looks at itself: some kernels make NaN of a
+        # row that looks nowhere, and the next layer would spread it.
         columns = torch.arange(seen.shape[1], device=x.device)
         rows = columns[-new:, None]
         mask = rearrange((columns <= rows) & seen[:, None] | (columns == rows), "b i j -> b 1 i j")
@@ -568,8 +568,11 @@ class VisionLanguageModel(nn.Module):
         """Return the logits after every token, and the loss on the answers if they are marked."""
         image_tokens, counts = self.image_tokens(images, batch=len(ids))
         ids, is_answer = self._make_room(ids, is_answer, counts)
-        logits = self.language_model(self._embed(ids, image_tokens), real=ids != self.tokenizer.pad_id)
-        return logits, None if is_answer is None else next_token_loss(logits, ids, where=is_answer)
+        real = ids != self.tokenizer.pad_id
+        logits = self.language_model(self._embed(ids, image_tokens), real=real)
+        if is_answer is None:
+            return logits, None
+        return logits, next_token_loss(logits, ids, where=is_answer & real.roll(1, dims=1))  # nothing predicts a first
 
     def image_tokens(self, images: Images, *, batch: int) -> tuple[Tensor | None, list[int]]:
         """Return the connector's vectors of all images, ``(all images, num_tokens, embed_dim)``, and how many a row."""
