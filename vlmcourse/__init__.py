@@ -43,6 +43,7 @@ _EXPORTS = {
     "VisionLanguageModel": "vlmcourse.models.vlm",
     "save_vlm": "vlmcourse.models.vlm",
     "load_vlm": "vlmcourse.models.vlm",
+    "PretrainedVLM": "vlmcourse.models.pretrained",
     # experiments
     "device": "vlmcourse.lab.runtime",
     "seed_everything": "vlmcourse.lab.runtime",
