@@ -1,0 +1,273 @@
+"""Train a small vision-language model in three stages, and measure whether it looks at the picture (slides S02 to S06).
+
+The world is correlated, like the real one: each colour comes with few shapes, as bananas come in yellow. Some pairs are
+held out, so that a model which recites can be told from one that composes. Beside every score stand three controls: a
+blank image, the image of another question, and no image at all.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from vlmcourse.data import scenes
+from vlmcourse.data.questions import Questions, phrasebook
+from vlmcourse.lab.training import fit
+from vlmcourse.models.cnn import ConvEncoder
+from vlmcourse.models.vlm import Connector, LanguageModel, Tokenizer, VisionLanguageModel
+from vlmcourse.ops._checks import check_positive_int
+
+Pair = tuple[str, str]
+Stage = Literal["language model", "connector", "joint"]
+Control = Literal["real image", "blank", "shuffled", "text only"]
+
+COLORS: tuple[str, ...] = ("red", "green", "blue", "yellow", "purple", "cyan")
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "heart")
+CONTROLS: tuple[Control, ...] = ("real image", "blank", "shuffled", "text only")
+METRICS: tuple[str, ...] = ("exact", "color", "size", "shape", "place")
+
+# Which parts learn in each stage. The joint stage may leave the encoder frozen.
+STAGES: dict[Stage, tuple[str, ...]] = {
+    "language model": ("language_model",),
+    "connector": ("connector",),
+    "joint": ("encoder", "connector", "language_model"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A correlated world
+# ---------------------------------------------------------------------------------------------------------
+
+
+def pairings(partners: int, *, colors: Sequence[str] = COLORS, shapes: Sequence[str] = SHAPES) -> list[Pair]:
+    """Return the pairs of a world where each colour comes with ``partners`` shapes, each shape with as many colours.
+
+    Colour k comes with shapes k, k + 1, … around the list. Its last shape, one before its own, is :func:`held_out`
+    while ``partners`` is below the number of shapes.
+
+    Raises:
+        ValueError: as many colours as shapes are needed, and more shapes than partners.
+
+    >>> pairings(1)[:2], len(pairings(2))
+    ([('red', 'circle'), ('green', 'square')], 12)
+    """
+    check_positive_int("partners", partners)
+    if len(colors) != len(shapes) or partners >= len(shapes):
+        raise ValueError(
+            f"partners must be below the number of shapes, and shapes as many as colors, received "
+            f"partners={partners}, {len(shapes)} shapes, {len(colors)} colors"
+        )
+    return [(color, shapes[(k + step) % len(shapes)]) for k, color in enumerate(colors) for step in range(partners)]
+
+
+def held_out(*, colors: Sequence[str] = COLORS, shapes: Sequence[str] = SHAPES) -> list[Pair]:
+    """Return for each colour the one shape that no world of :func:`pairings` shows it with.
+
+    >>> held_out()[0]
+    ('red', 'heart')
+    >>> set(held_out()) & set(pairings(5))
+    set()
+    """
+    return [(color, shapes[k - 1]) for k, color in enumerate(colors)]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Build and train
+# ---------------------------------------------------------------------------------------------------------
+
+
+def build_vlm(
+    encoder: ConvEncoder | None = None,
+    *,
+    image_size: int = 32,
+    embed_dim: int = 96,
+    depth: int = 2,
+    num_heads: int = 4,
+    reduction: int = 2,
+    context_length: int = 64,
+) -> VisionLanguageModel:
+    """Return an untrained model for the drawn world, around ``encoder`` if one is given.
+
+    The weights come from the global generator, so call ``seed_everything`` before.
+
+    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+    >>> model.connector.num_tokens
+    4
+    """
+    encoder = ConvEncoder() if encoder is None else encoder
+    with torch.no_grad():
+        where = next(encoder.parameters()).device
+        width, *grid = encoder.feature_map(torch.zeros(1, encoder.in_channels, image_size, image_size, device=where))[
+            0
+        ].shape
+    tokenizer = Tokenizer.from_texts(phrasebook())
+    language_model = LanguageModel(
+        len(tokenizer), context_length=context_length, embed_dim=embed_dim, depth=depth, num_heads=num_heads
+    )
+    connector = Connector(width, embed_dim, grid_size=(grid[0], grid[1]), reduction=reduction)
+    return VisionLanguageModel(encoder, connector, language_model, tokenizer)
+
+
+def train_stage(
+    model: VisionLanguageModel,
+    asked: Questions,
+    stage: Stage,
+    *,
+    freeze: Iterable[str] = (),
+    lr: float = 2e-3,
+    **options: Any,
+) -> pd.DataFrame:
+    """Train the parts of one stage and leave the others as they are; return the history.
+
+    ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
+    encoder and a frozen language model, ``"joint"`` moves everything that ``freeze`` does not name.
+    """
+    parts = [part for part in STAGES[stage] if part not in freeze]
+    for name, part in model.named_children():
+        part.requires_grad_(name in parts)
+    with_images = stage != "language model"
+    prompts = asked.prompts if with_images else tuple(map(without_image, asked.prompts))
+    ids, is_answer = model.tokenize(prompts, asked.answers)
+    data = (asked.images, ids, is_answer) if with_images else (ids, is_answer)
+
+    def loss_fn(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        images, (ids, is_answer) = (batch[0], batch[1:]) if with_images else (None, batch)
+        return model(images, ids, is_answer)[1]
+
+    try:
+        return fit(model, loss_fn, data, lr=lr, clip_norm=1.0, **options)
+    finally:
+        model.requires_grad_(True)
+
+
+def without_image(prompt: str) -> str:
+    """Return the question as text alone: what is left when nobody shows the picture.
+
+    >>> without_image("What is in this image <image>? Answer:")
+    'What is in this image? Answer:'
+    """
+    return prompt.replace("image <image>", "image").replace("<image>", "the image")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Ask, with controls
+# ---------------------------------------------------------------------------------------------------------
+
+
+def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> list[str]:
+    """Return the model's answers, greedy, under one of the four ``CONTROLS``.
+
+    ``"blank"`` shows an empty dark background, ``"shuffled"`` the picture of another question, and ``"text only"`` no
+    picture at all.
+    """
+    if control not in CONTROLS:
+        raise ValueError(f"control must be one of {', '.join(CONTROLS)}, received {control!r}")
+    where = next(model.parameters()).device
+    if control == "text only":
+        return list(model.generate(None, prompt=list(map(without_image, asked.prompts))))
+    images = asked.images
+    if control == "blank":
+        images = torch.full_like(images, 0.175)  # the middle of the backgrounds
+    if control == "shuffled":
+        images = images.roll(1, dims=0)
+    said: list[str] = []
+    for rows in torch.arange(len(asked)).split(500):
+        said += model.generate(images[rows].to(where), prompt=[asked.prompts[row] for row in rows.tolist()])
+    return said
+
+
+def named(answer: str, attribute: str) -> tuple[str, ...]:
+    """Return the words of one attribute that an answer names, in order.
+
+    >>> named("a small red star left of a large blue ring", "color")
+    ('red', 'blue')
+    >>> named("a small red star on the left", "place"), named("a ring left of a star", "place")
+    (('on the left',), ('left of',))
+    """
+    if attribute == "place":
+        phrases = ["left of", "right of", "above", "below", *scenes._WHERE.values()]
+        found = sorted((answer.find(phrase), -len(phrase), phrase) for phrase in phrases if phrase in answer)
+        return tuple(phrase for _, _, phrase in found)
+    words = {"color": tuple(scenes.COLORS), "size": tuple(scenes.SIZES), "shape": scenes.SHAPES}[attribute]
+    return tuple(word for word in answer.split() if word in words)
+
+
+def score(said: Sequence[str], asked: Questions) -> dict[str, float]:
+    """Return the share of answers that are exact, and the share that name each attribute as it is."""
+    right: dict[str, list[bool]] = {metric: [] for metric in METRICS}
+    for answer, truth in zip(said, asked.answers, strict=True):
+        right["exact"].append(answer == truth)
+        for attribute in METRICS[1:]:
+            if named(truth, attribute):
+                right[attribute].append(named(answer, attribute) == named(truth, attribute))
+    return {metric: sum(found) / len(found) for metric, found in right.items() if found}
+
+
+def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd.DataFrame:
+    """Return the score of every batch under every control: one row for each, one column a metric.
+
+    Units:
+        Fractions of answers. What a metric has nothing to judge by is left empty.
+    """
+    rows = {
+        (name, control): score(answers(model, asked, control=control), asked)
+        for name, asked in batches.items()
+        for control in CONTROLS
+    }
+    return pd.DataFrame(rows).T.reindex(columns=list(METRICS)).rename_axis(["pictures", "control"])
+
+
+def confusion(said: Sequence[str], asked: Questions, *, attribute: str = "shape") -> pd.DataFrame:
+    """Return how often an object with the row's attribute is named with the column's, for pictures of one object.
+
+    An answer that names no such attribute, or several, counts in the column "other".
+
+    Units:
+        Answers.
+    """
+    true = [named(truth, attribute) for truth in asked.answers]
+    told = [named(answer, attribute) for answer in said]
+    table = pd.crosstab(
+        pd.Series([names[0] for names in true], name="true"),
+        pd.Series([names[0] if len(names) == 1 else "other" for names in told], name="said"),
+    )
+    names = list({"color": COLORS, "shape": SHAPES, "size": scenes.SIZES}[attribute])
+    columns = names + [name for name in table.columns if name not in names]
+    return table.reindex(index=names, columns=columns, fill_value=0)
+
+
+def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[str]) -> list[str]:
+    """Put the first words of each answer into the model's mouth, and return the one word it says next.
+
+    The words come from you and the picture stays: what changes with the words is the language model's habit, what
+    stays with the picture was seen.
+    """
+    where = next(model.parameters()).device
+    prompts = [f"{prompt} {opening}" for prompt, opening in zip(asked.prompts, openings, strict=True)]
+    return [str(said) for said in model.generate(asked.images.to(where), prompt=prompts, max_new_tokens=1)]
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all that a model is: weights, and the running statistics of its norms."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return how far each part has moved since ``before``: the largest change of any of its numbers.
+
+    Zero means that not one bit is different.
+
+    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+    >>> before = copy_weights(model)
+    >>> with torch.no_grad():
+    ...     model.connector.position_embedding += 1
+    >>> movement(model, before)
+    {'encoder': 0.0, 'connector': 1.0, 'language_model': 0.0}
+    """
+    moved = {part: 0.0 for part, _ in model.named_children()}
+    for name, tensor in model.state_dict().items():
+        part = name.split(".")[0]
+        moved[part] = max(moved[part], (tensor - before[name]).abs().max().item())
+    return moved
