@@ -44,6 +44,10 @@ _EXPORTS = {
     "save_vlm": "vlmcourse.models.vlm",
     "load_vlm": "vlmcourse.models.vlm",
     "PretrainedVLM": "vlmcourse.models.pretrained",
+    "FrameAverage": "vlmcourse.models.video",
+    "CNNLSTM": "vlmcourse.models.video",
+    "CNNTransformer": "vlmcourse.models.video",
+    "CNN3D": "vlmcourse.models.video",
     # experiments
     "device": "vlmcourse.lab.runtime",
     "seed_everything": "vlmcourse.lab.runtime",

@@ -1,0 +1,303 @@
+"""Networks that classify clips: each frame for itself, frames as a sequence, or space and time at once (S10 to S12).
+
+All four take a clip of any length, from one frame. At their defaults they have about the same number of parameters, so
+that a comparison is about what they do with time. The first three share one encoder for the frames and differ in
+one line, the one that joins the frames' vectors.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from vlmcourse.models.cnn import ConvEncoder
+from vlmcourse.models.transformer import MLP, TransformerBlock
+from vlmcourse.ops._checks import Backend, as_sizes, check_floating, check_positive_int, check_rank
+from vlmcourse.ops.convolution import AXES, Conv3d
+
+
+class FrameEncoder(nn.Module):
+    """Turn every frame of a clip into a vector by one image encoder, and centre the vectors.
+
+    What all frames have in common would otherwise drown what differs between them, which is all that tells motion.
+
+    Shapes:
+        clips ``(b, c, t, h, w)`` → ``(b, t, embed_dim)``, with the encoder's ``embed_dim``.
+
+    Raises:
+        ValueError: clips of another rank, or with channels the encoder does not take.
+        TypeError: an encoder that does not say how wide its vectors are, or clips that are not floating point.
+
+    Source:
+        Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
+
+    >>> import torch
+    >>> FrameEncoder(ConvEncoder(width=8))(torch.rand(2, 3, 5, 20, 20)).shape
+    torch.Size([2, 5, 128])
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        embed_dim = getattr(encoder, "embed_dim", None)
+        if not isinstance(embed_dim, int):
+            raise TypeError(
+                f"encoder must say how wide its vectors are by an attribute embed_dim, {type(encoder).__name__} does "
+                f"not; try encoder.embed_dim = 512, with the width of its output"
+            )
+        self.encoder, self.embed_dim = encoder, embed_dim
+        self.norm = nn.BatchNorm1d(embed_dim)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return one vector a frame, ``(b, t, embed_dim)``."""
+        check_clips(clips)
+        vectors = self.norm(self.encoder(rearrange(clips, "b c t h w -> (b t) c h w")))
+        return rearrange(vectors, "(b t) d -> b t d", b=len(clips))
+
+
+class FrameAverage(nn.Module):
+    """Look at each frame alone and average what was seen: the baseline that cannot know the order of the frames.
+
+    On clips of a single frame it is a classifier of frames.
+
+    Shapes:
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
+
+    Options:
+        width: channels of the frame encoder's first stage. embed_dim: width of the vector that is classified.
+        encoder: takes the place of the default ``ConvEncoder(in_channels=in_channels, width=width)``; any module that
+        maps images to vectors and says how wide they are by its attribute ``embed_dim``.
+
+    Raises:
+        ValueError: a size below one, or clips of another rank or with other channels.
+        TypeError: a size that is not an integer, an encoder without ``embed_dim``, or clips that are not floating
+            point.
+
+    Source:
+        Karpathy et al. 2014, "Large-scale video classification with convolutional neural networks", the single-frame
+        and late-fusion baselines. Slide S11.
+
+    >>> import torch
+    >>> FrameAverage(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        width: int = 8,
+        embed_dim: int = 64,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes)
+        self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
+        self.mlp = MLP(self.frames.embed_dim, 4 * embed_dim, embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return one score a class, ``(b, num_classes)``."""
+        vectors = self.mlp(self.frames(clips))
+        return self.head(reduce(vectors, "b t d -> b d", "mean"))
+
+
+class CNNLSTM(nn.Module):
+    """Turn each frame into a vector, read the vectors in order with an LSTM, and classify its last state.
+
+    Shapes:
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
+
+    Options:
+        width, embed_dim, encoder: as for :class:`FrameAverage`; ``embed_dim`` is the width of the LSTM's state.
+
+    Raises:
+        ValueError, TypeError: as for :class:`FrameAverage`.
+
+    Source:
+        Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
+
+    >>> import torch
+    >>> CNNLSTM(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        width: int = 8,
+        embed_dim: int = 64,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes)
+        check_positive_int("embed_dim", embed_dim)
+        self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
+        self.lstm = nn.LSTM(self.frames.embed_dim, embed_dim, batch_first=True)
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return one score a class, ``(b, num_classes)``."""
+        states, _ = self.lstm(self.frames(clips))
+        return self.head(states[:, -1])
+
+
+class CNNTransformer(nn.Module):
+    """Turn each frame into a vector, add when it was shown, let the frames attend to each other, and average.
+
+    When is told by sinusoids, which exist for every time, so that a clip may be longer than those of training. What
+    the network does at times it has never seen is another matter; chapter 5 measures it.
+
+    Shapes:
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
+
+    Options:
+        width, embed_dim, encoder: as for :class:`FrameAverage`. num_heads, depth: of the transformer's layers.
+
+    Raises:
+        ValueError, TypeError: as for :class:`FrameAverage`; ``num_heads`` must divide ``embed_dim``, and that be even.
+
+    Source:
+        Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762); pre-norm layers as in slide S24's
+        successors. Slide S11.
+
+    >>> import torch
+    >>> CNNTransformer(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        width: int = 8,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        depth: int = 1,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes)
+        check_positive_int("depth", depth)
+        sinusoids(torch.zeros(1, 1, embed_dim))  # refuses an odd width now rather than at the first clip
+        self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
+        self.frame_proj = nn.Linear(self.frames.embed_dim, embed_dim)
+        self.blocks = nn.Sequential(*[TransformerBlock(embed_dim, num_heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return one score a class, ``(b, num_classes)``."""
+        tokens = self.frame_proj(self.frames(clips))
+        tokens = self.norm(self.blocks(tokens + sinusoids(tokens)))
+        return self.head(reduce(tokens, "b t d -> b d", "mean"))
+
+
+class CNN3D(nn.Module):
+    """Convolve over space and time at once: three 3D convolutions, then the average over all places and times.
+
+    Shapes:
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
+
+    Units:
+        kernel_size counts frames and pixels: one odd number, or three as (time, height, width). With 1 frame it is a
+        network for images that runs on every frame, with the very same parts.
+
+    Options:
+        width: channels of the first convolution; each further one doubles them and halves height and width. backend:
+        ``"fused"`` or ``"einops"``, see :class:`~vlmcourse.Conv3d`.
+
+    Raises:
+        ValueError: a size below one, an even kernel, an unknown backend, or clips of another rank or with other
+            channels.
+        TypeError: a size that is not an integer, or clips that are not floating point.
+
+    Source:
+        Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
+
+    >>> import torch
+    >>> CNN3D(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        width: int = 16,
+        kernel_size: int | Sequence[int] = 3,
+        backend: Backend = "fused",
+    ) -> None:
+        super().__init__()
+        check_positive_int("num_classes", num_classes)
+        check_positive_int("in_channels", in_channels)
+        check_positive_int("width", width)
+        kernel = as_sizes("kernel_size", kernel_size, axes=AXES, minimum=1)
+        if any(size % 2 == 0 for size in kernel):
+            raise ValueError(f"kernel_size must be odd, so that the clip keeps its length, received {kernel_size}")
+        self.in_channels = in_channels
+        self.layers = nn.Sequential()
+        for stride, out_channels in ((1, width), (2, 2 * width), (2, 4 * width)):
+            convolution = Conv3d(
+                in_channels,
+                out_channels,
+                kernel,
+                stride=(1, stride, stride),
+                padding=[size // 2 for size in kernel],
+                bias=False,
+                backend=backend,
+            )
+            self.layers.extend([convolution, nn.BatchNorm3d(out_channels), nn.ReLU()])
+            in_channels = out_channels
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def feature_map(self, clips: Tensor) -> Tensor:
+        """Return one vector for every place and time, ``(b, 4 * width, t, h', w')``."""
+        check_clips(clips)
+        if clips.shape[1] != self.in_channels:
+            raise ValueError(f"clips must have in_channels={self.in_channels} channels, received {clips.shape[1]}")
+        return self.layers(clips)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return one score a class, ``(b, num_classes)``."""
+        return self.head(reduce(self.feature_map(clips), "b d t h w -> b d", "mean"))
+
+
+def sinusoids(tokens: Tensor) -> Tensor:
+    """Return the times 0 to t - 1 as waves of geometrically growing length, in the dtype of the tokens.
+
+    Shapes:
+        tokens ``(b, t, d)``, of which only the shape counts → ``(t, d)``, with d even.
+
+    Raises:
+        ValueError: an odd d.
+
+    Source:
+        Vaswani et al. 2017, section 3.5 (arXiv 1706.03762).
+
+    >>> import torch
+    >>> sinusoids(torch.zeros(1, 2, 4))
+    tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+            [0.8415, 0.5403, 0.0100, 0.9999]])
+    """
+    t, d = tokens.shape[-2:]
+    if d % 2:
+        raise ValueError(f"embed_dim must be even, a sine and a cosine for each wave, received {d}")
+    times = torch.arange(t, device=tokens.device, dtype=torch.float64)
+    waves = 10_000 ** (-torch.arange(0, d, 2, device=tokens.device, dtype=torch.float64) / d)
+    angles = times[:, None] * waves
+    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave t d -> t (d wave)").to(tokens.dtype)
+
+
+def check_clips(clips: Tensor) -> None:
+    """Raise unless ``clips`` are floating point of shape (b, c, t, h, w); an image is shown the way to become one."""
+    if isinstance(clips, Tensor) and clips.ndim == 4:
+        received = f"{tuple(clips.shape)}; for a clip of one frame try images[:, :, None]"
+        raise ValueError(f"clips must have shape (b c t h w), received {received}")
+    check_rank("clips", clips, "b c t h w")
+    check_floating("clips", clips)
