@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,7 +27,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import nbformat
-from execute import ChapterError, run_notebook
+from check import CORES
+from execute import ChapterError, Kernels, run_notebook
 from nbformat import NotebookNode
 from normalise import normalise, read, text_of
 
@@ -131,7 +133,9 @@ class Book:
 
     # --- executing ----------------------------------------------------------------------------------------------
 
-    def execute(self, chapter: Path, nb: NotebookNode, environment: Environment, timeout: int | None) -> None:
+    def execute(
+        self, chapter: Path, nb: NotebookNode, environment: Environment, timeout: int | None, **options: Any
+    ) -> None:
         """Execute one chapter and keep its results; a failed one is kept apart, to be looked at."""
         package = self.package_files()
         code = code_hash(nb)
@@ -142,6 +146,7 @@ class Book:
                 folder=chapter.parent,
                 scratch=self.build / "ipython",
                 timeout=timeout,
+                **options,
             )
         except ChapterError:
             write(self.failed / chapter.name, nbformat.writes(nb))
@@ -333,15 +338,11 @@ def build(book: Book, environment: Environment, timeout: int | None) -> int:
         f" (Python {environment.python}, PyTorch {environment.torch})",
         flush=True,
     )
-    failures = []
     for chapter in todo:
         if book.record(chapter):
             print(f"  {chapter.stem}: {reasons[chapter]}")
-        try:
-            book.execute(chapter, notebooks[chapter], environment, timeout)
-        except ChapterError as error:
-            failures.append((chapter, str(error)))
-    for chapter, message in failures:
+    failures = execute_all(book, {chapter: notebooks[chapter] for chapter in todo}, environment, timeout)
+    for chapter, message in failures.items():
         message = message if sys.stdout.isatty() else COLOUR.sub("", message)
         print(f"\n{message}\n\nThe outputs up to there are in {book.name(book.failed / chapter.name)}")
     if failures:
@@ -367,12 +368,51 @@ def build(book: Book, environment: Environment, timeout: int | None) -> int:
     return 0
 
 
+def chapters_at_once(environment: Environment) -> int:
+    """Two or more where cores are all they share; one where a chapter wants a GPU, or the machine, for itself."""
+    return min(4, CORES) if environment.device == "cpu" and environment.profile == "quick" else 1
+
+
+def execute_all(
+    book: Book, notebooks: dict[Path, NotebookNode], environment: Environment, timeout: int | None
+) -> dict[Path, str]:
+    """Execute chapters, some at once, and return what those that failed had to say.
+
+    Raises:
+        KeyboardInterrupt: once the kernels are gone.
+    """
+    at_once = min(chapters_at_once(environment), len(notebooks)) or 1
+    options: dict[str, Any] = {"kernels": Kernels(), "alone": at_once == 1}
+    if at_once > 1:  # more threads than cores would wait for each other
+        options["env"] = {"OMP_NUM_THREADS": str(CORES // at_once)}
+    failures = {}
+    with ThreadPoolExecutor(at_once) as threads:
+        running = {
+            threads.submit(book.execute, chapter, nb, environment, timeout, **options): chapter
+            for chapter, nb in notebooks.items()
+        }
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            threads.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in running):  # again, for a kernel that was still starting
+                options["kernels"].stop()
+                time.sleep(0.1)
+            raise
+    for future, chapter in running.items():
+        try:
+            future.result()
+        except ChapterError as error:
+            failures[chapter] = str(error)
+    return failures
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Execute the chapters that changed and render the book.")
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the checkout (default: this one)")
     parser.add_argument("--timeout", type=int, help="seconds allowed per cell, 0 for no limit")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # stop the kernel too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the kernels too
     book = Book(options.root.resolve())
     with only_one(book.build):
         try:

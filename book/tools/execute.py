@@ -2,10 +2,12 @@
 
 import ast
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -28,11 +30,11 @@ class ChapterError(Exception):
 
 
 class Progress:
-    """One line per chapter: rewritten every second on a terminal, printed now and then in a log."""
+    """One line per chapter: rewritten every second where it is alone on a terminal, else printed now and then."""
 
-    def __init__(self, name: str, cells: int) -> None:
+    def __init__(self, name: str, cells: int, *, alone: bool = True) -> None:
         self.name, self.cells, self.cell = name, cells, 0
-        self.live = sys.stdout.isatty()
+        self.live = alone and sys.stdout.isatty()
         self.started = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True)
@@ -63,6 +65,23 @@ class Progress:
             print(line, flush=True)
 
 
+class Kernels:
+    """The kernels at work, so that whoever stops a build can take them down from another thread."""
+
+    def __init__(self) -> None:
+        self.clients: set[NotebookClient] = set()
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Kill all kernels; chapters that run raise KeyboardInterrupt, and no cell starts any more."""
+        self.stopped = True
+        for client in list(self.clients):
+            pid = getattr(client.km and client.km.provisioner, "pid", None)
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
 def run_notebook(
     nb: NotebookNode,
     *,
@@ -71,24 +90,32 @@ def run_notebook(
     scratch: Path,
     timeout: int | None = None,
     env: Mapping[str, str] | None = None,
+    kernels: Kernels | None = None,
+    alone: bool = True,
 ) -> tuple[float, list[Path]]:
     """Execute ``nb`` in place, in ``folder``; return the seconds it took and the files its kernel loaded.
 
-    ``scratch`` stands in for the user's IPython folder, so that start-up files of theirs do not run.
+    ``scratch`` stands in for the user's IPython folder, so that start-up files of theirs do not run. Notebooks run in
+    several threads at once, each in a kernel of its own; then they share ``kernels``, and none is ``alone``.
 
     Raises:
         ChapterError: a cell raised, ran longer than ``timeout`` seconds, or took the kernel down with it.
+        KeyboardInterrupt: another thread stopped the kernels.
     """
+    kernels = kernels or Kernels()
     scratch.mkdir(parents=True, exist_ok=True)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the python3 kernel of this environment, not one of the user's
     client = NotebookClient(nb, kernel_name="python3", timeout=timeout, resources={"metadata": {"path": str(folder)}})
     client.create_kernel_manager().transport_encryption = "auto"  # other users of the machine cannot listen in
     code_cells = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
-    with Progress(name, len(code_cells)) as progress:
+    with Progress(name, len(code_cells), alone=alone) as progress:
         number, index = 0, 0
+        kernels.clients.add(client)
         try:
             with client.setup_kernel(env=kernel_environment({"IPYTHONDIR": str(scratch), **(env or {})})):
                 for number, index in enumerate(code_cells, start=1):
+                    if kernels.stopped:
+                        raise KeyboardInterrupt
                     progress.cell = number
                     client.execute_cell(nb.cells[index], index, execution_count=number)
                 files = ask_for_files(client)
@@ -97,7 +124,11 @@ def run_notebook(
             CellTimeoutError,
             RuntimeError,
         ) as error:  # RuntimeError: the kernel died, or never came up
+            if kernels.stopped:
+                raise KeyboardInterrupt from error
             raise ChapterError(describe(error, name, number, len(code_cells), nb.cells[index], timeout)) from error
+        finally:
+            kernels.clients.discard(client)
         return progress.seconds, files
 
 

@@ -69,7 +69,7 @@ class Project:
         log.write_text("")
         self.book = tool.Book(self.root)
         status = tool.build(self.book, environment, timeout=60)
-        return status, log.read_text().split()
+        return status, sorted(log.read_text().split())  # chapters run at once, in no order
 
     def page(self, name: str) -> str:
         return (self.book.source / name).read_text()
@@ -240,13 +240,15 @@ def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(proj
     wait = "import os, time\nopen('../kernel.pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
     project.chapter("02_beta", "# Beta", wait)
     script = (
-        f"import sys; sys.path.insert(0, {str(TOOLS)!r}); import build, pathlib\n"
+        f"import signal, sys; sys.path.insert(0, {str(TOOLS)!r}); import build, pathlib\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script in the background may ignore it
         f"build.current_environment = lambda root: build.Environment(**{dataclasses.asdict(ENVIRONMENT)!r})\n"
         f"sys.exit(build.main(['--root', {str(project.root)!r}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pid_file = project.root / "kernel.pid"
     wait_for(lambda: pid_file.is_file() and pid_file.read_text())
+    wait_for(lambda: (project.book.executed / "01_alpha.json").is_file())
     kernel = int(pid_file.read_text())
     process.send_signal(sign)
     said, _ = process.communicate(timeout=30)
@@ -270,6 +272,22 @@ def is_alive(pid: int) -> bool:
         return False
     except ProcessLookupError:
         return False
+
+
+def test_chapters_run_at_once_on_a_cpu(project, monkeypatch):
+    monkeypatch.setattr(tool, "CORES", 2)
+    meet = "import pathlib, time\nfor _ in range(300):\n    pathlib.Path('../{me}').touch()\n    time.sleep(0.1)\n"
+    meet += "    if pathlib.Path('../{other}').exists(): break\nelse:\n    raise TimeoutError"
+    project.chapter("01_alpha", "# Alpha", meet.format(me="alpha", other="beta"))
+    project.chapter("02_beta", "# Beta", meet.format(me="beta", other="alpha"))
+    assert project.build() == (0, ["01_alpha", "02_beta"])
+
+
+@pytest.mark.parametrize("changed", [{"device": "cuda NVIDIA H200"}, {"profile": "full"}])
+def test_a_gpu_and_a_long_run_are_not_shared(monkeypatch, changed):
+    monkeypatch.setattr(tool, "CORES", 16)
+    assert tool.chapters_at_once(ENVIRONMENT) == 4
+    assert tool.chapters_at_once(dataclasses.replace(ENVIRONMENT, **changed)) == 1
 
 
 def test_two_builds_at_once_do_not_mix(project):
