@@ -122,9 +122,28 @@ def train_stage(
     """Train the parts of one stage and leave the others as they are; return the history.
 
     ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
-    encoder and a frozen language model, ``"joint"`` moves everything that ``freeze`` does not name.
+    encoder and a frozen language model, ``"joint"`` moves everything that ``freeze`` does not name. The loss counts the
+    answer's words only. Afterwards every part may learn again.
+
+    Options:
+        freeze: parts to leave as they are, from ``"encoder"``, ``"connector"``, ``"language_model"``. options: those of
+        :func:`~vlmcourse.lab.training.fit`, such as ``steps``, ``batch_size``, ``seed``, ``checkpoint``.
+
+    Raises:
+        ValueError: an unknown stage or part, or nothing left to train; otherwise as ``fit``.
+
+    Source:
+        Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
     """
+    if stage not in STAGES:
+        raise ValueError(f"stage must be one of {', '.join(STAGES)}, received {stage!r}")
+    freeze = tuple(freeze)
+    for frozen in freeze:
+        if frozen not in STAGES["joint"]:
+            raise ValueError(f"freeze has unknown {frozen!r}; the parts are {', '.join(STAGES['joint'])}")
     parts = [part for part in STAGES[stage] if part not in freeze]
+    if not parts:
+        raise ValueError(f"freeze={freeze} leaves nothing to train in stage {stage!r}")
     for name, part in model.named_children():
         part.requires_grad_(name in parts)
     with_images = stage != "language model"

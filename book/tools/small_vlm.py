@@ -1,0 +1,88 @@
+"""Train the two files in vlmcourse/weights anew: ``python book/tools/small_vlm.py --work FOLDER``.
+
+First an encoder learns without labels from single shapes; then a small vision-language model is built around it, in a
+world where each colour comes with two shapes. It takes a while on a laptop. Stop it whenever you like: called again
+with the same folder, it goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from vlmcourse import ConvEncoder, scenes, seed_everything
+from vlmcourse.data.questions import KINDS, questions
+from vlmcourse.lab.results import provenance
+from vlmcourse.lab.simclr import train_simclr
+from vlmcourse.lab.vlm import COLORS, METRICS, SHAPES, answers, build_vlm, held_out, pairings, score, train_stage
+from vlmcourse.models.vlm import save_vlm
+
+WEIGHTS = Path(__file__).parents[2] / "vlmcourse" / "weights"
+SEED = 0
+CONTRASTIVE = {"steps": 900, "batch_size": 256}
+WORLD = {"colors": COLORS, "shapes": SHAPES, "num_objects": [1, 2], "phrasings": 3, "image_size": 32}
+PARTNERS = 2
+PICTURES = 10_000
+STAGES = {"language model": 200, "connector": 200, "joint": 1600}
+
+
+def contrastive_encoder(work: Path) -> ConvEncoder:
+    seed_everything(SEED)
+    encoder = ConvEncoder()
+    pictures = scenes.images(8000, seed=12, image_size=24, radius=(0.30, 0.65))
+    train_simclr(encoder, pictures, seed=SEED, checkpoint=work / "encoder.pt", checkpoint_every=25, **CONTRASTIVE)
+    return encoder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+
+    encoder = contrastive_encoder(options.work)
+    about = {"data": "scenes.images, every shape in every colour, no labels", "seed": SEED, **CONTRASTIVE}
+    path = options.out / "contrastive_encoder.safetensors"
+    if not path.exists():
+        save_file(encoder.state_dict(), path, {"provenance": json.dumps(about | provenance())})
+
+    # A description is asked twice as often as anything else: it is the hardest, and what chapter 1 shows.
+    seen = pairings(PARTNERS)
+    asked = questions(PICTURES, seed=1, only=seen, kinds=[*KINDS, "describe"], **WORLD)
+    seed_everything(SEED)
+    model = build_vlm(encoder, embed_dim=64, depth=3, context_length=96)
+    for stage, steps in STAGES.items():
+        train_stage(
+            model, asked, stage, steps=steps, lr=2e-3, batch_size=128, seed=SEED, autocast=False,
+            checkpoint=options.work / f"{stage.replace(' ', '_')}.pt", checkpoint_every=25,
+        )  # fmt: skip
+
+    scores: dict[str, object] = {}
+    for name, pairs, seed in (("seen", seen, 2), ("held out", held_out(), 3)):
+        batch = questions(800, seed=seed, only=pairs, **WORLD)
+        said = answers(model, batch)
+        scores[name] = {
+            kind: sum(a == b for a, b, k in zip(said, batch.answers, batch.kinds, strict=True) if k == kind)
+            / batch.kinds.count(kind)
+            for kind in KINDS
+        }
+        described = questions(400, seed=seed + 2, kinds="describe", only=pairs, **(WORLD | {"num_objects": 1}))
+        scores[f"{name}, one object described"] = score(answers(model, described), described)
+    about = {
+        "data": "vlmcourse.data.questions, one and two objects, each colour with two shapes",
+        "pairs": seen, "held_out": held_out(), "pictures": PICTURES, "steps": STAGES, "seed": SEED,
+        "encoder": path.name, "validation": scores, "seconds": round(time.time() - start),
+    }  # fmt: skip
+    save_vlm(model, options.out / "small_vlm.safetensors", provenance=about | provenance())
+    print(json.dumps(scores, indent=1), METRICS)
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()

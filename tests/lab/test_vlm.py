@@ -1,0 +1,193 @@
+"""Stages move what they say and nothing else; scores and controls tell a model that looks from one that recites."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vlmcourse.data.questions import questions
+from vlmcourse.lab import vlm
+from vlmcourse.lab.runtime import seed_everything
+
+QUIET = {"steps": 2, "batch_size": 8, "device": "cpu", "progress": False, "autocast": False}
+PARTS = {"encoder", "connector", "language_model"}
+
+
+def small_model():
+    seed_everything(0)
+    return vlm.build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+
+
+def described(n=24, *, seed=0, **options):
+    return questions(n, seed=seed, kinds="describe", image_size=16, phrasings=1, **options)
+
+
+# --- the world -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("partners", [1, 2, 5])
+def test_every_colour_has_its_partners_and_every_shape_as_many_and_none_is_held_out(partners):
+    pairs = vlm.pairings(partners)
+    assert len(set(pairs)) == 6 * partners
+    for place, names in ((0, vlm.COLORS), (1, vlm.SHAPES)):
+        assert [sum(pair[place] == name for pair in pairs) for name in names] == [partners] * 6
+    assert not set(pairs) & set(vlm.held_out())
+    assert {color for color, _ in vlm.held_out()} == set(vlm.COLORS)
+    assert {shape for _, shape in vlm.held_out()} == set(vlm.SHAPES)
+
+
+def test_a_wider_world_holds_all_of_a_narrower_one():
+    assert set(vlm.pairings(2)) < set(vlm.pairings(5))
+
+
+@pytest.mark.parametrize("options", [{"partners": 6}, {"partners": 1, "colors": ["red"]}])
+def test_a_world_without_anything_held_out_is_refused(options):
+    with pytest.raises(ValueError, match="partners must be below the number of shapes"):
+        vlm.pairings(**options)
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "freeze", "moving"),
+    [
+        ("language model", (), {"language_model"}),
+        ("connector", (), {"connector"}),
+        ("joint", (), PARTS),
+        ("joint", ("encoder",), {"connector", "language_model"}),
+    ],
+)
+def test_a_stage_moves_its_parts_and_not_one_bit_of_the_others(stage, freeze, moving):
+    model = small_model()
+    before = vlm.copy_weights(model)
+    vlm.train_stage(model, described(), stage, freeze=freeze, **QUIET)
+    moved = vlm.movement(model, before)
+    assert {part for part, change in moved.items() if change > 0} == moving
+    assert set(moved) == PARTS
+
+
+def test_after_a_stage_every_part_may_learn_again():
+    model = small_model()
+    vlm.train_stage(model, described(), "connector", **QUIET)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_movement_notices_the_running_statistics_of_a_norm():
+    model = small_model()
+    before = vlm.copy_weights(model)
+    model.encoder.train()(torch.rand(4, 3, 16, 16))  # no step, no gradient: only BatchNorm's statistics change
+    assert vlm.movement(model, before)["encoder"] > 0
+
+
+def test_the_language_stage_never_sees_an_image():
+    asked = described()
+    torn = dataclasses.replace(asked, images=torch.full_like(asked.images, torch.nan))
+    one, other = small_model(), small_model()
+    histories = [vlm.train_stage(m, a, "language model", **QUIET)["loss"] for m, a in ((one, asked), (other, torn))]
+    assert histories[0].tolist() == histories[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stage": "vision"}, r"stage must be one of language model, connector, joint, received 'vision'"),
+        ({"stage": "joint", "freeze": ("decoder",)}, r"freeze has unknown 'decoder'"),
+        ({"stage": "connector", "freeze": ("connector",)}, r"freeze=.* leaves nothing to train in stage 'connector'"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        vlm.train_stage(small_model(), described(), **arguments, **QUIET)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_truth_scores_one_everywhere():
+    asked = described(num_objects=[1, 2])
+    assert vlm.score(asked.answers, asked) == dict.fromkeys(vlm.METRICS, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("true", "said", "wrong"),
+    [
+        ("a small red star on the left", "a small red heart on the left", {"shape"}),
+        ("a small red star on the left", "a small blue star on the left", {"color"}),
+        ("a small red star on the left", "a large red star on the right", {"size", "place"}),
+        ("a small red star on the left", "a red star on the left", {"size"}),
+        ("a small red star on the left", "a small red red star on the left", {"color"}),
+        ("a small red star left of a large blue heart", "a small blue star left of a large red heart", {"color"}),
+        ("a small red star left of a large blue heart", "a small red star right of a large blue heart", {"place"}),
+        ("a small red star on the left", "", {"color", "size", "shape", "place"}),
+    ],
+)
+def test_a_wrong_word_costs_its_own_attribute_and_the_exact_match(true, said, wrong):
+    asked = dataclasses.replace(described(1), answers=(true,))
+    scores = vlm.score([said], asked)
+    assert {metric for metric, value in scores.items() if value == 0.0} == wrong | {"exact"}
+
+
+def test_an_attribute_that_the_truth_does_not_name_is_not_judged():
+    asked = dataclasses.replace(described(1), answers=("a star on the left",))
+    assert set(vlm.score(["a red star on the left"], asked)) == {"exact", "shape", "place"}
+
+
+def test_confusion_counts_every_answer_once_and_puts_strange_ones_aside():
+    asked = described(30, colors=vlm.COLORS, shapes=vlm.SHAPES)
+    said = [answer.replace("circle", "heart").replace("star", "thing") for answer in asked.answers]
+    table = vlm.confusion(said, asked)
+    shapes = [objects[0].shape for objects in asked.objects]
+    assert table.to_numpy().sum() == 30
+    assert table.loc["circle", "heart"] == shapes.count("circle") > 0
+    assert table.loc["star", "other"] == shapes.count("star") > 0
+    assert table.loc["cross", "cross"] == shapes.count("cross") > 0
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def test_a_blank_image_leaves_one_answer_for_each_prompt_and_text_alone_as_well():
+    model, asked = small_model(), described()
+    for control in ("blank", "text only"):
+        assert len(set(vlm.answers(model, asked, control=control))) == 1
+    assert vlm.answers(model, asked, control="text only") == vlm.answers(
+        model, dataclasses.replace(asked, images=asked.images * torch.nan), control="text only"
+    )
+
+
+def test_shuffled_images_give_each_question_the_answer_of_another():
+    seed_everything(0)
+    model, asked = small_model(), described()
+    torch.nn.init.normal_(model.connector.mlp.out_proj.weight, std=2.0)  # so that the answer depends on the image
+    real, shuffled = (vlm.answers(model, asked, control=control) for control in ("real image", "shuffled"))
+    assert len(set(real)) > 1
+    assert shuffled == [real[-1], *real[:-1]]
+
+
+def test_an_unknown_control_is_refused():
+    with pytest.raises(ValueError, match="control must be one of real image, blank, shuffled, text only"):
+        vlm.answers(small_model(), described(), control="noise")
+
+
+def test_evaluate_has_a_row_for_each_control_and_its_numbers_are_those_of_score():
+    model, asked = small_model(), described()
+    table = vlm.evaluate(model, {"seen": asked})
+    assert list(table.index) == [("seen", control) for control in vlm.CONTROLS]
+    assert table.loc[("seen", "blank")].to_dict() == vlm.score(vlm.answers(model, asked, control="blank"), asked)
+
+
+def test_the_question_as_text_alone_has_no_placeholder_and_only_known_words():
+    tokenizer = small_model().tokenizer
+    asked = questions(200, seed=0, image_size=16, num_objects=[1, 2], phrasings=3)
+    texts = {vlm.without_image(prompt) for prompt in asked.prompts}
+    assert not any("<image>" in text for text in texts)
+    for text in texts:
+        tokenizer.encode(text)
+
+
+def test_the_first_words_of_an_answer_can_be_given():
+    model, asked = small_model(), described(5)
+    said = vlm.next_words(model, asked, ["a small red"] * 5)
+    assert len(said) == 5
+    assert all(len(word.split()) <= 1 for word in said)
