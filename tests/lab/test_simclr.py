@@ -7,6 +7,7 @@ from torchvision.models import resnet18
 
 from vlmcourse import nt_xent_loss, seed_everything
 from vlmcourse.data.augment import two_views
+from vlmcourse.lab import simclr
 from vlmcourse.lab.simclr import train_simclr
 from vlmcourse.lab.training import fit
 
@@ -73,6 +74,30 @@ def test_another_loss_takes_the_place_of_nt_xent():
         encoder(), IMAGES, views={"darker": darker}, loss=constant, temperature=0.7, steps=2, **QUICK
     )
     assert history.loss.tolist() == pytest.approx([0.7, 0.7])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_but_the_training_steps_leaves_a_trace_in_the_encoder(training):
+    trained = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Flatten()).train(training)
+    train_simclr(trained, IMAGES, views={"darker": darker}, steps=2, **QUICK)
+    assert trained[1].num_batches_tracked == 2
+    assert all(part.training is training for part in trained.modules())
+
+
+def test_the_loss_sees_the_embeddings_of_all_processes(monkeypatch):
+    monkeypatch.setattr(simclr, "gather_embeddings", lambda rows: torch.cat([2 * rows, rows]))  # a process before ours
+    seen = []
+
+    def loss(view1: Tensor, view2: Tensor, *, temperature: float) -> Tensor:
+        seen.extend([view1, view2])
+        return (view1 - view2).square().mean()
+
+    train_simclr(encoder(), IMAGES, views={"darker": darker}, loss=loss, steps=1, **QUICK)
+    for view in seen:
+        theirs, ours = view.chunk(2)
+        torch.testing.assert_close(theirs, 2 * ours)
+        assert view.requires_grad
+    assert not torch.equal(*seen)
 
 
 def test_an_encoder_that_returns_maps_is_refused():
