@@ -595,9 +595,9 @@ class VisionLanguageModel(nn.Module):
             images = torch.cat(list(images))
         if len(counts) != batch:
             raise ValueError(f"images must come for each of the {batch} prompts, received {len(counts)}")
-        return (self.connector(self._features(images)) if len(images) else None), counts
+        return (self.connector(self.features(images)) if len(images) else None), counts
 
-    def _features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Return whatever the encoder has for places: a map, or tokens."""
         for name in ("feature_map", "tokens"):
             if hasattr(self.encoder, name):

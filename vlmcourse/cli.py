@@ -1,0 +1,164 @@
+"""The command line: ``vlmcourse ask IMAGE "What is in this image?"`` (slide S02)."""
+
+import argparse
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmcourse import __version__
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
+    from torch import Tensor
+
+ANSWERED, BAD_INPUT, OUTSIDE = 0, 2, 3  # exit codes; 2 is also what argparse uses
+LARGEST = 50_000_000  # pixels: more than any camera in class, less than what fills a small memory
+
+EPILOG = f"""exit codes:
+  {ANSWERED}  an answer was given
+  {BAD_INPUT}  the picture, the question or the model cannot be used
+  {OUTSIDE}  the picture is unlike everything the model has seen, so its answer would mean nothing
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    >>> main(["ask", "nowhere.png"])
+    2
+    """
+    parser = argparse.ArgumentParser(
+        prog="vlmcourse", description="The course's small vision-language model, from the terminal."
+    )
+    parser.add_argument("--version", action="version", version=f"vlmcourse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    ask = commands.add_parser(
+        "ask",
+        help="ask the model about a picture",
+        description="Ask about a picture. The model knows one small world: drawn shapes on dark grey. The answer goes "
+        "to standard output, everything else to standard error.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ask.add_argument("image", type=Path, help="a picture that Pillow can read: PNG, JPEG, GIF, WebP, …")
+    ask.add_argument("question", nargs="?", default="What is in this image?", help='default: "%(default)s"')
+    ask.add_argument("--model", type=Path, help="a file of save_vlm, instead of the model that comes with the package")
+    ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
+    options = parser.parse_args(arguments)
+    try:
+        return _ask(options.image, options.question, options.model, options.anyway)
+    except (OSError, ValueError) as error:
+        print(f"vlmcourse: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
+    """Answer on standard output; notes and refusals on standard error."""
+    from vlmcourse.lab.shipped import Familiarity, shipped_vlm
+    from vlmcourse.models.vlm import load_vlm
+
+    model, provenance = shipped_vlm() if weights is None else load_vlm(weights)
+    image, notes = read_picture(path, image_size=int(provenance.get("image_size", 32)))
+    prompt, known = as_prompt(question)
+    if not known:
+        notes.append("questions of this form were not in its training, so the answer may mean nothing")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    (answer,) = model.generate(image[None], prompt=prompt)
+    if "familiarity" in provenance:
+        world = Familiarity.from_dict(provenance["familiarity"])
+        distance = float(world.distance(model, image[None]))
+        if distance > world.limit:
+            print(
+                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.limit:.1f} is "
+                f"as far as such pictures go. I cannot say what is in it.",
+                file=sys.stderr,
+            )
+            if not anyway:
+                return OUTSIDE
+    print(answer)
+    return ANSWERED
+
+
+def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
+    """Return the picture as the model reads it, ``(3, image_size, image_size)`` in [0, 1], and what was done to it.
+
+    Raises:
+        OSError: there is no such file, it is a folder, or it cannot be read.
+        ValueError: it is no picture, is damaged, or has more than fifty million pixels.
+    """
+    from PIL import Image, ImageOps
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name one picture in it")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    notes = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at below
+            picture = Image.open(path)
+        with picture:
+            width, height = picture.size
+            if width * height > LARGEST:
+                raise ValueError(
+                    f"{path} has {width} × {height} pixels; make it smaller, at most {LARGEST // 10**6} million"
+                )
+            if getattr(picture, "n_frames", 1) > 1:
+                notes.append("it is a film; only its first frame is looked at")
+            upright = ImageOps.exif_transpose(picture)
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                notes.append("its transparent parts are shown as black")
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
+            if upright.mode.startswith("I;16"):
+                upright = upright.point(lambda value: value / 257, "L")  # 16 bits of grey to 8
+            upright = upright.convert("RGB")
+    except (Image.UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path} is not a picture that can be read ({error})") from error
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: it is damaged, cut short, or closed to you ({error})") from error
+    if upright.size != (image_size, image_size):
+        width, height = upright.size
+        square = min(width, height)
+        if width != height:
+            notes.append(f"only its middle square of {square} × {square} pixels is looked at")
+            left, top = (width - square) // 2, (height - square) // 2
+            upright = upright.crop((left, top, left + square, top + square))
+        notes.append(f"resized from {width} × {height} to {image_size} × {image_size} pixels")
+        upright = upright.resize((image_size, image_size), Image.Resampling.LANCZOS)
+    return pil_to_tensor(upright).float() / 255, notes
+
+
+def as_prompt(question: str) -> tuple[str, bool]:
+    """Put the placeholder where the question speaks of the image; say whether the model learned from such questions.
+
+    >>> as_prompt("What is in this image?")
+    ('What is in this image <image>? Answer:', True)
+    >>> as_prompt("How many things are in this image?")
+    ('How many things are in <image>? Answer:', True)
+    >>> as_prompt("Who painted this?")
+    ('Who painted this in <image>? Answer:', False)
+    """
+    from vlmcourse.data.questions import ENDING, TEMPLATES
+
+    question = question.strip().removesuffix(ENDING.strip()).strip()
+    body, mark = re.fullmatch(r"(.*?)\s*([.?]?)", question, re.DOTALL).groups()  # type: ignore[union-attr]
+    ways = [question] if "<image>" in question else [
+        re.sub(r"\bimage\b", "image <image>", question, count=1),
+        re.sub(r"\b(this|the) image\b", "<image>", question, count=1),
+        f"{body} in <image>{mark or '?'}",
+    ]  # fmt: skip
+    ways = [way for way in ways if "<image>" in way]
+    for way in ways:
+        for template in (template for kind in TEMPLATES.values() for template in kind):
+            if re.fullmatch(re.sub(r"\\\{\w+\\\}", ".+", re.escape(template)), way):
+                return way + ENDING, True
+    return ways[0] + ENDING, False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The small vision-language model that comes with the package, and how it knows that a picture is not of its world."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from typing import Any
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from vlmcourse.models.vlm import VisionLanguageModel, _evaluating, load_vlm
+from vlmcourse.ops._checks import check_rank
+
+WEIGHTS = ("weights", "small_vlm.safetensors")  # inside the package
+
+
+def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
+    """Return the model that comes with the package, ready to answer, and its provenance.
+
+    Raises:
+        FileNotFoundError: this installation has no weights file.
+
+    Source:
+        Trained by ``lectures/09_small_vlm.ipynb``; slides S02 and S03.
+
+    >>> model, provenance = shipped_vlm()
+    >>> model.tokenizer.decode(model.tokenizer.encode("a red star"))
+    'a red star'
+    """
+    with as_file(files("vlmcourse").joinpath(*WEIGHTS)) as path:
+        if not path.is_file():
+            raise FileNotFoundError(f"this installation has no weights at {path}; install vlmcourse again")
+        return load_vlm(path)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How far a picture is from those a model learned from, as its own encoder sees them.
+
+    The encoder's feature map is summarised by the mean and the spread of each channel. Over training pictures these
+    numbers have a mean and a covariance; the distance of a picture is measured in standard deviations, along the
+    directions in which training pictures vary (Mahalanobis). Above ``limit`` a picture counts as outside.
+
+    A model's own confidence is no such measure: it is high on pictures of nothing it ever saw.
+
+    Shapes:
+        mean ``(f,)``, whitening ``(f, f)``, for f summary numbers; two for each channel of the encoder.
+
+    Source:
+        Lee et al. 2018, section 2 (arXiv 1807.03888), here without classes. Slide S05, whose pictures are outside.
+
+    >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer, scenes
+    >>> words = Tokenizer.from_texts(["What is in this image <image>? Answer:"])
+    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=8), LanguageModel(len(words), embed_dim=6, num_heads=2)
+    >>> model, seen = VisionLanguageModel(*parts, words), scenes.captions(200, seed=0).images
+    >>> world = Familiarity.measure(model, seen[:150], seen[150:])
+    >>> bool(world.distance(model, torch.rand(1, 3, 32, 32)) > world.limit)
+    True
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    limit: float
+
+    @classmethod
+    def measure(
+        cls, model: VisionLanguageModel, images: Tensor, held_back: Tensor, *, accept: float = 0.99
+    ) -> "Familiarity":
+        """Learn what is usual from ``images``, and set the limit so that the share ``accept`` of others is inside.
+
+        Shapes:
+            images ``(b, c, h, w)``, more than two for each channel; held_back ``(m, c, h, w)``, of the same world.
+        """
+        features = _summary(model, images).double()
+        if not 0 < accept < 1:
+            raise ValueError(f"accept must be between 0 and 1, received {accept}")
+        if len(features) <= features.shape[1]:
+            raise ValueError(f"images must be more than {features.shape[1]}, received {len(features)}")
+        covariance = features.T.cov()
+        # A little of the average variance everywhere: what never varied in training would weigh without bound.
+        covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+        values, directions = torch.linalg.eigh(covariance)
+        world = cls(features.mean(0).float(), (directions / values.sqrt()).float(), 0.0)
+        limit = float(world.distance(model, held_back).quantile(accept))
+        return cls(world.mean, world.whitening, limit)
+
+    def distance(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
+        """Return how far each picture is, in standard deviations: ``(b, c, h, w)`` → ``(b,)``."""
+        check_rank("images", images, "b c h w")
+        difference = _summary(model, images) - self.mean
+        return (difference @ self.whitening).square().mean(-1).sqrt()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, which a model's provenance can carry."""
+        return {"mean": self.mean.tolist(), "whitening": self.whitening.tolist(), "limit": self.limit}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "Familiarity":
+        """Return what :meth:`to_dict` described."""
+        return cls(torch.tensor(state["mean"]), torch.tensor(state["whitening"]), float(state["limit"]))
+
+
+@torch.no_grad()
+def _summary(model: VisionLanguageModel, images: Tensor) -> Tensor:
+    """Return mean and spread of each channel of the encoder's map, ``(b, 2 c)``, on the CPU."""
+    where = next(model.parameters()).device
+    rows = []
+    with _evaluating(model):
+        for some in images.split(500):
+            features = model.features(some.to(where))
+            if features.ndim == 3:
+                features = rearrange(features, "b n d -> b d n 1")
+            mean = reduce(features, "b c h w -> b c", "mean")
+            spread = reduce((features - mean[..., None, None]).square(), "b c h w -> b c", "mean").sqrt()
+            rows.append(torch.cat([mean, spread], dim=1).cpu())
+    return torch.cat(rows)
