@@ -31,6 +31,8 @@ _EXPORTS = {
     "load_dataset": "vlmcourse.data.datasets",
     "ImageDataset": "vlmcourse.data.datasets",
     "image_folder": "vlmcourse.data.datasets",
+    "video_folder": "vlmcourse.data.videos",
+    "VideoDataset": "vlmcourse.data.videos",
     "two_views": "vlmcourse.data.augment",
     "MLP": "vlmcourse.models.transformer",
     "ConvEncoder": "vlmcourse.models.cnn",

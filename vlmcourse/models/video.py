@@ -113,7 +113,8 @@ class CNNLSTM(nn.Module):
         width, embed_dim, encoder: as for :class:`FrameAverage`; ``embed_dim`` is the width of the LSTM's state.
 
     Raises:
-        ValueError, TypeError: as for :class:`FrameAverage`.
+        ValueError: as for :class:`FrameAverage`.
+        TypeError: as for :class:`FrameAverage`.
 
     Source:
         Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
@@ -158,7 +159,8 @@ class CNNTransformer(nn.Module):
         width, embed_dim, encoder: as for :class:`FrameAverage`. num_heads, depth: of the transformer's layers.
 
     Raises:
-        ValueError, TypeError: as for :class:`FrameAverage`; ``num_heads`` must divide ``embed_dim``, and that be even.
+        ValueError: as for :class:`FrameAverage`; an odd ``embed_dim``, or one that ``num_heads`` does not divide.
+        TypeError: as for :class:`FrameAverage`.
 
     Source:
         Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762); pre-norm layers as in slide S24's

@@ -1,0 +1,284 @@
+"""Videos from files: encoded on the spot, in the layouts of UCF-101 and HMDB-51, whole and broken."""
+
+import sys
+import time
+
+import pytest
+import torch
+
+from vlmcourse.data.videos import VideoDataset, _read_clip, video_folder
+
+av = pytest.importorskip("av", reason="PyAV, which the extra 'video' installs, is not here")
+
+
+def write_video(file, frames, *, codec="ffv1", pixels="bgr0", fps=25):
+    """Encode uint8 frames (t, h, w, 3); ffv1 loses nothing, mpeg4 is what the real sets use."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def counting(n, *, h=24, w=40, start=0, step=5):
+    """Frames of one grey each, so that the grey tells which frame it is."""
+    grey = (start + step * torch.arange(n)).to(torch.uint8)
+    return grey[:, None, None, None].expand(n, h, w, 3).contiguous()
+
+
+def shown(clip, *, step=5):
+    """Which frames of ``counting`` a clip holds."""
+    assert (clip.amax(dim=(0, 2, 3)) == clip.amin(dim=(0, 2, 3))).all()
+    return (clip[0, :, 0, 0].int() // step).tolist()
+
+
+# --- one video --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "num_frames", "frames"),
+    [
+        (5, 5, [0, 1, 2, 3, 4]),
+        (15, 5, [1, 4, 7, 10, 13]),
+        (10, 5, [1, 3, 5, 7, 9]),
+        (23, 3, [3, 11, 19]),
+        (2, 5, [0, 0, 1, 1, 1]),
+        (11, 1, [5]),
+    ],
+)
+def test_frames_are_spread_evenly_over_the_video(tmp_path, length, num_frames, frames):
+    write_video(tmp_path / "x.avi", counting(length))
+    clip = _read_clip(tmp_path / "x.avi", num_frames=num_frames, image_size=8)
+    assert clip.shape == (3, num_frames, 8, 8)
+    assert clip.dtype == torch.uint8
+    assert shown(clip) == frames
+
+
+@pytest.mark.parametrize(("h", "w"), [(20, 36), (36, 20)])
+def test_the_middle_square_is_kept_with_its_colours(tmp_path, h, w):
+    frames = torch.zeros(3, h, w, 3, dtype=torch.uint8)
+    frames[..., 2] = 255  # blue at the ends, which are cut off
+    rows, columns = slice((h - 20) // 2, (h + 20) // 2), slice((w - 20) // 2, (w + 20) // 2)
+    frames[:, rows, columns] = torch.tensor([200, 100, 0], dtype=torch.uint8)
+    frames[:, rows, columns][:, :10, :10] = torch.tensor([0, 250, 50], dtype=torch.uint8)
+    write_video(tmp_path / "x.avi", frames)
+    clip = _read_clip(tmp_path / "x.avi", num_frames=2, image_size=20)
+    torch.testing.assert_close(clip[:, 0], frames[0, rows, columns].permute(2, 0, 1), atol=3, rtol=0)
+    small = _read_clip(tmp_path / "x.avi", num_frames=2, image_size=10)
+    torch.testing.assert_close(small[:, 1], frames[1, rows, columns][::2, ::2].permute(2, 0, 1), atol=3, rtol=0)
+
+
+def test_the_codec_of_the_real_sets_is_read(tmp_path):
+    write_video(tmp_path / "x.avi", counting(30), codec="mpeg4", pixels="yuv420p")
+    clip = _read_clip(tmp_path / "x.avi", num_frames=5, image_size=16).float().mean(dim=(0, 2, 3))
+    assert (clip - torch.tensor([15.0, 45, 75, 105, 135])).abs().max() < 6
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def ucf(folder, *, groups=range(1, 9), classes=("Swing", "Dive")):
+    """Two classes, a video a group and shot; groups 1 and 2 are the test list. The grey tells group and class."""
+    train, test = [], []
+    for k, label in enumerate(classes):
+        for group in groups:
+            for shot in (1, 2):
+                name = f"{label}/v_{label}_g{group:02}_c{shot:02}.avi"
+                write_video(folder / "videos" / name, counting(4, start=100 * k + 10 * group, step=1))
+                (test if group < 3 else train).append(f"{name} {k + 1}" if group >= 3 else name)
+    lists = folder / "lists"
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("\n".join(train) + "\n")
+    (lists / "testlist01.txt").write_text("\r\n".join(test) + "\r\n\r\n")
+    return {"path": folder / "videos", "annotations": lists, "num_frames": 2, "image_size": 8, "root": folder}
+
+
+def groups_of(data):
+    return sorted({(label, (grey - 100 * (data.class_names[label] == "Swing")) // 10) for label, grey in zip(
+        data.labels.tolist(), data.clips[:, 0, 0, 0, 0].tolist(), strict=True)})  # fmt: skip
+
+
+def test_ucf_101s_lists_decide_who_trains_and_who_tests(tmp_path):
+    layout = ucf(tmp_path, classes=("Dive", "Swing"))
+    train, validation, test = (video_folder(**layout, split=split) for split in ("train", "validation", "test"))
+    assert train.class_names == test.class_names == ("Dive", "Swing")
+    assert groups_of(test) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert groups_of(validation) == [(0, 8), (1, 8)]  # the last of six scenes
+    assert groups_of(train) == [(k, group) for k in (0, 1) for group in range(3, 8)]
+    assert (len(train), len(validation), len(test)) == (20, 4, 8)
+    assert train.clips.shape == (20, 3, 2, 8, 8)
+    assert (train.name, train.split) == ("videos", "train")
+
+
+def test_hmdb_51s_marks_decide_who_trains_and_who_tests(tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for label, start in (("shoot_ball", 0), ("wave", 100)):
+        rows = []
+        for k, mark in enumerate([1, 1, 2, 0, 1]):
+            name = f"Film{k // 2}_{label}_u_cm_np1_fr_goo_{k}.avi"
+            write_video(tmp_path / "videos" / label / name, counting(3, start=start + 10 * k, step=1))
+            rows.append(f"{name} {mark}")
+        (lists / f"{label}_test_split2.txt").write_text(" \n".join(rows) + " \n")
+
+    def greys(split):
+        data = video_folder(
+            tmp_path / "videos",
+            annotations=lists,
+            split=split,
+            fold=2,
+            num_frames=1,
+            image_size=8,
+            root=tmp_path,
+            name="films",
+        )
+        assert data.class_names == ("shoot_ball", "wave")
+        assert data.name == "films"
+        return sorted(zip(data.labels.tolist(), (data.clips[:, 0, 0, 0, 0] - 1).tolist(), strict=True))
+
+    assert greys("test") == [(0, 20), (1, 120)]
+    assert greys("validation") == [(0, 40), (1, 140)]  # the second of the two films that are left to train
+    assert greys("train") == [(0, 0), (0, 10), (1, 100), (1, 110)]
+
+
+def test_no_scene_lies_on_both_sides_of_the_validation_cut(tmp_path):
+    layout = ucf(tmp_path, groups=range(1, 22), classes=("Dive",))
+    train, validation = (video_folder(**layout, split=split) for split in ("train", "validation"))
+    assert not set(groups_of(train)) & set(groups_of(validation))
+    assert len(groups_of(validation)) == 3  # of 19 scenes
+    assert len(train) + len(validation) == 2 * 19
+
+
+def test_decoded_clips_are_kept_until_a_video_changes(tmp_path, monkeypatch):
+    layout = ucf(tmp_path, classes=("Dive",))
+    first = video_folder(**layout)
+    monkeypatch.setattr("vlmcourse.data.videos._read_clip", None)  # nothing may be decoded
+    again = video_folder(**layout)
+    assert torch.equal(again.clips, first.clips)
+    assert torch.equal(again.labels, first.labels)
+    monkeypatch.undo()
+    time.sleep(0.01)
+    write_video(layout["path"] / "Dive/v_Dive_g03_c01.avi", counting(9, start=250, step=0))
+    assert (video_folder(**layout).clips[0] == 250).all()
+    assert video_folder(**{**layout, "num_frames": 5}).clips.shape[2] == 5
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------------
+
+
+def cut(file):
+    """End the file between two frames, as a copy that was interrupted may: what is left decodes without complaint."""
+    with av.open(str(file)) as container:
+        begins = [packet.pos for packet in container.demux(video=0) if packet.pos]
+    file.write_bytes(file.read_bytes()[: begins[50] - 8])
+
+
+def without_frames(file):
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        silence = av.AudioFrame(format="s16", layout="mono", samples=800)
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+
+
+BROKEN = {
+    "empty": (lambda file: file.write_bytes(b""), ""),
+    "no video": (lambda file: file.write_text("404 Not Found\n" * 100), ""),
+    "cut short": (cut, r"it ends after \d+ of 100 frames"),
+    "sound alone": (without_frames, "it holds no video"),
+}
+
+
+@pytest.mark.parametrize("harm", BROKEN)
+def test_a_broken_video_is_named_and_refused_or_skipped(tmp_path, harm):
+    layout = ucf(tmp_path, classes=("Dive",))
+    victim = layout["path"] / "Dive/v_Dive_g04_c02.avi"
+    noise = torch.randint(256, (100, 24, 40, 3), dtype=torch.uint8)
+    write_video(victim, noise, codec="mpeg4", pixels="yuv420p")
+    break_it, reason = BROKEN[harm]
+    break_it(victim)
+    with pytest.raises(ValueError, match=rf"1 files cannot be decoded: Dive/v_Dive_g04_c02.avi \(.*{reason}"):
+        video_folder(**layout)
+    for _ in range(2):  # decoded, then from the kept copy
+        with pytest.warns(UserWarning, match="skipped: 1 files cannot be decoded: Dive/v_Dive_g04_c02.avi"):
+            data = video_folder(**layout, on_error="skip")
+        assert len(data) == 9
+        assert (0, 4) in groups_of(data)  # the other shot of that scene
+    with pytest.raises(ValueError, match="v_Dive_g04_c02"):
+        video_folder(**layout)
+
+
+def test_where_no_video_can_be_read_skipping_all_is_refused(tmp_path):
+    layout = ucf(tmp_path, classes=("Dive",))
+    for file in layout["path"].rglob("*.avi"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="10 files cannot be decoded"):
+        video_folder(**layout, on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"path": "nowhere"}, FileNotFoundError, r"path must be a folder.*received nowhere.*\n.*https://www.crcv.ucf"),
+        ({"annotations": "nowhere"}, FileNotFoundError, r"(?s)trainlist01.txt.*received nowhere.*https://serre-lab"),
+        ({"fold": 3}, FileNotFoundError, "trainlist03.txt"),
+        ({"fold": 0}, ValueError, "fold must be at least 1, received 0"),
+        ({"split": "all"}, ValueError, "split must be one of train, validation, test, received 'all'"),
+        ({"on_error": "ignore"}, ValueError, "on_error must be 'raise' or 'skip', received 'ignore'"),
+        ({"num_frames": 0}, ValueError, "num_frames must be at least 1"),
+        ({"image_size": 8.0}, TypeError, "image_size must be an integer"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        video_folder(**{**ucf(tmp_path, classes=("Dive",), groups=[1, 3]), **changes})
+
+
+def test_a_listed_video_that_is_not_there_is_named_before_anything_is_decoded(tmp_path):
+    layout = ucf(tmp_path, classes=("Dive",))
+    (layout["path"] / "Dive/v_Dive_g05_c01.avi").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks 1 of the 10 videos of split='train', such as Dive/v_Dive_g05"):
+        video_folder(**layout)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("trainlist01.txt", "v_Dive_g01_c01.avi 1\n", "trainlist01.txt must hold lines such as Class/video.avi"),
+        ("Dive_test_split1.txt", "a.avi\n", "Dive_test_split1.txt must hold lines such as video.avi 1"),
+        ("Dive_test_split1.txt", "a.avi 3\n", "received 'a.avi 3'"),
+        ("Dive_test_split1.txt", "a.avi 0\n", "hold no video for split='train'"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(tmp_path, name, text, message):
+    (tmp_path / "testlist01.txt").write_text("")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        video_folder(tmp_path, annotations=tmp_path)
+
+
+def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
+    layout = ucf(tmp_path, classes=("Dive",), groups=[1, 3])
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'vlmcourse\[video\]'"):
+        video_folder(**layout)
+
+
+def test_a_video_dataset_feeds_the_training_loop():
+    from vlmcourse import CNN3D, fit
+
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(256, (12, 3, 2, 8, 8), dtype=torch.uint8, generator=generator)
+    data = VideoDataset(clips, torch.arange(12) % 3, ("a", "b", "c"), "noise")
+    seen = []
+
+    def loss(model, batch):
+        seen.append((batch[0].dtype, batch[0].max().item()))
+        return torch.nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+
+    model = CNN3D(num_classes=3, width=3)
+    fit(model, loss, (data.clips, data.labels), lr=1e-3, steps=2, batch_size=12, device="cpu", progress=False)
+    assert seen == [(torch.float32, 1.0)] * 2
