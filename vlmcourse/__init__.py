@@ -59,6 +59,7 @@ _EXPORTS = {
     "extract_features": "vlmcourse.lab.probe",
     "LinearProbe": "vlmcourse.lab.probe",
     "knn_accuracy": "vlmcourse.lab.probe",
+    "shipped_vlm": "vlmcourse.lab.shipped",
     "record_result": "vlmcourse.lab.results",
     "load_result": "vlmcourse.lab.results",
     "glue": "vlmcourse.lab.results",

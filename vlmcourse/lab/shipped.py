@@ -38,14 +38,14 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    The encoder's feature map is summarised by the mean and the spread of each channel. Over training pictures these
-    numbers have a mean and a covariance; the distance of a picture is measured in standard deviations, along the
-    directions in which training pictures vary (Mahalanobis). Above ``limit`` a picture counts as outside.
+    A picture is summarised by the mean of each channel of the encoder's map. Over training pictures these numbers have
+    a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
+    which training pictures vary (Mahalanobis). Above ``limit`` a picture counts as outside.
 
     A model's own confidence is no such measure: it is high on pictures of nothing it ever saw.
 
     Shapes:
-        mean ``(f,)``, whitening ``(f, f)``, for f summary numbers; two for each channel of the encoder.
+        mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.
 
     Source:
         Lee et al. 2018, section 2 (arXiv 1807.03888), here without classes. Slide S05, whose pictures are outside.
@@ -70,7 +70,7 @@ class Familiarity:
         """Learn what is usual from ``images``, and set the limit so that the share ``accept`` of others is inside.
 
         Shapes:
-            images ``(b, c, h, w)``, more than two for each channel; held_back ``(m, c, h, w)``, of the same world.
+            images ``(b, 3, h, w)``, b above the number of channels; held_back ``(m, 3, h, w)``, of the same world.
         """
         features = _summary(model, images).double()
         if not 0 < accept < 1:
@@ -86,7 +86,7 @@ class Familiarity:
         return cls(world.mean, world.whitening, limit)
 
     def distance(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
-        """Return how far each picture is, in standard deviations: ``(b, c, h, w)`` → ``(b,)``."""
+        """Return how far each picture is, in standard deviations: ``(b, 3, h, w)`` → ``(b,)``."""
         check_rank("images", images, "b c h w")
         difference = _summary(model, images) - self.mean
         return (difference @ self.whitening).square().mean(-1).sqrt()
@@ -103,7 +103,7 @@ class Familiarity:
 
 @torch.no_grad()
 def _summary(model: VisionLanguageModel, images: Tensor) -> Tensor:
-    """Return mean and spread of each channel of the encoder's map, ``(b, 2 c)``, on the CPU."""
+    """Return the mean of each channel of the encoder's map, ``(b, c)``, on the CPU."""
     where = next(model.parameters()).device
     rows = []
     with _evaluating(model):
@@ -111,7 +111,5 @@ def _summary(model: VisionLanguageModel, images: Tensor) -> Tensor:
             features = model.features(some.to(where))
             if features.ndim == 3:
                 features = rearrange(features, "b n d -> b d n 1")
-            mean = reduce(features, "b c h w -> b c", "mean")
-            spread = reduce((features - mean[..., None, None]).square(), "b c h w -> b c", "mean").sqrt()
-            rows.append(torch.cat([mean, spread], dim=1).cpu())
+            rows.append(reduce(features, "b c h w -> b c", "mean").cpu())
     return torch.cat(rows)

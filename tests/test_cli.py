@@ -1,0 +1,291 @@
+"""The command line, as a class would use it: any picture, any question, a clear word when it cannot answer."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlmcourse import ConvEncoder, load_dataset, scenes
+from vlmcourse.cli import ANSWERED, BAD_INPUT, OUTSIDE, as_prompt, main, read_picture
+from vlmcourse.data.questions import ENDING, TEMPLATES, questions
+from vlmcourse.lab.shipped import Familiarity, shipped_vlm
+from vlmcourse.lab.vlm import build_vlm, without_image
+from vlmcourse.models.vlm import save_vlm
+
+ROOT = Path(__file__).parents[1]
+
+
+def to_picture(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """One picture of the model's world, on disk."""
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    to_picture(scenes.captions(1, seed=11).images[0]).save(path)
+    return path
+
+
+# ---- the shipped model -------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_model_describes_a_scene_it_never_saw(tmp_path, capsys):
+    drawn = scenes.captions(5, seed=10**6, colors=["red"], shapes=["circle"])
+    right = 0
+    for image, caption in zip(drawn.images, drawn.captions, strict=True):
+        to_picture(image).save(tmp_path / "scene.png")
+        assert main(["ask", str(tmp_path / "scene.png"), "What is in this image?"]) == ANSWERED
+        right += capsys.readouterr().out.strip() == caption
+    assert right >= 4
+
+
+def test_a_photograph_is_outside_its_world_and_it_says_so(tmp_path, capsys):
+    for photo in load_dataset("photos").images:
+        to_picture(photo / 255).save(tmp_path / "photo.jpg")
+        assert main(["ask", str(tmp_path / "photo.jpg")]) == OUTSIDE
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "outside my world" in said.err
+        assert main(["ask", str(tmp_path / "photo.jpg"), "--anyway"]) == ANSWERED
+        assert capsys.readouterr().out.strip()
+
+
+def test_its_world_is_told_from_others_by_distance_and_not_by_confidence():
+    """The measure that decides, on pictures that set nothing: neither the model nor the limit."""
+    model, provenance = shipped_vlm()
+    world = Familiarity.from_dict(provenance["familiarity"])
+    inside = scenes.captions(500, seed=10**6 + 1, num_objects=[1, 2]).images
+    digits = load_dataset("digits", split="test").float().expand(-1, 3, -1, -1)
+    digits = torch.nn.functional.interpolate(digits, 32, mode="bilinear", antialias=True)
+    photos = load_dataset("photos").float().unfold(2, 96, 64).unfold(3, 96, 64)
+    photos = photos.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    photos = torch.nn.functional.interpolate(photos, 32, mode="bilinear", antialias=True)
+    others = scenes.images(500, seed=10**6 + 2, image_size=32).images
+    assert float((world.distance(model, inside) <= world.limit).float().mean()) > 0.95
+    for outside in (digits, photos, others):
+        assert float((world.distance(model, outside) > world.limit).float().mean()) > 0.95
+
+
+# ---- familiarity -------------------------------------------------------------------------------------------------
+
+
+def test_distance_is_that_of_mahalanobis():
+    model = build_vlm(ConvEncoder(width=3, depths=(1,)), image_size=16).eval()
+    images = scenes.captions(300, seed=3, image_size=16).images
+    world = Familiarity.measure(model, images[:200], images[200:])
+    features = model.features(images).detach().double()
+    summary = features.mean((2, 3))
+    reference = summary[:200]
+    covariance = reference.T.cov()
+    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(3, dtype=torch.float64)
+    difference = summary - reference.mean(0)
+    expected = ((difference @ covariance.inverse()) * difference).mean(1).sqrt()
+    torch.testing.assert_close(world.distance(model, images), expected.float(), rtol=1e-3, atol=1e-4)
+    inside = (world.distance(model, images[200:]) <= world.limit).float().mean()
+    assert 0.98 <= float(inside) < 1
+
+
+def test_familiarity_survives_the_model_file(tmp_path):
+    model = build_vlm(ConvEncoder(width=3, depths=(1,)), image_size=16)
+    images = scenes.captions(60, seed=3, image_size=16).images
+    world = Familiarity.measure(model, images[:50], images[50:])
+    again = Familiarity.from_dict(world.to_dict())
+    assert again.limit == world.limit
+    assert again.distance(model, images).equal(world.distance(model, images))
+
+
+@pytest.mark.parametrize(
+    ("images", "accept", "message"),
+    [(3, 0.9, "images must be more than 3, received 3"), (60, 1.0, "accept must be between 0 and 1, received 1.0")],
+)
+def test_familiarity_needs_pictures_and_a_share(images, accept, message):
+    model = build_vlm(ConvEncoder(width=3, depths=(1,)), image_size=16)
+    pictures = scenes.captions(images, seed=3, image_size=16).images
+    with pytest.raises(ValueError, match=message):
+        Familiarity.measure(model, pictures, pictures, accept=accept)
+
+
+# ---- questions ---------------------------------------------------------------------------------------------------
+
+
+def test_every_question_of_the_training_is_recognised_as_it_was_asked():
+    asked = questions(200, seed=5, num_objects=[1, 2], phrasings=2)
+    assert all(as_prompt(prompt) == (prompt, True) for prompt in asked.prompts)
+
+
+def test_a_question_without_placeholder_becomes_one_that_was_trained():
+    for prompt in questions(200, seed=5, num_objects=[1, 2], phrasings=2).prompts:
+        assert as_prompt(without_image(prompt).removesuffix(ENDING))[1], prompt
+
+
+@pytest.mark.parametrize(
+    ("question", "prompt", "known"),
+    [
+        ("What is in this image?", "What is in this image <image>? Answer:", True),
+        ("What is in this image? Answer:", "What is in this image <image>? Answer:", True),
+        ("Where is the star?", "Where is the star in <image>? Answer:", True),
+        ("What shape is the thing in this image?", "What shape is the thing in <image>? Answer:", True),
+        ("What is the star left of?", "What is the star left of in <image>? Answer:", False),
+    ],
+)  # fmt: skip
+def test_the_picture_is_put_where_the_question_speaks_of_it(question, prompt, known):
+    assert as_prompt(question) == (prompt, known)
+
+
+def test_every_form_of_question_holds_one_placeholder():
+    assert all(template.count("<image>") == 1 for kind in TEMPLATES.values() for template in kind)
+
+
+def test_unknown_words_are_named(scene, capsys):
+    assert main(["ask", str(scene), "Is this a banana?"]) == BAD_INPUT
+    assert "'banana'" in capsys.readouterr().err
+
+
+def test_a_question_of_another_form_is_answered_with_a_warning(scene, capsys):
+    assert main(["ask", str(scene), "What is the star left of?"]) == ANSWERED
+    assert "may mean nothing" in capsys.readouterr().err
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_the_right_size_is_read_as_it_is(scene):
+    image, notes = read_picture(scene, image_size=32)
+    assert notes == []
+    assert image.shape == (3, 32, 32)
+    torch.testing.assert_close(image, scenes.captions(1, seed=11).images[0], atol=0.5 / 255, rtol=0)
+
+
+def test_another_size_is_cut_resized_and_said(tmp_path):
+    picture = Image.new("RGB", (120, 60), "blue")
+    picture.paste("red", (30, 0, 90, 60))
+    picture.save(tmp_path / "wide.png")
+    image, notes = read_picture(tmp_path / "wide.png", image_size=32)
+    assert torch.equal(image, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 32, 32))
+    assert notes == [
+        "only its middle square of 60 × 60 pixels is looked at", "resized from 120 × 60 to 32 × 32 pixels"
+    ]  # fmt: skip
+
+
+def test_grey_palette_alpha_and_sixteen_bit_pictures_keep_their_colours(tmp_path):
+    half = Image.new("RGB", (32, 32), (200, 200, 200))
+    half.paste((100, 100, 100), (0, 0, 32, 16))
+    expected = torch.tensor(np.asarray(half)).permute(2, 0, 1) / 255
+    deep = Image.fromarray(np.asarray(half.convert("L")).astype(np.uint16) * 257)
+    for name, picture in {
+        "grey.png": half.convert("L"), "grey_alpha.png": half.convert("LA"), "palette.png": half.quantize(8),
+        "palette.gif": half.quantize(8), "alpha.png": half.convert("RGBA"), "deep.png": deep,
+        "cmyk.tiff": half.convert("CMYK"),
+    }.items():  # fmt: skip
+        picture.save(tmp_path / name)
+        image, _ = read_picture(tmp_path / name, image_size=32)
+        torch.testing.assert_close(image, expected, atol=1.5 / 255, rtol=0, msg=name)
+
+
+def test_transparent_parts_become_black_and_this_is_said(tmp_path):
+    picture = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
+    picture.paste((0, 255, 0, 255), (0, 0, 32, 16))
+    picture.save(tmp_path / "alpha.png")
+    image, notes = read_picture(tmp_path / "alpha.png", image_size=32)
+    assert image[:, 16:].max() == 0
+    assert image[:, :16].amin((1, 2)).tolist() == [0, 1, 0]
+    assert notes == ["its transparent parts are shown as black"]
+
+
+def test_a_film_shows_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    image, notes = read_picture(tmp_path / "film.gif", image_size=32)
+    assert image.amax((1, 2)).tolist() == [1, 0, 0]
+    assert notes == ["it is a film; only its first frame is looked at"]
+
+
+def test_a_picture_taken_sideways_is_turned_upright(tmp_path):
+    picture, exif = Image.new("RGB", (32, 32), "black"), Image.Exif()
+    picture.paste("white", (0, 0, 32, 16))
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    image, _ = read_picture(tmp_path / "turned.jpg", image_size=32)
+    assert image[:, 20:].min() > 0.9 > 0.1 > image[:, :12].max()
+
+
+def _cut_short(path, scene):
+    path.write_bytes(scene.read_bytes()[:-400])
+
+
+def _huge(path, _scene):
+    Image.new("1", (20_000, 20_000)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path, scene: None, "there is no file"),
+        (lambda path, scene: path.mkdir(), "is a folder; name one picture in it"),
+        (lambda path, scene: path.write_text("a star"), "is not a picture that can be read"),
+        (lambda path, scene: path.touch(), "is not a picture that can be read"),
+        (_cut_short, "cannot be read: it is damaged"),
+        (_huge, "has 20000 × 20000 pixels; make it smaller, at most 50 million"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_named(tmp_path, scene, spoil, message, capsys):
+    path = tmp_path / "picture.png"
+    spoil(path, scene)
+    assert main(["ask", str(path)]) == BAD_INPUT
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert str(path) in said.err
+
+
+def test_another_model_can_be_asked(tmp_path, scene, capsys):
+    model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+    save_vlm(model, tmp_path / "mine.safetensors", provenance={"image_size": 16})
+    assert main(["ask", str(scene), "--model", str(tmp_path / "mine.safetensors")]) == ANSWERED
+    assert "resized from 32 × 32 to 16 × 16" in capsys.readouterr().err
+    assert main(["ask", str(scene), "--model", str(scene)]) == BAD_INPUT
+    assert "is not a whole file of save_vlm" in capsys.readouterr().err
+    assert main(["ask", str(scene), "--model", str(tmp_path / "nowhere")]) == BAD_INPUT
+
+
+# ---- the program -------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "vlmcourse.cli", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_help_names_the_exit_codes_and_loads_no_network():
+    shown = run("ask", "--help")
+    assert shown.returncode == 0
+    for word in ("question", "--model", "--anyway", "exit codes"):
+        assert word in shown.stdout
+    code = "import sys; from vlmcourse.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules, file=sys.stderr)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stderr == "False\n"
+
+
+def test_the_program_ends_with_the_codes_it_promises(scene):
+    assert run("ask", str(scene)).returncode == ANSWERED
+    assert run("ask", "nowhere.png").returncode == BAD_INPUT
+    assert run("ask").returncode == BAD_INPUT
+    assert run().returncode == BAD_INPUT
+
+
+def test_the_wheel_carries_the_weights(tmp_path):
+    hatchling = pytest.importorskip("hatchling.build", reason="needs hatchling, which builds the wheel")
+    import os
+
+    before = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        wheel = hatchling.build_wheel(str(tmp_path))
+    finally:
+        os.chdir(before)
+    assert "vlmcourse/weights/small_vlm.safetensors" in zipfile.ZipFile(tmp_path / wheel).namelist()
