@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from vlmcourse import ConvEncoder, scenes, seed_everything
 from vlmcourse.data.questions import KINDS, questions
 from vlmcourse.lab.results import provenance
+from vlmcourse.lab.shipped import Familiarity
 from vlmcourse.lab.simclr import train_simclr
 from vlmcourse.lab.vlm import COLORS, METRICS, SHAPES, answers, build_vlm, held_out, pairings, score, train_stage
 from vlmcourse.models.vlm import save_vlm
@@ -50,7 +51,8 @@ def main() -> None:
     about = {"data": "scenes.images, every shape in every colour, no labels", "seed": SEED, **CONTRASTIVE}
     path = options.out / "contrastive_encoder.safetensors"
     if not path.exists():
-        save_file(encoder.state_dict(), path, {"provenance": json.dumps(about | provenance())})
+        weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+        save_file(weights, path, {"provenance": json.dumps(about | provenance())})
 
     # A description is asked twice as often as anything else: it is the hardest, and what chapter 1 shows.
     seen = pairings(PARTNERS)
@@ -74,7 +76,9 @@ def main() -> None:
         }
         described = questions(400, seed=seed + 2, kinds="describe", only=pairs, **(WORLD | {"num_objects": 1}))
         scores[f"{name}, one object described"] = score(answers(model, described), described)
+    others = questions(2000, seed=6, only=seen, **WORLD).images
     about = {
+        "image_size": WORLD["image_size"], "familiarity": Familiarity.measure(model, asked.images, others).to_dict(),
         "data": "vlmcourse.data.questions, one and two objects, each colour with two shapes",
         "pairs": seen, "held_out": held_out(), "pictures": PICTURES, "steps": STAGES, "seed": SEED,
         "encoder": path.name, "validation": scores, "seconds": round(time.time() - start),

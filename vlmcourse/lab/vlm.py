@@ -6,6 +6,7 @@ blank image, the image of another question, and no image at all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions, phrasebook
+from vlmcourse.lab import runtime
 from vlmcourse.lab.training import fit
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.vlm import Connector, LanguageModel, Tokenizer, VisionLanguageModel
@@ -155,10 +157,46 @@ def train_stage(
         images, (ids, is_answer) = (batch[0], batch[1:]) if with_images else (None, batch)
         return model(images, ids, is_answer)[1]
 
+    where = torch.device(options.get("device") or runtime.device())
+    options.setdefault(
+        "autocast", where.type != "cpu"
+    )  # words are narrow: on a CPU, casting them costs more than it saves
     try:
         return fit(model, loss_fn, data, lr=lr, clip_norm=1.0, **options)
     finally:
         model.requires_grad_(True)
+
+
+def train_vlm(
+    encoder: ConvEncoder,
+    asked: Questions,
+    *,
+    steps: Mapping[Stage, int],
+    freeze: Iterable[str] = (),
+    embed_dim: int = 64,
+    depth: int = 2,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[VisionLanguageModel, pd.DataFrame]:
+    """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
+
+    With the model comes the history of all stages, one below the other; a column says which stage a row belongs to.
+
+    >>> from vlmcourse.data.questions import questions
+    >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
+    >>> model, history = train_vlm(ConvEncoder(width=2), asked, steps={"connector": 1, "joint": 2}, embed_dim=8,
+    ...                            batch_size=4, device="cpu", progress=False)
+    >>> history["stage"].tolist()
+    ['connector', 'joint', 'joint']
+    """
+    runtime.seed_everything(seed)
+    image_size = asked.images.shape[-1]
+    model = build_vlm(deepcopy(encoder), image_size=image_size, embed_dim=embed_dim, depth=depth)
+    histories = [
+        train_stage(model, asked, stage, freeze=freeze if stage == "joint" else (), steps=count, seed=seed, **options)
+        for stage, count in steps.items()
+    ]
+    return model, pd.concat(histories, keys=steps, names=["stage"]).reset_index("stage")
 
 
 def without_image(prompt: str) -> str:
