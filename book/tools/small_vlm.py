@@ -26,8 +26,8 @@ SEED = 0
 CONTRASTIVE = {"steps": 900, "batch_size": 256}
 WORLD = {"colors": COLORS, "shapes": SHAPES, "num_objects": [1, 2], "phrasings": 3, "image_size": 32}
 PARTNERS = 2
-PICTURES = 10_000
-STAGES = {"language model": 200, "connector": 200, "joint": 1600}
+PICTURES = 8000
+STAGES = {"language model": 100, "connector": 100, "joint": 1000}
 
 
 def contrastive_encoder(work: Path) -> ConvEncoder:
@@ -61,7 +61,7 @@ def main() -> None:
     model = build_vlm(encoder, embed_dim=64, depth=3, context_length=96)
     for stage, steps in STAGES.items():
         train_stage(
-            model, asked, stage, steps=steps, lr=2e-3, batch_size=128, seed=SEED, autocast=False,
+            model, asked, stage, steps=steps, lr=2e-3, batch_size=128, seed=SEED,
             checkpoint=options.work / f"{stage.replace(' ', '_')}.pt", checkpoint_every=25,
         )  # fmt: skip
 

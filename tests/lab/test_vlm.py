@@ -191,3 +191,11 @@ def test_the_first_words_of_an_answer_can_be_given():
     said = vlm.next_words(model, asked, ["a small red"] * 5)
     assert len(said) == 5
     assert all(len(word.split()) <= 1 for word in said)
+
+
+def test_after_a_stage_the_model_computes_in_float32_again():
+    model, asked = small_model(), described()
+    options = {name: value for name, value in QUIET.items() if name != "autocast"}
+    vlm.train_stage(model, asked, "connector", **options)
+    assert "features" not in vars(model)
+    assert model.features(asked.images[:2]).dtype == torch.float32
