@@ -163,8 +163,7 @@ class CNNTransformer(nn.Module):
         TypeError: as for :class:`FrameAverage`.
 
     Source:
-        Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762); pre-norm layers as in slide S24's
-        successors. Slide S11.
+        Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762). Slide S11.
 
     >>> import torch
     >>> CNNTransformer(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape

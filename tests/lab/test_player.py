@@ -1,0 +1,113 @@
+"""A clip in the page stands on its own, shows every frame once, and stops when a reader wants it to."""
+
+import base64
+import io
+import re
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from vlmcourse.lab.player import clip_player
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def make(channels=3, t=5, h=7, w=11, **options):
+    clip = torch.rand(channels, t, h, w, generator=torch.Generator().manual_seed(0))
+    return clip, clip_player(clip, **{"label": "a digit that rises", "width": 110, **options})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_film_holds_every_frame_side_by_side(channels):
+    clip, text = make(channels)
+    film = pil_to_tensor(Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", text)[1]))))
+    assert film.shape == (channels, 7, 5 * 11)
+    for t in range(5):
+        torch.testing.assert_close(film[:, :, 11 * t : 11 * t + 11] / 255, clip[:, t], atol=1 / 255, rtol=0)
+
+
+def test_the_sizes_on_the_page_follow_the_clip():
+    _, text = make(frames_per_second=4)
+    assert "width: 110px; height: 70px" in text
+    assert "550px 70px" in text
+    assert "1.25s steps(5)" in text
+
+
+def test_the_same_clip_gives_the_same_html_and_another_gives_another_name():
+    assert make()[1] == make()[1]
+    names = {re.search(r'id="([^"]+)"', make(**options)[1])[1] for options in ({}, {"label": "x"}, {"width": 55})}
+    assert len(names) == 3
+
+
+def test_the_label_is_escaped_and_nothing_comes_from_elsewhere():
+    text = make(label='"><script>alert(1)</script>')[1]
+    assert "<script" not in text
+    assert "http" not in text
+
+
+@pytest.mark.parametrize(
+    ("clip", "options", "error", "message"),
+    [
+        (torch.rand(2, 5, 7, 11), {}, ValueError, "clip must have 1 or 3 channels, received 2"),
+        (torch.rand(5, 7, 11), {}, ValueError, r"\(c t h w\), received \(5, 7, 11\)"),
+        (torch.zeros(1, 5, 7, 11, dtype=torch.uint8), {}, TypeError, "clip must be floating point"),
+        (torch.rand(1, 5, 7, 11), {"label": " "}, ValueError, "label must describe the clip"),
+        (torch.rand(1, 5, 7, 11), {"frames_per_second": 0}, ValueError, "frames_per_second must be a finite number"),
+        (torch.rand(1, 5, 7, 11), {"width": -1}, ValueError, "width must be a finite number"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(clip, options, error, message):
+    with pytest.raises(error, match=message):
+        clip_player(clip, **{"label": "noise", **options})
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; install the package chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser, text, **options):
+    page = browser.new_context(java_script_enabled=True, **options).new_page()
+    page.set_content(f"<!doctype html><body>{text}</body>")
+    return page
+
+
+def at(page, milliseconds):
+    """What the film shows at a moment of its run: how far the strip has moved, in pixels of the page."""
+    return page.locator(".film").evaluate(
+        f"film => {{ const a = film.getAnimations()[0]; a.currentTime = {milliseconds};"
+        " return parseFloat(getComputedStyle(film).backgroundPositionX); }"
+    )
+
+
+def state(page):
+    return page.locator(".film").evaluate("film => getComputedStyle(film).animationPlayState")
+
+
+@pytest.mark.browser
+def test_frames_follow_each_other_forwards_and_backwards(browser):
+    page = opened(browser, make(frames_per_second=5)[1])
+    moments = [100 + 200 * k for k in range(5)]
+    assert [at(page, m) for m in moments] == [0, -110, -220, -330, -440]
+    page.get_by_label("backwards").check()
+    assert [at(page, m) for m in moments] == [-440, -330, -220, -110, 0]
+
+
+@pytest.mark.browser
+def test_a_reader_stops_the_clip_and_whoever_wants_less_motion_starts_it(browser):
+    for wish, first, then in (("no-preference", "running", "paused"), ("reduce", "paused", "running")):
+        page = opened(browser, make()[1], reduced_motion=wish)
+        assert state(page) == first
+        page.get_by_label("stop or go").focus()
+        page.keyboard.press("Space")
+        assert state(page) == then
