@@ -8,10 +8,12 @@ blank image, the image of another question, and no image at all.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.resources import as_file, files
 from typing import Any, Literal
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlmcourse.data import scenes
@@ -111,6 +113,20 @@ def build_vlm(
     )
     connector = Connector(width, embed_dim, grid_size=(grid[0], grid[1]), reduction=reduction)
     return VisionLanguageModel(encoder, connector, language_model, tokenizer)
+
+
+def contrastive_encoder() -> ConvEncoder:
+    """Return the encoder that comes with the package, trained without labels on single shapes in every colour.
+
+    ``book/tools/small_vlm.py`` trains it anew; the file says with which settings, and when it did.
+
+    >>> contrastive_encoder().embed_dim
+    256
+    """
+    encoder = ConvEncoder()
+    with as_file(files("vlmcourse").joinpath("weights", "contrastive_encoder.safetensors")) as path:
+        encoder.load_state_dict(load_file(path))
+    return encoder.eval()
 
 
 def train_stage(
@@ -323,6 +339,31 @@ def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[
     where = next(model.parameters()).device
     prompts = [f"{prompt} {opening}" for prompt, opening in zip(asked.prompts, openings, strict=True)]
     return [str(said) for said in model.generate(asked.images.to(where), prompt=prompts, max_new_tokens=1)]
+
+
+def leading(model: VisionLanguageModel, asked: Questions, *, partners: int = 2) -> dict[str, float]:
+    """Say a wrong colour first, and return whom the next word, the shape, follows: the picture, or the wrong colour.
+
+    For pictures of one object. The model hears "a small purple" though the thing is blue. ``"picture"`` is the share of
+    answers that go on with the shape in the picture, ``"said color"`` the share that go on with a shape that usually
+    comes with purple, ``"true color"`` with one that usually comes with blue. With two partners a colour, the first and
+    the second never coincide for pictures of usual pairs, nor do the last two.
+
+    Units:
+        Fractions of pictures.
+    """
+    usual: dict[str, list[str]] = {color: [] for color in COLORS}
+    for color, shape in pairings(partners):
+        usual[color].append(shape)
+    things = [objects[0] for objects in asked.objects]
+    said = [COLORS[(COLORS.index(thing.color) + 2) % len(COLORS)] for thing in things]
+    shapes = next_words(model, asked, [f"a {thing.size} {color}" for thing, color in zip(things, said, strict=True)])
+    follows = [
+        (shape == thing.shape, shape in usual[color], shape in usual[thing.color])
+        for shape, thing, color in zip(shapes, things, said, strict=True)
+    ]
+    shares = torch.tensor(follows).float().mean(0).tolist()
+    return dict(zip(("picture", "said color", "true color"), shares, strict=True))
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:

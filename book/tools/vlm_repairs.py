@@ -1,0 +1,83 @@
+"""Measure chapter 9's repairs, alone and together, on three seeds: ``python book/tools/vlm_repairs.py --work FOLDER``.
+
+Every finished run is kept in the folder, so that the script can be stopped and called again. When all are there, the
+results are written to book/results, where the chapter reads them.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from vlmcourse.data.questions import questions
+from vlmcourse.lab import vlm
+from vlmcourse.lab.results import record_result
+
+SEEDS = (0, 1, 2)
+REPAIRS: dict[str, dict] = {
+    "none": {},
+    "wider pairing": {"partners": 5},
+    "dropped colors": {"drop": {"color": 0.25}},
+    "frozen encoder": {"freeze": ("encoder",)},
+    "wider + dropped": {"partners": 5, "drop": {"color": 0.25}},
+    "wider + frozen": {"partners": 5, "freeze": ("encoder",)},
+    "dropped + frozen": {"drop": {"color": 0.25}, "freeze": ("encoder",)},
+    "all three": {"partners": 5, "drop": {"color": 0.25}, "freeze": ("encoder",)},
+}
+WORLD = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "kinds": "describe", "phrasings": 1}
+STEPS = {"language model": 60, "connector": 60, "joint": 300}
+
+
+def measure(repair: dict, seed: int) -> dict:
+    start = time.time()
+    train = questions(
+        3000, seed=100 + seed, only=vlm.pairings(repair.get("partners", 2)), drop=repair.get("drop"), **WORLD
+    )
+    batches = {
+        "seen": questions(300, seed=7, only=vlm.pairings(2), **WORLD),
+        "held out": questions(300, seed=8, only=vlm.held_out(), **WORLD),
+    }
+    model, history = vlm.train_vlm(
+        vlm.contrastive_encoder(), train, steps=STEPS, freeze=repair.get("freeze", ()), seed=seed, batch_size=128,
+        progress=False,
+    )  # fmt: skip
+    scores = vlm.evaluate(model, batches)
+    return {
+        "scores": {f"{name}, {control}": row.round(4).to_dict() for (name, control), row in scores.iterrows()},
+        "leading": {name: vlm.leading(model, batch) for name, batch in batches.items()},
+        "loss": history["loss"].round(3).tolist(),
+        "seconds": round(time.time() - start, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs that are done")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this long")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    runs: dict[tuple[str, int], dict] = {}
+    for seed in SEEDS:
+        for name, repair in REPAIRS.items():
+            file = options.work / f"{name.replace(' ', '_')}_{seed}.json"
+            if not file.exists():
+                if time.time() - start > 60 * options.minutes:
+                    return
+                file.write_text(json.dumps(measure(repair, seed)))
+            runs[name, seed] = json.loads(file.read_text())
+            held = runs[name, seed]["scores"]["held out, real image"]
+            print(f"{name}, seed {seed}: held out {held}, {runs[name, seed]['seconds']} s", flush=True)
+    record_result(
+        "vlm_repairs",
+        [runs["wider pairing", seed]["scores"]["held out, real image"]["exact"] for seed in SEEDS],
+        unit="exact answers about held-out pairs after wider pairing, fraction",
+        data="questions about drawn scenes, 32 × 32, six colours, six shapes, 300 pictures a score",
+        seeds=SEEDS,
+        seconds=sum(run["seconds"] for run in runs.values()),
+        repairs={name: [runs[name, seed] for seed in SEEDS] for name in REPAIRS},
+    )
+
+
+if __name__ == "__main__":
+    main()
