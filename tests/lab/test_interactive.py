@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from vlmcourse.lab.interactive import attention_picture
+from vlmcourse.lab.interactive import attention_picture, path_picture
+from vlmcourse.lab.vlm import build_vlm
 
 ROWS, COLUMNS, DEPTH, HEADS = 3, 5, 2, 3
 N = ROWS * COLUMNS
@@ -225,3 +226,18 @@ def test_patches_fade_into_the_colour_of_the_page(browser):
         page = opened(browser, make()[0], theme=theme)
         tile = page.locator(".photo i:not(.query)").first
         assert tile.evaluate("tile => getComputedStyle(tile).backgroundColor") == colour
+
+
+def test_the_path_of_an_image_shows_the_shapes_it_takes_and_links_only_where_told():
+    torch.manual_seed(0)
+    model, image = build_vlm(image_size=16, embed_dim=24, depth=1, num_heads=2), torch.rand(3, 16, 16)
+    picture = path_picture(model, image)
+    for shape in ("3 × 16 × 16", "64 × 4 × 4", "4 × 24", "12 tokens × 24"):  # 8 words and 4 image tokens
+        assert shape in picture
+    assert "<a " not in picture
+    assert picture == path_picture(model, image)
+    weights = sum(p.numel() for p in model.connector.parameters())
+    assert f"{weights:,} weights" in picture
+    linked = path_picture(model, image, links={"connector": 'a"b.html'})
+    assert 'href="a&quot;b.html"' in linked
+    assert linked.count("<a ") == 1

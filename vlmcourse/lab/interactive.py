@@ -9,11 +9,14 @@ import hashlib
 import html
 import io
 import json
+from collections.abc import Mapping
 from string import Template
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from vlmcourse.models.vlm import PROMPT, VisionLanguageModel, _evaluating
 from vlmcourse.ops._checks import check_floating, check_rank
 
 # A weight is stored as one byte, the square root of its share of the query's largest weight.
@@ -85,6 +88,110 @@ def attention_picture(image: Tensor, weights: Tensor, *, grid_size: tuple[int, i
         heads="".join(f'<option value="{k}">{k + 1}</option>' for k in range(heads)),
         content=json.dumps(content),
     )
+
+
+def path_picture(
+    model: VisionLanguageModel, image: Tensor, *, prompt: str = PROMPT, links: Mapping[str, str] | None = None
+) -> str:
+    """Return HTML that follows one image through the model, with the shapes that it really takes on the way.
+
+    What is computed stands on cards, the parts that compute it between them, with their numbers of weights. A feature
+    map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
+
+    Shapes:
+        image ``(3, h, w)``, from 0 to 1.
+
+    Options:
+        links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
+
+    Raises:
+        ValueError: an image or a prompt that the model does not accept.
+
+    Source:
+        Slide S03.
+
+    >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer
+    >>> words = Tokenizer.from_texts([PROMPT])
+    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=3), LanguageModel(len(words), embed_dim=6, num_heads=2)
+    >>> picture = path_picture(VisionLanguageModel(*parts, words), torch.rand(3, 12, 12), links={"encoder": "#encoder"})
+    >>> "12 × 3 × 3" in picture, "9 × 6" in picture, picture.count("<a ")
+    (True, True, 1)
+    """
+    check_rank("image", image, "c h w")
+    links = links or {}
+    with torch.no_grad(), _evaluating(model):
+        features = model.features(image[None])
+        tokens = model.connector(features)[0]
+        (answer,) = model.generate(image[None], prompt=prompt)
+    features = features[0] if features.ndim == 4 else rearrange(features, "1 n d -> d 1 n")
+
+    def card(name: str, shape: str, shown: str) -> str:
+        return f'<li class="card"><span>{shown}</span><b>{name}</b>{shape}</li>'
+
+    def part(name: str, work: str) -> str:
+        title = html.escape(name.replace("_", " "))
+        title = f'<a href="{html.escape(links[name], quote=True)}">{title}</a>' if name in links else title
+        weights = sum(parameter.numel() for parameter in getattr(model, name).parameters())
+        return f'<li class="part"><b>{title}</b>{work}<br>{weights:,} weights<span aria-hidden="true">→</span></li>'
+
+    small = _pixels(image, "the picture")
+    words = model.tokenizer.encode(prompt)
+    length = len(words) + prompt.count("<image>") * (model.connector.num_tokens - 1)
+    asked = html.escape(prompt).replace("&lt;image&gt;", f"{small} × {model.connector.num_tokens}")
+    said = "".join(f"<mark>{html.escape(word)}</mark> " for word in answer.words)
+    steps = [
+        card("pixels", _sizes(image), small),
+        part("encoder", "sees"),
+        card("feature map", _sizes(features), _pixels(_main_colors(features), "its feature map in false colours")),
+        part("connector", "translates"),
+        card("image tokens", _sizes(tokens), _pixels(_to_unit(tokens)[None], "the image tokens as a matrix")),
+        part("language_model", "reads and writes"),
+        card("prompt", f"{length} tokens × {tokens.shape[1]}", f"<q>{asked}</q>"),
+        card("answer", f"{len(answer.words)} words, one at a time", f"<q>{said}</q>"),
+    ]
+    return f'<ol class="path-picture" aria-label="From pixels to words">{_PATH_STYLE}{"".join(steps)}</ol>'
+
+
+def _sizes(tensor: Tensor) -> str:
+    return " × ".join(map(str, tensor.shape))
+
+
+def _to_unit(values: Tensor) -> Tensor:
+    """Stretch the middle ninety-eight hundredths of the values to the range from 0 to 1."""
+    low, high = values.float().quantile(torch.tensor([0.01, 0.99], device=values.device))
+    return ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+
+
+def _main_colors(features: Tensor) -> Tensor:
+    """Return a map's three main components as an image, ``(c, h, w)`` → ``(3, h, w)``."""
+    vectors = rearrange(features, "c h w -> (h w) c")
+    _, _, directions = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+    main = rearrange(vectors @ directions[:3].T, "(h w) c -> c h w", h=features.shape[1])
+    return torch.stack([_to_unit(component) for component in main])
+
+
+def _pixels(image: Tensor, alt: str) -> str:
+    """Return an image tag whose pixels stay squares however large it is shown."""
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    buffer = io.BytesIO()
+    to_pil_image(image.detach().float().cpu().clamp(0, 1)).save(buffer, "PNG")
+    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+_PATH_STYLE = """<style>
+.path-picture { display: flex; flex-wrap: wrap; gap: .6rem; padding: .25rem; margin: 0 0 1rem; list-style: none;
+  color: var(--pst-color-text-base, CanvasText); background: var(--pst-color-background, Canvas); font-size: .85rem; }
+.path-picture li { display: flex; flex-direction: column; justify-content: center; text-align: center; margin: 0;
+  max-width: 12rem; }
+.path-picture .card { border: 1px solid var(--pst-color-border, GrayText); border-radius: .4rem; padding: .5rem; }
+.path-picture .part span { font-size: 1.4rem; line-height: 1; }
+.path-picture img { height: 6.5rem; width: auto; max-width: 8rem; image-rendering: pixelated; margin: 0 auto;
+  background: none; }
+.path-picture q { quotes: none; } .path-picture q img { height: 1.6rem; vertical-align: middle; }
+.path-picture mark { color: inherit; background: var(--pst-color-surface, Field); border-radius: .2rem;
+  padding: 0 .2rem; }
+</style>"""
 
 
 def _jpeg(image: Tensor) -> str:
