@@ -199,3 +199,45 @@ def test_after_a_stage_the_model_computes_in_float32_again():
     vlm.train_stage(model, asked, "connector", **options)
     assert "features" not in vars(model)
     assert model.features(asked.images[:2]).dtype == torch.float32
+
+
+def test_word_by_word_is_what_the_loss_is_made_of():
+    model, asked = small_model(), described(1)
+    chances = vlm.word_by_word(model, asked)
+    ids, is_answer = model.tokenize(asked.prompts, asked.answers)
+    loss = model.eval()(asked.images, ids, is_answer)[1]
+    assert len(chances) == len(asked.answers[0].split()) + 1
+    torch.testing.assert_close(-chances.log().mean(), loss)
+
+
+def test_word_by_word_refuses_answers_of_different_lengths():
+    asked = dataclasses.replace(described(2), answers=("a star", "a red star"))
+    with pytest.raises(ValueError, match="answers must have one length, received from 3 to 4 words"):
+        vlm.word_by_word(small_model(), asked)
+
+
+def test_leading_tells_a_model_that_looks_from_one_that_follows_the_words(monkeypatch):
+    asked = described(60, only=vlm.pairings(2))
+    things = [objects[0] for objects in asked.objects]
+    openings = []
+
+    def looks(model, asked, said):
+        openings.extend(said)
+        return [thing.shape for thing in things]
+
+    monkeypatch.setattr(vlm, "next_words", looks)
+    assert vlm.leading(None, asked) == {"picture": 1.0, "said color": 0.0, "true color": 1.0}
+    assert not any(thing.color in opening for thing, opening in zip(things, openings, strict=True))
+    usual = dict(vlm.pairings(1))
+    monkeypatch.setattr(vlm, "next_words", lambda model, asked, said: [usual[text.split()[-1]] for text in said])
+    assert vlm.leading(None, asked) == {"picture": 0.0, "said color": 1.0, "true color": 0.0}
+
+
+def test_words_are_drawn_over_the_places_they_looked_at():
+    model, asked = small_model(), described(1)
+    (answer,) = model.generate(asked.images, prompt=asked.prompts, max_new_tokens=3, return_attention=True)
+    ax = vlm.show_where_words_look(asked.images[0], answer)
+    assert [text.get_text() for text in ax.texts] == list(answer.words)
+    (without,) = model.generate(asked.images, prompt=asked.prompts, max_new_tokens=3)
+    with pytest.raises(ValueError, match="return_attention=True"):
+        vlm.show_where_words_look(asked.images[0], without)

@@ -11,17 +11,21 @@ from copy import deepcopy
 from importlib.resources import as_file, files
 from typing import Any, Literal
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions, phrasebook
-from vlmcourse.lab import runtime
+from vlmcourse.lab import plots, runtime
 from vlmcourse.lab.training import _autocast, fit
 from vlmcourse.models.cnn import ConvEncoder
-from vlmcourse.models.vlm import Connector, LanguageModel, Tokenizer, VisionLanguageModel
+from vlmcourse.models.vlm import Answer, Connector, LanguageModel, Tokenizer, VisionLanguageModel
 from vlmcourse.ops._checks import check_positive_int
 
 Pair = tuple[str, str]
@@ -254,20 +258,50 @@ def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = 
     ``"blank"`` shows an empty dark background, ``"shuffled"`` the picture of another question, and ``"text only"`` no
     picture at all.
     """
-    if control not in CONTROLS:
-        raise ValueError(f"control must be one of {', '.join(CONTROLS)}, received {control!r}")
+    images, prompts = _under(control, asked)
     where = next(model.parameters()).device
-    if control == "text only":
-        return list(model.generate(None, prompt=list(map(without_image, asked.prompts))))
-    images = asked.images
-    if control == "blank":
-        images = torch.full_like(images, 0.175)  # the middle of the backgrounds
-    if control == "shuffled":
-        images = images.roll(1, dims=0)
     said: list[str] = []
     for rows in torch.arange(len(asked)).split(500):
-        said += model.generate(images[rows].to(where), prompt=[asked.prompts[row] for row in rows.tolist()])
+        some = None if images is None else images[rows].to(where)
+        said += model.generate(some, prompt=[prompts[row] for row in rows.tolist()])
     return said
+
+
+def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[str]]:
+    """Return the images and prompts of one of the four controls."""
+    if control not in CONTROLS:
+        raise ValueError(f"control must be one of {', '.join(CONTROLS)}, received {control!r}")
+    if control == "text only":
+        return None, tuple(map(without_image, asked.prompts))
+    if control == "blank":
+        return torch.full_like(asked.images, 0.175), asked.prompts  # the middle of the backgrounds
+    return asked.images.roll(1, dims=0) if control == "shuffled" else asked.images, asked.prompts
+
+
+@torch.no_grad()
+def word_by_word(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
+    """Return how probable each right word is to the model that has read the right words before it.
+
+    Averaged over questions; the last entry is the end of the answer. The loss is made of these numbers: it is the mean
+    of minus their logarithms.
+
+    Shapes:
+        ``(words + 1,)``. All answers must have one length.
+
+    Raises:
+        ValueError: answers of different lengths.
+    """
+    images, prompts = _under(control, asked)
+    ids, is_answer = model.tokenize(prompts, asked.answers)
+    lengths = is_answer.sum(1)
+    if int(lengths.min()) != int(lengths.max()):
+        raise ValueError(f"answers must have one length, received from {lengths.min()} to {lengths.max()} words")
+    where, words = next(model.parameters()).device, int(lengths[0])
+    was_training = model.training
+    logits = model.eval()(None if images is None else images.to(where), ids)[0]
+    model.train(was_training)
+    chances = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
+    return chances.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
 
 
 def named(answer: str, attribute: str) -> tuple[str, ...]:
@@ -388,3 +422,52 @@ def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]
         part = name.split(".")[0]
         moved[part] = max(moved[part], (tensor - before[name]).abs().max().item())
     return moved
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------------------
+
+
+def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
+    """Draw tables of :func:`evaluate` side by side as heat maps, with every number written in its cell.
+
+    >>> asked = {"seen": pd.DataFrame([[0.9, 0.2]], index=["blank"], columns=["exact", "color"])}
+    >>> show_scores(asked)[0].get_title()
+    'seen'
+    """
+    rows, columns = next(iter(tables.values())).shape
+    panels = plt.subplots(
+        1, len(tables), squeeze=False, sharey=True, layout="constrained",
+        figsize=(1.8 + 0.62 * columns * len(tables), 0.8 + 0.36 * rows),
+    )[1]  # fmt: skip
+    for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
+        labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]
+        ax.imshow(table.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        ax.set(xticks=range(columns), yticks=range(rows), yticklabels=labels, title=title)
+        ax.set_xticklabels(table.columns, fontsize="small")
+        for (row, column), value in np.ndenumerate(table.to_numpy()):
+            shade = "white" if value < 0.6 else "black"
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade, fontsize="small")
+    panels[0, 0].set_ylabel("percent of answers", fontsize="small")
+    return list(panels[0])
+
+
+def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
+
+    The brightest place of each picture has the word's largest weight; layers are averaged unless one is named.
+
+    Shapes:
+        image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
+
+    Raises:
+        ValueError: an answer that kept no attention.
+    """
+    if answer.attention is None:
+        raise ValueError("answer must hold its attention; try generate(..., return_attention=True)")
+    maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
+    light = maps.mean(0)[:, None]
+    light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
+    image = image.cpu()
+    return plots.show_images(image * (0.25 + 0.75 * light) + 0.35 * (1 - light), titles=list(answer.words), ax=ax)
