@@ -157,6 +157,28 @@ def test_every_run_is_a_point_and_the_mean_a_line():
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first method on top
 
 
+def test_rows_of_pictures_come_in_order_with_grey_ones_as_grey():
+    colour, grey = torch.rand(3, 3, 5, 7), torch.rand(3, 1, 5, 7)
+    ax = plots.show_rows({"above": colour, "below": grey}, titles=["x", "y", "z"])
+    drawn = ax.get_images()[0].get_array()
+    assert drawn[:5, 8:15].tolist() == colour[1].permute(1, 2, 0).tolist()
+    assert drawn[6:11, 16:23].tolist() == grey[2].expand(3, -1, -1).permute(1, 2, 0).tolist()
+    names, titles = ax.texts[:2], ax.texts[2:]
+    assert [(text.get_text(), text.get_position()[1]) for text in names] == [("above", 2.0), ("below", 8.0)]
+    assert [(text.get_text(), text.get_position()[0]) for text in titles] == [("x", 3.0), ("y", 11.0), ("z", 19.0)]
+
+
+def test_grouped_runs_keep_tasks_apart_and_methods_recognisable():
+    results = {"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}}
+    ax = plots.show_grouped_runs(results, chance={"known": 0.5, "new": 0.25})
+    points = [marks.get_offsets().tolist() for marks in ax.collections if len(marks.get_offsets())]
+    points = [marks for marks in points if marks != [[0.0, 0.0]]]
+    assert [[x for x, _ in marks] for marks in points] == [[0.9, 1.0], [0.8], [0.4], [0.7]]
+    assert [round(marks[0][1]) for marks in points] == [0, 0, 1, 1]
+    assert points[0][0][1] < points[1][0][1]  # methods stand below one another within a task
+    assert len(ax.get_legend().get_texts()) == 2
+
+
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
@@ -175,6 +197,12 @@ def test_every_run_is_a_point_and_the_mean_a_line():
         (lambda: plots.show_attention_matrix(torch.rand(1, 3, 3)), r"received \(1, 3, 3\)"),
         (lambda: plots.show_runs({}), "at least one run"),
         (lambda: plots.show_runs({"a": []}), "at least one run"),
+        (lambda: plots.show_rows({}), "rows must all have one shape"),
+        (lambda: plots.show_rows({"a": torch.rand(2, 3, 5, 7), "b": torch.rand(3, 3, 5, 7)}), r"\(3, 3, 5, 7\)"),
+        (lambda: plots.show_rows({"a": torch.rand(2, 3, 5, 7)}, titles=["one"]), "each of 2 columns, received 1"),
+        (lambda: plots.show_grouped_runs({}), "the same methods for every task"),
+        (lambda: plots.show_grouped_runs({"x": {"a": [1.0]}, "y": {"b": [1.0]}}), "the same methods for every task"),
+        (lambda: plots.show_grouped_runs({"x": {"a": []}}), "each with a run"),
     ],
 )
 def test_attention_and_runs_that_do_not_fit_are_refused(draw, said):

@@ -342,3 +342,71 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     ax.set_axis_off()
     ax.legend(loc="upper right", frameon=False)
     return ax
+
+
+def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+    """Draw rows of images one above the other, each with its name to the left, and titles above the first row.
+
+    Shapes:
+        ``rows`` maps a name to images ``(b, 1 or 3, h, w)``, the same shape in every row.
+
+    Raises:
+        ValueError: no rows, rows of different shapes, or titles that are not one for each column.
+
+    >>> ax = show_rows({"query": torch.rand(2, 3, 8, 8), "answer": torch.rand(2, 1, 8, 8)})
+    >>> [text.get_text() for text in ax.texts]
+    ['query', 'answer']
+    """
+    pictures = [images.detach().float().cpu() for images in rows.values()]
+    shapes = [tuple(images.shape) for images in pictures]
+    if not pictures or len({(*shape[:1], *shape[2:]) for shape in shapes}) > 1:
+        raise ValueError(f"rows must all have one shape (b, 1 or 3, h, w), received {shapes}")
+    columns, _, height, width = shapes[0]
+    if titles is not None and len(titles) != columns:
+        raise ValueError(f"titles must be one for each of {columns} columns, received {len(titles)}")
+    everything = torch.cat([images.expand(-1, 3, -1, -1) for images in pictures])
+    ax = show_images(everything, columns=columns, ax=ax)
+    gap = max(1, width // 12)
+    for k, name in enumerate(rows):
+        ax.text(-gap - 1, k * (height + gap) + height / 2 - 0.5, name, ha="right", va="center", fontsize="small")
+    for k, title in enumerate(titles or ()):
+        ax.text(k * (width + gap) + width / 2 - 0.5, -1.2, title, ha="center", va="bottom", fontsize="small")
+    return ax
+
+
+def show_grouped_runs(
+    results: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    chance: Mapping[str, float] | None = None,
+    label: str = "accuracy",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
+
+    ``results`` maps a task to the methods' names to one number a run; ``chance`` maps tasks to their own chance level.
+
+    Raises:
+        ValueError: no task, tasks with different methods, or a method without a run.
+
+    >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
+    >>> [tick.get_text() for tick in ax.get_yticklabels()], [text.get_text() for text in ax.get_legend().get_texts()]
+    (['known', 'new'], ['a', 'b'])
+    """
+    methods = list(next(iter(results.values()), {}))
+    if not methods or not all(list(r) == methods and all(len(runs) for runs in r.values()) for r in results.values()):
+        raise ValueError(
+            f"results must hold the same methods for every task, each with a run, received {dict(results)}"
+        )
+    ax = ax or plt.subplots(figsize=(7, 0.9 + 0.2 * len(results) * (len(methods) + 1)), layout="constrained")[1]
+    for row, (task, by_method) in enumerate(results.items()):
+        for k, (method, runs) in enumerate(by_method.items()):
+            y = row + (k - (len(methods) - 1) / 2) / (len(methods) + 1)
+            color, name = COLORS[k % len(COLORS)], method if row == 0 else None
+            ax.scatter(runs, [y] * len(runs), s=28, color=color, marker="osD^vPX"[k % 7], linewidths=0, label=name)
+            ax.vlines(float(np.mean(runs)), y - 0.1, y + 0.1, color=color)
+        if chance is not None:
+            ax.vlines(chance[task], row - 0.45, row + 0.45, color="gray", linestyle="--", linewidth=1)
+        ax.axhline(row + 0.5, color="lightgray", linewidth=0.5)
+    ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return ax
