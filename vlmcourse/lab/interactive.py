@@ -137,7 +137,7 @@ def path_picture(
     small = _pixels(image, "the picture")
     words = model.tokenizer.encode(prompt)
     length = len(words) + prompt.count("<image>") * (model.connector.num_tokens - 1)
-    asked = html.escape(prompt).replace("&lt;image&gt;", f"{small} × {model.connector.num_tokens}")
+    asked = html.escape(prompt).replace("&lt;image&gt;", f"<span>{small} × {model.connector.num_tokens}</span>")
     said = "".join(f"<mark>{html.escape(word)}</mark> " for word in answer.words)
     steps = [
         card("pixels", _sizes(image), small),
@@ -145,8 +145,8 @@ def path_picture(
         card("feature map", _sizes(features), _pixels(_main_colors(features), "its feature map in false colours")),
         part("connector", "translates"),
         card("image tokens", _sizes(tokens), _pixels(_to_unit(tokens)[None], "the image tokens as a matrix")),
-        part("language_model", "reads and writes"),
         card("prompt", f"{length} tokens × {tokens.shape[1]}", f"<q>{asked}</q>"),
+        part("language_model", "reads and writes"),
         card("answer", f"{len(answer.words)} words, one at a time", f"<q>{said}</q>"),
     ]
     return f'<ol class="path-picture" aria-label="From pixels to words">{_PATH_STYLE}{"".join(steps)}</ol>'
@@ -188,7 +188,9 @@ _PATH_STYLE = """<style>
 .path-picture .part span { font-size: 1.4rem; line-height: 1; }
 .path-picture img { height: 6.5rem; width: auto; max-width: 8rem; image-rendering: pixelated; margin: 0 auto;
   background: none; }
-.path-picture q { quotes: none; } .path-picture q img { height: 1.6rem; vertical-align: middle; }
+.path-picture a { color: var(--pst-color-link, LinkText); }
+.path-picture q { quotes: none; } .path-picture q span { white-space: nowrap; }
+.path-picture q img { height: 1.6rem; vertical-align: middle; }
 .path-picture mark { color: inherit; background: var(--pst-color-surface, Field); border-radius: .2rem;
   padding: 0 .2rem; }
 </style>"""
