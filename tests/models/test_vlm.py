@@ -411,6 +411,36 @@ def test_any_encoder_with_places_can_be_plugged_in(encoder, connector):
     assert not torch.isclose(loss, model(images.flip(0), ids, is_answer)[1])
 
 
+class Plugged(nn.Module):
+    """A language model of one's own: it has what the docstring asks for, and nothing else."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.vocabulary_size, self.embed_dim, self.context_length = words, 12, 40
+        self.table, self.out = nn.Embedding(words, 12), nn.Linear(12, words)
+
+    def embed(self, ids):
+        return self.table(ids)
+
+    def new_cache(self):
+        return {"sum": 0}
+
+    def forward(self, tokens, *, real=None, cache=None, return_weights=False):
+        x = tokens if real is None else tokens * real[..., None]
+        sums = x.cumsum(1) + (cache["sum"] if cache else 0)
+        if cache is not None:
+            cache["sum"] = sums[:, -1:]
+        return self.out(sums)
+
+
+def test_any_language_model_with_the_same_names_can_be_plugged_in():
+    model, images = small_model(), pictures(3)
+    model = VisionLanguageModel(model.encoder, model.connector, Plugged(23), model.tokenizer).double()
+    together = model.generate(images, prompt=PROMPTS[:3], max_new_tokens=4)
+    assert together == [model.generate(images[k : k + 1], prompt=PROMPTS[k], max_new_tokens=4)[0] for k in range(3)]
+    assert model(images, *model.tokenize(PROMPTS[:3], ["a star"] * 3))[1] > 0
+
+
 def test_an_encoder_that_gives_one_vector_is_refused():
     model = small_model(encoder=nn.Flatten())
     with pytest.raises(ValueError, match=r"encoder must give a map .* received \(2, 288\); a single vector"):

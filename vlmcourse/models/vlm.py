@@ -165,8 +165,8 @@ class LanguageModel(nn.Module):
     The tokens may be numbers of words, or vectors that :meth:`embed` or something else made: this is the door by which
     images enter. Positions are learned, and counted over real tokens only, so that padding changes nothing.
 
-    Any language model can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
-    ``embed_dim``, ``context_length`` and this ``forward``.
+    Any module can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
+    ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
 
     Shapes:
         ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``real``
@@ -212,7 +212,7 @@ class LanguageModel(nn.Module):
             "vocabulary_size": vocabulary_size, "context_length": context_length, "embed_dim": embed_dim,
             "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio, "tie_output": tie_output,
         }  # fmt: skip
-        self.context_length, self.embed_dim = context_length, embed_dim
+        self.vocabulary_size, self.context_length, self.embed_dim = vocabulary_size, context_length, embed_dim
         self.token_embedding = nn.Parameter(0.02 * torch.randn(vocabulary_size, embed_dim))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(context_length, embed_dim))
         self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
@@ -227,11 +227,10 @@ class LanguageModel(nn.Module):
         """Return the vector of each word, ``(..., embed_dim)``, without its position."""
         if ids.is_floating_point() or ids.dtype == torch.bool:
             raise TypeError(f"ids must be integers, received {ids.dtype}")
-        words = len(self.token_embedding)
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < words:
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
             raise ValueError(
-                f"ids must be from 0 to {words - 1}, received {int(ids.min())} to {int(ids.max())}; is this the "
-                f"tokenizer that the model was trained with?"
+                f"ids must be from 0 to {self.vocabulary_size - 1}, received {int(ids.min())} to {int(ids.max())}; is "
+                f"this the tokenizer that the model was trained with?"
             )
         return F.embedding(ids, self.token_embedding)
 
@@ -533,9 +532,11 @@ class VisionLanguageModel(nn.Module):
                 f"connector must give vectors as wide as the language model's, {language_model.embed_dim}, received "
                 f"out_features={connector.out_features}"
             )
-        words = len(language_model.token_embedding)
-        if words != len(tokenizer):
-            raise ValueError(f"tokenizer must have the language model's {words} words, received {len(tokenizer)}")
+        if language_model.vocabulary_size != len(tokenizer):
+            raise ValueError(
+                f"tokenizer must have the language model's {language_model.vocabulary_size} words, received "
+                f"{len(tokenizer)}"
+            )
         self.encoder, self.connector, self.language_model = encoder, connector, language_model
         self.tokenizer = tokenizer
 
@@ -613,7 +614,7 @@ class VisionLanguageModel(nn.Module):
 
     def _make_room(self, ids: Tensor, is_answer: Tensor | None, counts: list[int]) -> tuple[Tensor, Tensor | None]:
         """Repeat each placeholder once for every vector of its image; rows still end in the same column."""
-        ids = ids.to(self.language_model.position_embedding.device)
+        ids = ids.to(next(self.language_model.parameters()).device)
         placeholder = ids == self.tokenizer.image_id
         found = placeholder.sum(1).tolist()
         for row, (wanted, received) in enumerate(zip(found, counts, strict=True)):
@@ -712,7 +713,7 @@ class VisionLanguageModel(nn.Module):
         words = ids[:-1] if finished else ids
         attention = None
         if maps:
-            looks = torch.stack(maps[: len(words)], dim=2)[row] if words else maps[0][row][:, None][:, :0]
+            looks = torch.stack([step[row] for step in maps], dim=1)[:, : len(words)]
             height, width = self.connector.grid_size
             attention = rearrange(looks[..., is_image[row]], "l n (k h w) -> l n k h w", h=height, w=width).cpu()
         return Answer(
