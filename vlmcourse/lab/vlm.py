@@ -219,7 +219,8 @@ def train_vlm(
 ) -> tuple[VisionLanguageModel, pd.DataFrame]:
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
-    Without an encoder it starts from a new one. With the model comes the history of all stages, one below the other; a column says which stage a row belongs to.
+    Without an encoder it starts from a new one. With the model comes the history of all stages, one below the other; a
+    column says which stage a row belongs to.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
