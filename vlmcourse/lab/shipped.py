@@ -42,7 +42,7 @@ class Familiarity:
     a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
     which training pictures vary (Mahalanobis). Above ``limit`` a picture counts as outside.
 
-    A model's own confidence is no such measure: it is high on pictures of nothing it ever saw.
+    A model's own confidence is about an answer, and changes with the question; this is about the picture alone.
 
     Shapes:
         mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.
