@@ -397,7 +397,7 @@ def show_grouped_runs(
         raise ValueError(
             f"results must hold the same methods for every task, each with a run, received {dict(results)}"
         )
-    ax = ax or plt.subplots(figsize=(7, 0.9 + 0.2 * len(results) * (len(methods) + 1)), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(7, 0.9 + 0.16 * len(results) * (len(methods) + 1)), layout="constrained")[1]
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
             y = row + (k - (len(methods) - 1) / 2) / (len(methods) + 1)
