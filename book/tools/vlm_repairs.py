@@ -1,7 +1,7 @@
 """Measure chapter 9's repairs, alone and together, on three seeds: ``python book/tools/vlm_repairs.py --work FOLDER``.
 
-Every finished run is kept in the folder, so that the script can be stopped and called again. When all are there, the
-results are written to book/results, where the chapter reads them.
+Every finished run is kept in the folder, so that the script can be stopped and called again. In the end, the repairs
+that have been measured on all seeds are written to book/results, where the chapter reads them.
 """
 
 import argparse
@@ -54,32 +54,41 @@ def measure(repair: dict, seed: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs that are done")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="run these only; record once all are there")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="run these only")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this long")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     start = time.time()
-    runs: dict[tuple[str, int], dict] = {}
-    for seed in options.seeds:
-        for name, repair in REPAIRS.items():
-            file = options.work / f"{name.replace(' ', '_')}_{seed}.json"
+    for name, repair in REPAIRS.items():
+        for seed in options.seeds:
+            file = file_of(options.work, name, seed)
             if not file.exists():
                 if time.time() - start > 60 * options.minutes:
                     return
                 file.write_text(json.dumps(measure(repair, seed)))
-            runs[name, seed] = json.loads(file.read_text())
-            held = runs[name, seed]["scores"]["held out, real image"]
-            print(f"{name}, seed {seed}: held out {held}, {runs[name, seed]['seconds']} s", flush=True)
-    if set(options.seeds) < set(SEEDS):
-        return
+                print(name, seed, json.loads(file.read_text())["scores"]["held out, real image"], flush=True)
+    record(options.work)
+
+
+def file_of(work: Path, name: str, seed: int) -> Path:
+    return work / f"{name.replace(' ', '_')}_{seed}.json"
+
+
+def record(work: Path) -> None:
+    """Write down the repairs that have been measured on all seeds."""
+    runs = {
+        name: [json.loads(file_of(work, name, seed).read_text()) for seed in SEEDS]
+        for name in REPAIRS
+        if all(file_of(work, name, seed).exists() for seed in SEEDS)
+    }
     record_result(
         "vlm_repairs",
-        [runs["wider + contrastive", seed]["scores"]["held out, real image"]["exact"] for seed in SEEDS],
-        unit="exact answers about held-out pairs after wider pairing, contrastive encoder, fraction",
+        [run["scores"]["held out, real image"]["exact"] for run in runs["none"]],
+        unit="exact answers about held-out pairs before any repair, fraction",
         data="questions about drawn scenes, 32 × 32, six colours, six shapes, 300 pictures a score",
         seeds=SEEDS,
-        seconds=sum(run["seconds"] for run in runs.values()),
-        repairs={name: [runs[name, seed] for seed in SEEDS] for name in REPAIRS},
+        seconds=sum(run["seconds"] for some in runs.values() for run in some),
+        repairs=runs,
     )
 
 
