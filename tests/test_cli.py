@@ -220,6 +220,10 @@ def _cut_short(path, scene):
     path.write_bytes(scene.read_bytes()[:-400])
 
 
+def _large(path, _scene):
+    Image.new("1", (8_000, 8_000)).save(path)
+
+
 def _huge(path, _scene):
     Image.new("1", (20_000, 20_000)).save(path)
 
@@ -232,7 +236,8 @@ def _huge(path, _scene):
         (lambda path, scene: path.write_text("a star"), "is not a picture that can be read"),
         (lambda path, scene: path.touch(), "is not a picture that can be read"),
         (_cut_short, "cannot be read: it is damaged"),
-        (_huge, "has 20000 × 20000 pixels; make it smaller, at most 50 million"),
+        (_large, "has too many pixels (8000 × 8000); make it smaller, at most 50 million"),
+        (_huge, "make it smaller, at most 50 million"),
     ],
 )
 def test_a_picture_that_cannot_be_used_is_named(tmp_path, scene, spoil, message, capsys):

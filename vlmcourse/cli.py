@@ -104,9 +104,7 @@ def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
         with picture:
             width, height = picture.size
             if width * height > LARGEST:
-                raise ValueError(
-                    f"{path} has {width} × {height} pixels; make it smaller, at most {LARGEST // 10**6} million"
-                )
+                raise Image.DecompressionBombError(f"{width} × {height}")
             if getattr(picture, "n_frames", 1) > 1:
                 notes.append("it is a film; only its first frame is looked at")
             upright = ImageOps.exif_transpose(picture)
@@ -117,7 +115,11 @@ def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
             if upright.mode.startswith("I;16"):
                 upright = upright.point(lambda value: value / 257, "L")  # 16 bits of grey to 8
             upright = upright.convert("RGB")
-    except (Image.UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, EOFError) as error:
+    except Image.DecompressionBombError as error:  # Pillow's own limit comes first where it is lower
+        raise ValueError(
+            f"{path} has too many pixels ({error}); make it smaller, at most {LARGEST // 10**6} million"
+        ) from error
+    except (Image.UnidentifiedImageError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is not a picture that can be read ({error})") from error
     except OSError as error:
         raise OSError(f"{path} cannot be read: it is damaged, cut short, or closed to you ({error})") from error
