@@ -310,6 +310,22 @@ def test_two_views_are_two_independent_draws_of_each_image(steps):
     torch.testing.assert_close(moved2, brightness)
 
 
+def test_both_views_are_changed_and_the_generator_decides_how():
+    images = pictures(31, 3, 13, 11)
+    views, again, others = (two_views(images, generator=seeded(seed)) for seed in (0, 0, 1))
+    for view, same, other in zip(views, again, others, strict=True):
+        assert (view != images).flatten(1).any(1).float().mean() > 0.9
+        assert torch.equal(view, same)
+        assert not torch.equal(view, other)
+
+
+def test_views_stay_in_the_unit_interval_whatever_a_step_does():
+    brighter = {"brighter": lambda images, generator: 1.5 * images - 0.1}
+    for view in two_views(pictures(5, 3, 7, 11), steps=brighter):
+        assert view.min() == 0
+        assert view.max() == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_views_keep_the_number_type_and_the_unit_interval(dtype):
     images = pictures(7, 3, 13, 11).to(dtype)

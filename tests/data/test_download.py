@@ -152,6 +152,36 @@ def test_what_can_be_repaired_is_repaired(server, tmp_path, plan, requests):
     assert len(server.requests) == requests
 
 
+def test_a_part_of_the_wrong_place_is_refused_before_it_counts_as_a_wrong_checksum(server, tmp_path):
+    server.plan = ["truncate", "wrong part", "corrupt"]  # two wrong checksums would end it
+    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
+
+
+def test_what_cannot_be_continued_is_fetched_from_its_first_byte(server, tmp_path):
+    server.plan = ["truncate", 416]
+    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
+    assert server.requests == [0, CUT, 0]
+
+
+def test_leftovers_longer_than_the_file_are_thrown_away_unasked(server, tmp_path):
+    (tmp_path / "set.tar.gz.part").write_bytes(BODY + b"more")
+    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
+    assert server.requests == [0]
+
+
+def test_an_attempt_that_brought_a_megabyte_does_not_count(server, tmp_path):
+    server.plan = ["truncate", "truncate"]
+    assert download(server.archive, tmp_path, attempts=2, **QUICK).read_bytes() == BODY
+
+
+def test_the_file_is_on_disk_before_it_gets_its_name(server, tmp_path, monkeypatch):
+    order, fsync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: order.append("fsync") or fsync(number))
+    monkeypatch.setattr(Path, "replace", lambda path, target: order.append("rename") or replace(path, target))
+    download(server.archive, tmp_path, **QUICK)
+    assert order == ["fsync", "rename"]
+
+
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [
