@@ -1,7 +1,7 @@
 """Measure chapter 9's repairs, alone and together, on three seeds: ``python book/tools/vlm_repairs.py --work FOLDER``.
 
-Every finished run is kept in the folder, so that the script can be stopped and called again. In the end, the repairs
-that have been measured on all seeds are written to book/results, where the chapter reads them.
+Every finished run is kept in the folder, so that the script can be stopped and called again. In the end
+they are written to book/results, where the chapter reads them; `--record` writes those that are done.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs that are done")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="run these only")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this long")
+    parser.add_argument("--record", action="store_true", help="run nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     start = time.time()
@@ -63,6 +64,8 @@ def main() -> None:
         for seed in options.seeds:
             file = file_of(options.work, name, seed)
             if not file.exists():
+                if options.record:
+                    continue
                 if time.time() - start > 60 * options.minutes:
                     return
                 file.write_text(json.dumps(measure(repair, seed)))
@@ -75,12 +78,12 @@ def file_of(work: Path, name: str, seed: int) -> Path:
 
 
 def record(work: Path) -> None:
-    """Write down the repairs that have been measured on all seeds."""
+    """Write down what has been measured: every repair with the seeds that are done."""
     runs = {
-        name: [json.loads(file_of(work, name, seed).read_text()) for seed in SEEDS]
+        name: [json.loads(file.read_text()) for seed in SEEDS if (file := file_of(work, name, seed)).exists()]
         for name in REPAIRS
-        if all(file_of(work, name, seed).exists() for seed in SEEDS)
     }
+    runs = {name: some for name, some in runs.items() if some}
     record_result(
         "vlm_repairs",
         [run["scores"]["held out, real image"]["exact"] for run in runs["none"]],
