@@ -18,13 +18,13 @@ SMALL_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"  # 256 million parameters, h
 
 
 class PretrainedVLM:
-    """A vision-language model of the ``transformers`` library that is asked as :class:`VisionLanguageModel` is.
+    """A vision-language model of the ``transformers`` library that is asked as the course's own is.
 
     The prompt is the course's, with ``<image>`` where a picture belongs. If the model was trained on conversations (its
     processor has a chat template), the prompt becomes what the user says in one; otherwise it is handed over as it is.
 
     Shapes:
-        images as for :class:`VisionLanguageModel`, with three channels and values in [0, 1]; any size, the model's own
+        images as for :class:`~vlmcourse.models.vlm.VisionLanguageModel`, with three channels and values in [0, 1]; any size, the model's own
         processor resizes.
 
     Raises:
@@ -79,7 +79,7 @@ class PretrainedVLM:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[Answer]:
-        """Answer each prompt, as :meth:`VisionLanguageModel.generate` does."""
+        """Answer each prompt, as :meth:`~vlmcourse.models.vlm.VisionLanguageModel.generate` does."""
         check_positive_int("max_new_tokens", max_new_tokens)
         _check_sampling(temperature, top_p)
         rows = _rows(images)
