@@ -63,7 +63,7 @@ class ConvEncoder(nn.Module):
 
     Raises:
         ValueError: a size below one, no stage, strides that do not match the stages, or images that do not have
-        ``in_channels`` channels.
+            ``in_channels`` channels.
         TypeError: a size that is not an integer, or images that are not floating point.
 
     Source:

@@ -24,8 +24,8 @@ class PretrainedVLM:
     processor has a chat template), the prompt becomes what the user says in one; otherwise it is handed over as it is.
 
     Shapes:
-        images as for :class:`~vlmcourse.models.vlm.VisionLanguageModel`, with three channels and values in [0, 1]; any size, the model's own
-        processor resizes.
+        images as for :class:`~vlmcourse.models.vlm.VisionLanguageModel`, with three channels and values in [0, 1]; any
+        size, the model's own processor resizes.
 
     Raises:
         ImportError: ``transformers`` is missing; the message says what to install.
