@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from vlmcourse.lab.interactive import attention_picture, path_picture
+from vlmcourse import nt_xent_loss
+from vlmcourse.lab.interactive import attention_picture, contrastive_circle, path_picture
 from vlmcourse.lab.vlm import build_vlm
 
 ROWS, COLUMNS, DEPTH, HEADS = 3, 5, 2, 3
@@ -241,3 +242,158 @@ def test_the_path_of_an_image_shows_the_shapes_it_takes_and_links_only_where_tol
     linked = path_picture(model, image, links={"connector": 'a"b.html'})
     assert 'href="a&quot;b.html"' in linked
     assert linked.count("<a ") == 1
+
+
+# --- embeddings on a circle ------------------------------------------------------------------------------------------
+
+ANGLES = torch.tensor([[0.4, 1.3, 3.6], [1.9, 2.6, 5.2]])
+
+
+def circle(angles=ANGLES, temperature=0.2, label="three images"):
+    return contrastive_circle(angles, temperature=temperature, label=label)
+
+
+def loss_and_gradient(angles, temperature):
+    """What NT-Xent and autograd say of views at these angles, ``(2n,)``."""
+    angles = torch.as_tensor(angles, dtype=torch.float64).requires_grad_()
+    points = torch.stack([angles.cos(), angles.sin()], dim=1)
+    loss = nt_xent_loss(*points.chunk(2), temperature=temperature)
+    return loss.item(), torch.autograd.grad(loss, angles)[0].tolist()
+
+
+def shown_angles(page):
+    places = page.locator(".view").evaluate_all("views => views.map(v => v.getAttribute('transform'))")
+    x, y = (
+        torch.tensor([[float(number) for number in re.findall(r"-?\d[\d.e-]*", place)] for place in places]).double().T
+    )
+    return torch.atan2(-y, x)
+
+
+def shown_lines(page, kind):
+    sides = "['x1', 'y1', 'x2', 'y2'].map(side => +line.getAttribute(side))"
+    return torch.tensor(page.locator(kind).evaluate_all(f"lines => lines.map(line => {sides})")).double()
+
+
+def shown_numbers(page):
+    figure = page.locator(".contrastive-circle")
+    return float(figure.get_attribute("data-loss")), json.loads(figure.get_attribute("data-gradient"))
+
+
+def test_the_circle_is_whole_fetches_nothing_and_is_the_same_each_time():
+    text = circle()
+    tags = parsed(text)
+    assert tags.wrong == []
+    assert not re.search(r"https?:|src=|href=|@import|fetch\(|import\(", text)
+    assert re.findall(r"url\(.", text) == ["url(#"] * 6
+    assert text == circle()
+    names = {re.search(r'id="(contrastive-\w+)"', other)[1] for other in (text, circle(ANGLES + 1), circle(label="x"))}
+    assert len(names) == 3
+    ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_each_view_on_the_circle_can_be_focused_and_says_what_it_is():
+    text = circle(label='a "ring" & <more>')
+    views = [attributes for _, attributes in parsed(text).seen if attributes.get("class") == "view"]
+    assert [view["aria-label"] for view in views[:4]] == [
+        "view 1 of image A", "view 1 of image B", "view 1 of image C", "view 2 of image A",
+    ]  # fmt: skip
+    assert all((view["tabindex"], view["role"]) == ("0", "slider") for view in views)
+    assert int(views[0]["aria-valuenow"]) == 23  # 0.4 radians
+    assert 'aria-live="polite"' in text
+    assert "<more>" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"angles": torch.rand(3, 2)}, ValueError, r"shape \(2, n\) with n from 2 to 6"),
+        ({"angles": torch.rand(2, 7)}, ValueError, "n from 2 to 6"),
+        ({"angles": torch.rand(2, 3) / 0}, ValueError, "angles must be finite"),
+        ({"angles": torch.ones(2, 3, dtype=torch.int64)}, TypeError, "angles must be floating point"),
+        ({"temperature": 0.01}, ValueError, "from 0.05 to 1, received 0.01"),
+        ({"label": ""}, ValueError, "label must describe"),
+    ],
+)
+def test_a_circle_that_cannot_be_drawn_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        circle(**options)
+
+
+@pytest.mark.browser
+def test_the_circle_computes_nt_xent_and_its_gradient_at_every_temperature(browser):
+    page = opened(browser, circle())
+    for temperature in ("0.2", "0.05", "1", "0.45"):
+        page.locator(".temperature").fill(temperature)
+        loss, gradient = shown_numbers(page)
+        expected_loss, expected_gradient = loss_and_gradient(ANGLES.flatten(), float(temperature))
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert gradient == pytest.approx(expected_gradient, abs=1e-4)
+        assert f"Loss {loss:.2f}. Guessing among 5 costs 1.61." in page.locator(".says").inner_text()
+    assert page.errors == []
+
+
+@pytest.mark.browser
+def test_what_the_circle_shows_without_scripts_is_what_they_show_first(browser):
+    still, moving = (opened(browser, circle(), java_script_enabled=scripts) for scripts in (False, True))
+    for kind in (".arrow", ".pair"):
+        written = re.findall(rf'<line class="{kind[1:]}" x1="(.+?)" y1="(.+?)" x2="(.+?)" y2="(.+?)"', circle())
+        before = torch.tensor([[float(number) for number in line] for line in written]).double()
+        torch.testing.assert_close(before, shown_lines(moving, kind), atol=2e-3, rtol=0)
+    assert still.locator(".says").inner_text() == moving.locator(".says").inner_text()
+
+
+@pytest.mark.browser
+def test_arrows_start_at_their_views_and_point_downhill(browser):
+    page = opened(browser, circle())
+    _, gradient = loss_and_gradient(ANGLES.flatten(), 0.2)
+    for (x1, y1, x2, y2), angle, slope in zip(
+        shown_lines(page, ".arrow"), ANGLES.flatten().double(), gradient, strict=True
+    ):
+        torch.testing.assert_close(torch.stack([x1, -y1]), torch.stack([angle.cos(), angle.sin()]), atol=1e-4, rtol=0)
+        against_the_clock = -(x2 - x1) * angle.sin() - (y2 - y1) * angle.cos()
+        assert against_the_clock.item() == pytest.approx(-0.35 * 6 * 0.2 * slope, abs=1e-3)
+
+
+@pytest.mark.browser
+def test_a_view_is_dragged_with_mouse_and_keys_and_only_that_view(browser):
+    page = opened(browser, circle())
+    box, view = page.locator("svg").bounding_box(), page.locator(".view").nth(1).bounding_box()
+    page.mouse.move(view["x"] + view["width"] / 2, view["y"] + view["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 0.9 * box["height"])  # straight below the middle
+    page.mouse.up()
+    page.mouse.move(box["x"], box["y"])  # let go: nothing follows any longer
+    angles = ANGLES.flatten().double().clone()
+    angles[1] = -torch.pi / 2
+    torch.testing.assert_close(torch.cos(shown_angles(page) - angles), torch.ones(6).double(), atol=1e-4, rtol=0)
+    assert shown_numbers(page)[0] == pytest.approx(loss_and_gradient(angles, 0.2)[0], rel=1e-3)
+
+    page.keyboard.press("ArrowLeft")  # five degrees against the clock
+    angles[1] += torch.pi / 36
+    torch.testing.assert_close(torch.cos(shown_angles(page) - angles), torch.ones(6).double(), atol=1e-4, rtol=0)
+    page.keyboard.press("Home")
+    torch.testing.assert_close(
+        torch.cos(shown_angles(page) - ANGLES.flatten()), torch.ones(6).double(), atol=1e-4, rtol=0
+    )
+    assert page.errors == []
+
+
+@pytest.mark.browser
+def test_a_finger_drags_without_scrolling_the_page(browser):
+    page = opened(browser, circle(), has_touch=True, is_mobile=True)
+    assert page.locator(".view").first.evaluate("view => getComputedStyle(view).touchAction") == "none"
+    assert page.locator("svg").evaluate("svg => getComputedStyle(svg).touchAction") == "auto"
+
+
+@pytest.mark.browser
+def test_descending_lowers_the_loss_and_starting_again_brings_all_back(browser):
+    page = opened(browser, circle())
+    losses = [shown_numbers(page)[0]]
+    for button in (".step", ".many"):
+        page.locator(button).click()
+        losses.append(shown_numbers(page)[0])
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[2] < 0.1
+    page.locator(".reset").click()
+    assert shown_numbers(page)[0] == pytest.approx(losses[0])

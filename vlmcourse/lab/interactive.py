@@ -9,6 +9,7 @@ import hashlib
 import html
 import io
 import json
+import math
 from collections.abc import Mapping
 from string import Template
 
@@ -16,8 +17,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vlmcourse.lab.plots import COLORS
 from vlmcourse.models.vlm import PROMPT, VisionLanguageModel, _evaluating
 from vlmcourse.ops._checks import check_floating, check_rank
+from vlmcourse.ops.contrastive import nt_xent_loss
 
 # A weight is stored as one byte, the square root of its share of the query's largest weight.
 LEVELS = 255
@@ -279,6 +282,197 @@ _ATTENTION = Template("""\
   });
   layer.addEventListener("change", show);
   head.addEventListener("change", show);
+  show();
+})();
+</script>
+</figure>
+""")
+
+
+ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the temperature in a view's own term
+
+
+def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
+    """Return HTML in which a reader drags embeddings round the unit circle and watches NT-Xent and its gradient.
+
+    Drag with a mouse or a finger, or move with the arrow keys. Arrows point where gradient descent would move a view;
+    their length is the gradient times the temperature. A slider turns the temperature.
+
+    Shapes:
+        angles ``(2, n)``, the two views of 2 to 6 images.
+
+    Units:
+        angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
+        ``label`` describes the picture in words to those who do not see it.
+
+    Raises:
+        ValueError: angles of another shape or not finite, a temperature off the slider, or an empty ``label``.
+        TypeError: angles that are not floating point.
+
+    Source:
+        Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.
+
+    >>> picture = contrastive_circle(torch.tensor([[0.0, 2.0], [1.0, 4.0]]), label="two images, two views each")
+    >>> picture.count("<g "), "http" in picture
+    (4, False)
+    """
+    check_floating("angles", angles)
+    if angles.ndim != 2 or len(angles) != 2 or not 2 <= angles.shape[1] <= 6 or not angles.isfinite().all():
+        raise ValueError(f"angles must be finite and of shape (2, n) with n from 2 to 6, received {angles.tolist()}")
+    if not 0.05 <= temperature <= 1:
+        raise ValueError(f"temperature must lie on the slider, from 0.05 to 1, received {temperature}")
+    if not label.strip():
+        raise ValueError("label must describe the picture for readers who do not see it, received none")
+    start = [round(angle, 3) for angle in angles.flatten().tolist()]
+    n = angles.shape[1]
+    turned = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    points = torch.stack([turned.cos(), turned.sin()], dim=1)
+    loss = nt_xent_loss(points[:n], points[n:], temperature=temperature)
+    (gradient,) = torch.autograd.grad(loss, turned)
+    content = {"start": start, "arrow": ARROW}
+    name = "contrastive-" + hashlib.sha256(json.dumps([content, temperature, label]).encode()).hexdigest()[:10]
+    views, arrows, pairs = [], [], []
+    for k, angle in enumerate(start):
+        letter = "ABCDEF"[k % n] if k < n else "abcdef"[k % n]
+        move = -ARROW * 2 * n * temperature * gradient[k].item()
+        x, y = points[k, 0].item(), -points[k, 1].item()
+        tip = x - move * points[k, 1].item(), y - move * points[k, 0].item()
+        arrows.append(
+            f'<line class="arrow" x1="{x:.3f}" y1="{y:.3f}" x2="{tip[0]:.3f}" y2="{tip[1]:.3f}" '
+            f'marker-end="url(#{name}-tip)"/>'
+        )
+        views.append(
+            f'<g class="view" tabindex="0" role="slider" aria-label="view {1 + k // n} of image {"ABCDEF"[k % n]}" '
+            f'aria-valuemin="0" aria-valuemax="359" aria-valuenow="{round(math.degrees(angle)) % 360}" '
+            f'transform="translate({x:.3f} {y:.3f})" style="stroke: {COLORS[k % n]}">'
+            f'<circle r="0.1"/><text dy="0.045">{letter}</text></g>'
+        )
+    for k in range(n):
+        (x1, y1), (x2, y2) = points[k].tolist(), points[k + n].tolist()
+        pairs.append(
+            f'<line class="pair" x1="{x1:.3f}" y1="{-y1:.3f}" x2="{x2:.3f}" y2="{-y2:.3f}" '
+            f'style="stroke: {COLORS[k]}"/>'
+        )
+    return _CIRCLE.substitute(
+        name=name,
+        label=html.escape(label, quote=True),
+        lines="".join(pairs + arrows),
+        views="".join(views),
+        temperature=temperature,
+        loss=f"{loss.item():.2f}",
+        guessing=f"{math.log(2 * n - 1):.2f}",
+        others=2 * n - 1,
+        content=json.dumps(content),
+    )
+
+
+_CIRCLE = Template("""\
+<figure id="$name" class="contrastive-circle">
+<style>
+#$name { --veil: var(--pst-color-background, Canvas); --text: var(--pst-color-text-base, CanvasText);
+  display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1rem; padding: .25rem;
+  color: var(--text); background: var(--veil); }
+#$name svg { flex: 1 1 16rem; max-width: 24rem; user-select: none; }
+#$name .rim { fill: none; stroke: var(--pst-color-border, GrayText); stroke-width: .01; }
+#$name .pair { stroke-width: .015; stroke-dasharray: .04 .03; }
+#$name .arrow { stroke: var(--text); stroke-width: .025; }
+#$name marker path { fill: var(--text); }
+#$name .view { cursor: grab; touch-action: none; stroke-width: .04; }
+#$name .view circle { fill: var(--veil); }
+#$name .view text { fill: var(--text); stroke: none; font: bold .13px sans-serif; text-anchor: middle; }
+#$name .view:focus { outline: none; }
+#$name .view:focus-visible circle { stroke-width: .08; }
+#$name .controls { flex: 1 1 12rem; font-size: .9rem; }
+#$name input { vertical-align: middle; width: 9rem; margin: 0 .4rem; accent-color: var(--pst-color-primary, auto); }
+#$name button { font: inherit; color: var(--text); background: var(--pst-color-surface, ButtonFace);
+  border: 1px solid var(--pst-color-border, GrayText); border-radius: .3rem; padding: .15rem .6rem;
+  margin: 0 .4rem .6rem 0; }
+#$name p { margin: 0 0 .6rem; }
+</style>
+<svg viewBox="-1.4 -1.4 2.8 2.8" role="group" aria-label="$label" aria-describedby="$name-help">
+<defs><marker id="$name-tip" viewBox="0 0 6 6" refX="3" refY="3" markerWidth="4" markerHeight="4" orient="auto">
+<path d="M0 0 6 3 0 6z"/></marker></defs>
+<circle class="rim" r="1"/>$lines$views
+</svg>
+<figcaption class="controls">
+<p><label>Temperature
+<input class="temperature" type="range" min="0.05" max="1" step="0.05" value="$temperature"/></label>
+<output class="shown">$temperature</output></p>
+<button type="button" class="step">one step</button><button type="button" class="many">100 steps</button
+><button type="button" class="reset">start again</button>
+<p id="$name-help">Large and small letters are the two views of one image. Drag them round the circle. With the
+keyboard: Tab chooses a view, the arrow keys turn it, Home puts it back.</p>
+<p class="says" aria-live="polite">Loss $loss. Guessing among $others costs $guessing.</p>
+<noscript><p>Without scripts, this shows the start.</p></noscript>
+</figcaption>
+<script>
+(() => {
+  const data = $content, figure = document.getElementById("$name"), count = data.start.length, n = count / 2;
+  const svg = figure.querySelector("svg"), [views, arrows, pairs] =
+    [".view", ".arrow", ".pair"].map(part => [...figure.querySelectorAll(part)]);
+  const [slider, shown, says] = [".temperature", ".shown", ".says"].map(part => figure.querySelector(part));
+  let angles = [...data.start];
+  const measure = () => {
+    const tau = +slider.value, gradient = Array(count).fill(0);
+    let loss = 0;
+    for (let i = 0; i < count; i++) {
+      const partner = (i + n) % count, logits = angles.map(a => Math.cos(angles[i] - a) / tau);
+      const others = logits.filter((_, j) => j !== i), most = Math.max(...others);
+      const sum = others.reduce((total, logit) => total + Math.exp(logit - most), 0);
+      loss += (most + Math.log(sum) - logits[partner]) / count;
+      for (let j = 0; j < count; j++) {
+        if (j === i) continue;  // nobody is their own candidate
+        const slope = Math.exp(logits[j] - most) / sum - (j === partner);
+        const turn = -Math.sin(angles[i] - angles[j]) * slope / tau / count;
+        gradient[i] += turn;
+        gradient[j] -= turn;
+      }
+    }
+    return {loss, gradient, tau};
+  };
+  const place = (line, values) => ["x1", "y1", "x2", "y2"].forEach((side, k) => line.setAttribute(side, values[k]));
+  const show = () => {
+    const {loss, gradient, tau} = measure();
+    angles.forEach((angle, k) => {
+      const [x, y] = [Math.cos(angle), -Math.sin(angle)], move = -data.arrow * count * tau * gradient[k];
+      views[k].setAttribute("transform", `translate($${x} $${y})`);
+      views[k].setAttribute("aria-valuenow", (Math.round(angle * 180 / Math.PI) % 360 + 360) % 360);
+      place(arrows[k], [x, y, x + move * y, y - move * x]);
+      if (k < n) place(pairs[k], [x, y, Math.cos(angles[k + n]), -Math.sin(angles[k + n])]);
+    });
+    shown.textContent = tau;
+    figure.dataset.loss = loss;
+    figure.dataset.gradient = JSON.stringify(gradient);
+    says.textContent = `Loss $${loss.toFixed(2)}. Guessing among $others costs $guessing.`;
+  };
+  const descend = steps => {
+    for (let k = 0; k < steps; k++) {
+      const {gradient, tau} = measure();
+      angles = angles.map((angle, k) => angle - 0.1 * count * tau * gradient[k]);
+    }
+    show();
+  };
+  views.forEach((view, k) => {
+    view.addEventListener("pointerdown", event => { view.setPointerCapture(event.pointerId); view.focus(); });
+    view.addEventListener("pointermove", event => {
+      if (!view.hasPointerCapture(event.pointerId)) return;
+      const box = svg.getBoundingClientRect();
+      const [x, y] = [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2];
+      angles[k] = Math.atan2(-y, x);
+      show();
+    });
+    view.addEventListener("keydown", event => {
+      const turn = {ArrowLeft: 1, ArrowUp: 1, ArrowRight: -1, ArrowDown: -1}[event.key];
+      if (!turn && event.key !== "Home") return;
+      event.preventDefault();
+      angles[k] = turn ? angles[k] + turn * Math.PI / 36 : data.start[k];
+      show();
+    });
+  });
+  slider.addEventListener("input", show);
+  figure.querySelector(".step").addEventListener("click", () => descend(1));
+  figure.querySelector(".many").addEventListener("click", () => descend(100));
+  figure.querySelector(".reset").addEventListener("click", () => { angles = [...data.start]; show(); });
   show();
 })();
 </script>
