@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vlmcourse import ConvEncoder, load_dataset, scenes
-from vlmcourse.cli import ANSWERED, BAD_INPUT, OUTSIDE, as_prompt, main, read_picture
+from vlmcourse.cli import ANSWERED, BAD_INPUT, EXAMPLES, OUTSIDE, as_prompt, main, read_picture
 from vlmcourse.data.questions import ENDING, TEMPLATES, questions
 from vlmcourse.lab.shipped import WEIGHTS, Familiarity, shipped_vlm
 from vlmcourse.lab.vlm import build_vlm, without_image
@@ -137,6 +137,13 @@ def test_a_question_without_placeholder_becomes_one_that_was_trained():
 )  # fmt: skip
 def test_the_picture_is_put_where_the_question_speaks_of_it(question, prompt, known):
     assert as_prompt(question) == (prompt, known)
+
+
+@pytest.mark.parametrize("question", map(str.strip, EXAMPLES.strip().splitlines()))
+def test_every_question_that_the_help_shows_is_one_that_was_trained(question):
+    prompt, known = as_prompt(question)
+    assert known
+    assert shipped_vlm()[0].tokenizer.encode(prompt)
 
 
 def test_every_form_of_question_holds_one_placeholder():

@@ -16,7 +16,18 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
 ANSWERED, BAD_INPUT, OUTSIDE = 0, 2, 3  # exit codes; 2 is also what argparse uses
 LARGEST = 50_000_000  # pixels: more than any camera in class, less than what fills a small memory
 
-EPILOG = f"""exit codes:
+EXAMPLES = """\
+  What is in this image?
+  What color is the thing on the left?
+  What shape is the thing?
+  How many things are in this image?
+  Is there a red star in this image?
+  In this image, is the red star left or right of the blue cross?
+"""
+
+EPILOG = f"""questions that it knows:
+{EXAMPLES}
+exit codes:
   {ANSWERED}  an answer was given
   {BAD_INPUT}  the picture, the question or the model cannot be used
   {OUTSIDE}  the picture is unlike everything the model has seen, so its answer would mean nothing
@@ -63,7 +74,7 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
     image, notes = read_picture(path, image_size=int(provenance.get("image_size", 32)))
     prompt, known = as_prompt(question)
     if not known:
-        notes.append("questions of this form were not in its training, so the answer may mean nothing")
+        notes.append("questions of this form were not in its training, so the answer may mean nothing; see --help")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     (answer,) = model.generate(image[None], prompt=prompt)
