@@ -255,7 +255,7 @@ def circle(angles=ANGLES, temperature=0.2, label="three images"):
 
 def loss_and_gradient(angles, temperature):
     """What NT-Xent and autograd say of views at these angles, ``(2n,)``."""
-    angles = torch.as_tensor(angles, dtype=torch.float64).requires_grad_()
+    angles = angles.double().clone().requires_grad_()
     points = torch.stack([angles.cos(), angles.sin()], dim=1)
     loss = nt_xent_loss(*points.chunk(2), temperature=temperature)
     return loss.item(), torch.autograd.grad(loss, angles)[0].tolist()
