@@ -139,7 +139,7 @@ def test_the_picture_is_put_where_the_question_speaks_of_it(question, prompt, kn
     assert as_prompt(question) == (prompt, known)
 
 
-@pytest.mark.parametrize("question", map(str.strip, EXAMPLES.strip().splitlines()))
+@pytest.mark.parametrize("question", [line.strip() for line in EXAMPLES.strip().splitlines()])
 def test_every_question_that_the_help_shows_is_one_that_was_trained(question):
     prompt, known = as_prompt(question)
     assert known
