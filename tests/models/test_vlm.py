@@ -360,6 +360,18 @@ def test_loss_counts_the_answers_and_their_end_and_nothing_else():
     torch.testing.assert_close(loss.double(), expected / 6, rtol=1e-5, atol=0)
 
 
+def test_autocast_changes_the_loss_by_rounding_alone():
+    model, images = small_model().float(), pictures(3).float()
+    ids, is_answer = model.tokenize([PROMPT, "star <image>", "<image>"], ["a red star"] * 3)
+    _, loss = model(images, ids, is_answer)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, rounded = model(images, ids, is_answer)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, loss, rtol=0.02, atol=0)
+    rounded.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_rows_of_a_batch_lose_as_they_would_alone():
     model, images = small_model(), pictures(2)
     prompts, answers = [PROMPT, "star <image>"], ["a red star", "a blue ring"]  # four tokens each with the end
