@@ -31,9 +31,11 @@ def test_the_film_holds_every_frame_side_by_side(channels):
 
 def test_the_sizes_on_the_page_follow_the_clip():
     _, text = make(frames_per_second=4)
-    assert "width: 110px; height: 70px" in text
-    assert "550px 70px" in text
-    assert "1.25s steps(5)" in text
+    assert "max-width: 110px" in text
+    assert "aspect-ratio: 11 / 7" in text
+    assert "500% 100%" in text
+    assert "1.25s steps(5, jump-none)" in text
+    assert "steps(2, jump-none)" in make(t=1)[1]
 
 
 def test_the_same_clip_gives_the_same_html_and_another_gives_another_name():
@@ -78,12 +80,12 @@ def browser():
 
 def opened(browser, text, **options):
     page = browser.new_context(java_script_enabled=True, **options).new_page()
-    page.set_content(f"<!doctype html><body>{text}</body>")
+    page.set_content(f"<!doctype html><meta name='viewport' content='width=device-width'><body>{text}</body>")
     return page
 
 
 def at(page, milliseconds):
-    """What the film shows at a moment of its run: how far the strip has moved, in pixels of the page."""
+    """What the film shows at a moment of its run: how far the strip has moved, in percent."""
     return page.locator(".film").evaluate(
         f"film => {{ const a = film.getAnimations()[0]; a.currentTime = {milliseconds};"
         " return parseFloat(getComputedStyle(film).backgroundPositionX); }"
@@ -98,9 +100,17 @@ def state(page):
 def test_frames_follow_each_other_forwards_and_backwards(browser):
     page = opened(browser, make(frames_per_second=5)[1])
     moments = [100 + 200 * k for k in range(5)]
-    assert [at(page, m) for m in moments] == [0, -110, -220, -330, -440]
+    assert [at(page, m) for m in moments] == [0, 25, 50, 75, 100]
     page.get_by_label("backwards").check()
-    assert [at(page, m) for m in moments] == [-440, -330, -220, -110, 0]
+    assert [at(page, m) for m in moments] == [100, 75, 50, 25, 0]
+
+
+@pytest.mark.browser
+def test_on_a_narrow_page_the_whole_frame_shrinks(browser):
+    for page_width, film_width in ((400, 110), (80, 64)):  # the page has margins of 8
+        page = opened(browser, make()[1], viewport={"width": page_width, "height": 300})
+        box = page.locator(".film").bounding_box()
+        assert (round(box["width"]), round(box["height"])) == (film_width, round(film_width * 7 / 11))
 
 
 @pytest.mark.browser

@@ -23,8 +23,8 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
         clip ``(1 or 3, t, h, w)``.
 
     Units:
-        clip from 0 to 1; other values are clipped. ``width`` counts pixels on the page. ``label`` describes the clip in
-        words to those who do not see it.
+        clip from 0 to 1; other values are clipped. ``width`` counts pixels on the page, where there are so many.
+        ``label`` describes the clip in words to those who do not see it.
 
     Raises:
         ValueError: a clip of another shape, a rate or width that is not above zero, or an empty ``label``.
@@ -46,17 +46,17 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
     check_positive("width", width)
     if not label.strip():
         raise ValueError("label must describe the clip for readers who do not see it, received none")
-    frames, height = clip.shape[1], round(width * clip.shape[2] / clip.shape[3])
+    frames, height, width_of_frame = clip.shape[1:]
     film = _png(rearrange(clip, "c t h w -> c h (t w)"))
     return _PLAYER.substitute(
         name="clip-" + hashlib.sha256(f"{film} {label} {frames_per_second} {width}".encode()).hexdigest()[:10],
         label=html.escape(label, quote=True),
         film=film,
-        frames=frames,
+        steps=max(frames, 2),  # fewer are not allowed; a single frame fills the strip and stays where it is
+        strip=100 * frames,
         seconds=f"{frames / frames_per_second:.2f}",
         width=width,
-        height=height,
-        length=frames * width,
+        shape=f"{width_of_frame} / {height}",
     )
 
 
@@ -68,15 +68,15 @@ def _png(picture: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-# The strip ends one whole length to the left; steps() holds each frame and never shows the space between two.
+# In percent, so that the film shrinks with a narrow page. steps(n, jump-none) stops at n places, both ends included.
 _PLAYER = Template("""\
 <figure id="$name" class="clip-player">
 <style>
-#$name { display: inline-block; margin: 0 1rem 1rem 0; color: var(--pst-color-text-base, CanvasText); }
-#$name .film { width: ${width}px; height: ${height}px; max-width: 100%; image-rendering: pixelated;
-  background: url("data:image/png;base64,$film") 0 0 / ${length}px ${height}px;
-  animation: $name ${seconds}s steps($frames) infinite; }
-@keyframes $name { to { background-position-x: -${length}px; } }
+#$name { max-width: ${width}px; margin: 0 0 1rem; color: var(--pst-color-text-base, CanvasText); }
+#$name .film { aspect-ratio: $shape; image-rendering: pixelated;
+  background: url("data:image/png;base64,$film") 0 0 / ${strip}% 100%;
+  animation: $name ${seconds}s steps($steps, jump-none) infinite; }
+@keyframes $name { from { background-position-x: 0%; } to { background-position-x: 100%; } }
 #$name label { font-size: .9rem; margin-right: 1rem; }
 #$name:has(.stop:checked) .film { animation-play-state: paused; }
 #$name:has(.back:checked) .film { animation-direction: reverse; }
