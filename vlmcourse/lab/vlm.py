@@ -421,6 +421,8 @@ def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]
     moved = {part: 0.0 for part, _ in model.named_children()}
     for name, tensor in model.state_dict().items():
         part = name.split(".")[0]
+        if not tensor.is_floating_point():  # BatchNorm counts its batches; its statistics are looked at
+            continue
         moved[part] = max(moved[part], (tensor - before[name]).abs().max().item())
     return moved
 
@@ -457,7 +459,7 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
 def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
     """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
 
-    The brightest place of each picture has the word's largest weight; layers are averaged unless one is named.
+    A place is brightened by its weight, relative to the word's largest; layers are averaged unless one is named.
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
@@ -470,5 +472,4 @@ def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = 
     maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
     light = maps.mean(0)[:, None]
     light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
-    image = image.cpu()
-    return plots.show_images(image * (0.25 + 0.75 * light) + 0.35 * (1 - light), titles=list(answer.words), ax=ax)
+    return plots.show_images(image.cpu() + 0.5 * light, titles=list(answer.words), ax=ax)
