@@ -20,7 +20,7 @@ from vlmcourse.ops.convolution import AXES, Conv3d
 class FrameEncoder(nn.Module):
     """Turn every frame of a clip into a vector by one image encoder, and centre the vectors.
 
-    What all frames have in common would otherwise drown what differs between them, which is all that tells motion.
+    What all frames have in common says nothing about motion, and training starts later where it stays in the vectors.
 
     Shapes:
         clips ``(b, c, t, h, w)`` → ``(b, t, embed_dim)``, with the encoder's ``embed_dim``.
