@@ -129,21 +129,23 @@ def path_picture(
     features = features[0] if features.ndim == 4 else rearrange(features, "1 n d -> d 1 n")
 
     def card(name: str, shape: str, shown: str) -> str:
-        return f'<li class="card"><span>{shown}</span><b>{name}</b>{shape}</li>'
+        return f'<li class="stage"><span>{shown}</span><b>{name}</b>{shape}</li>'
 
     def part(name: str, work: str) -> str:
         title = html.escape(name.replace("_", " "))
         title = f'<a href="{html.escape(links[name], quote=True)}">{title}</a>' if name in links else title
         weights = sum(parameter.numel() for parameter in getattr(model, name).parameters())
-        return f'<li class="part"><b>{title}</b>{work}<br>{weights:,} weights<span aria-hidden="true">→</span></li>'
+        return f'<li class="work"><b>{title}</b>{work}<br>{weights:,} weights<span aria-hidden="true">→</span></li>'
 
-    small = _pixels(image, "the picture")
     words = model.tokenizer.encode(prompt)
     length = len(words) + prompt.count("<image>") * (model.connector.num_tokens - 1)
-    asked = html.escape(prompt).replace("&lt;image&gt;", f"<span>{small} × {model.connector.num_tokens}</span>")
+    asked = html.escape(prompt).replace(
+        "&lt;image&gt;",
+        f"<span>{_pixels(image, 'the picture', height='1.8rem')} × {model.connector.num_tokens}</span>",
+    )
     said = "".join(f"<mark>{html.escape(word)}</mark> " for word in answer.words)
     steps = [
-        card("pixels", _sizes(image), small),
+        card("pixels", _sizes(image), _pixels(image, "the picture")),
         part("encoder", "sees"),
         card("feature map", _sizes(features), _pixels(_main_colors(features), "its feature map in false colours")),
         part("connector", "translates"),
@@ -173,13 +175,15 @@ def _main_colors(features: Tensor) -> Tensor:
     return torch.stack([_to_unit(component) for component in main])
 
 
-def _pixels(image: Tensor, alt: str) -> str:
+def _pixels(image: Tensor, alt: str, *, height: str = "6.5rem") -> str:
     """Return an image tag whose pixels stay squares however large it is shown."""
     from torchvision.transforms.v2.functional import to_pil_image
 
     buffer = io.BytesIO()
     to_pil_image(image.detach().float().cpu().clamp(0, 1)).save(buffer, "PNG")
-    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    content = base64.b64encode(buffer.getvalue()).decode()
+    style = f"height: {height}; width: auto; max-width: 8rem; border-radius: 0; image-rendering: pixelated"
+    return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{content}">'
 
 
 _PATH_STYLE = """<style>
@@ -187,13 +191,11 @@ _PATH_STYLE = """<style>
   color: var(--pst-color-text-base, CanvasText); background: var(--pst-color-background, Canvas); font-size: .85rem; }
 .path-picture li { display: flex; flex-direction: column; justify-content: center; text-align: center; margin: 0;
   max-width: 12rem; }
-.path-picture .card { border: 1px solid var(--pst-color-border, GrayText); border-radius: .4rem; padding: .5rem; }
-.path-picture .part span { font-size: 1.4rem; line-height: 1; }
-.path-picture img { height: 6.5rem; width: auto; max-width: 8rem; image-rendering: pixelated; margin: 0 auto;
-  background: none; }
+.path-picture .stage { border: 1px solid var(--pst-color-border, GrayText); border-radius: .4rem; padding: .5rem; }
+.path-picture .work span { font-size: 1.4rem; line-height: 1; }
 .path-picture a { color: var(--pst-color-link, LinkText); }
 .path-picture q { quotes: none; } .path-picture q span { white-space: nowrap; }
-.path-picture q img { height: 1.6rem; vertical-align: middle; }
+.path-picture q img { vertical-align: middle; }
 .path-picture mark { color: inherit; background: var(--pst-color-surface, Field); border-radius: .2rem;
   padding: 0 .2rem; }
 </style>"""
