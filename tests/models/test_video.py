@@ -178,6 +178,13 @@ def test_float64_and_bfloat16_work(network):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+def test_every_device_gives_the_scores_of_the_cpu(device, network):
+    model, x = make(network).double(), clips(dtype=torch.float64)
+    expected = model(x)
+    torch.testing.assert_close(model.to(device)(x.to(device)).cpu(), expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("train", [False, True])
 def test_autocast_agrees_with_float32_within_its_precision(network, train):
     """The strides keep clear of a geometry in which PyTorch's bfloat16 kernel is wrong: width stride 2, no padding."""
