@@ -182,8 +182,9 @@ def _pixels(image: Tensor, alt: str, *, height: str = "6.5rem") -> str:
     buffer = io.BytesIO()
     to_pil_image(image.detach().float().cpu().clamp(0, 1)).save(buffer, "PNG")
     content = base64.b64encode(buffer.getvalue()).decode()
-    style = f"height: {height}; width: auto; max-width: 8rem; border-radius: 0; image-rendering: pixelated"
-    return f'<img alt="{alt}" style="{style}" src="data:image/png;base64,{content}">'
+    # On the tag itself: the book's own rules for pictures in outputs, such as a white card in dark mode, are strong.
+    style = f"height: {height}; width: auto; max-width: 8rem; padding: 0; border-radius: 0; background: none"
+    return f'<img alt="{alt}" style="{style}; image-rendering: pixelated" src="data:image/png;base64,{content}">'
 
 
 _PATH_STYLE = """<style>
