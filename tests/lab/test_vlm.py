@@ -241,3 +241,15 @@ def test_words_are_drawn_over_the_places_they_looked_at():
     (without,) = model.generate(asked.images, prompt=asked.prompts, max_new_tokens=3)
     with pytest.raises(ValueError, match="return_attention=True"):
         vlm.show_where_words_look(asked.images[0], without)
+
+
+@pytest.mark.parametrize(("freeze", "moves"), [((), True), (("encoder",), False)])
+def test_train_vlm_works_on_a_copy_of_the_encoder_and_freezes_it_where_asked(freeze, moves):
+    encoder = vlm.build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2).encoder
+    before = vlm.copy_weights(encoder)
+    quiet = {name: value for name, value in QUIET.items() if name != "steps"}
+    steps = {"language model": 1, "connector": 1, "joint": 1}
+    model, _ = vlm.train_vlm(encoder, described(), steps=steps, freeze=freeze, embed_dim=8, depth=1, **quiet)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    moved = any(not torch.equal(tensor, before[name]) for name, tensor in model.encoder.state_dict().items())
+    assert moved == moves
