@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracles import TOLERANCE, assert_equal_in_value_and_gradient, randn
 
 from vlmcourse import MultiHeadSelfAttention, attention_weights, self_attention
+from vlmcourse.ops.attention import KeyValueCache
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -229,3 +230,24 @@ def tokens(*shape):
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("backend", ["fused", "einops"])
+@pytest.mark.parametrize("chunk", [1, 2, 5, 7])
+def test_tokens_read_in_pieces_with_a_cache_give_what_they_give_at_once(device, backend, chunk):
+    attention = MultiHeadSelfAttention(12, 3, backend=backend).to(device)
+    tokens, causal = torch.randn(2, 7, 12, device=device), torch.ones(7, 7, dtype=torch.bool, device=device).tril()
+    cache, pieces, start = KeyValueCache(), [], 0
+    for piece in tokens.split(chunk, dim=1):
+        end = start + piece.shape[1]
+        pieces.append(attention(piece, mask=causal[start:end, :end], cache=cache))
+        start = end
+    torch.testing.assert_close(torch.cat(pieces, 1), attention(tokens, mask=causal), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
+    attention, cache = MultiHeadSelfAttention(4, 2), KeyValueCache()
+    attention(torch.rand(2, 3, 4), cache=cache)
+    with pytest.raises(ValueError, match=r"cache holds keys .* of shape \(2, 2, 3, 2\), received \(5, 2, 1, 2\)"):
+        attention(torch.rand(5, 1, 4), cache=cache)
+    assert cache.keys.shape == (2, 2, 3, 2)
