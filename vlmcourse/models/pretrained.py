@@ -86,15 +86,16 @@ class PretrainedVLM:
         prompts = [prompt] * (1 if rows is None else len(rows)) if isinstance(prompt, str) else list(prompt)
         rows = [[] for _ in prompts] if rows is None else rows
         _check_placeholders(prompts, rows)
+        where = self.model.device
         inputs = self.processor(
             text=[self._written(text) for text in prompts],
             images=rows if any(rows) else None,
             padding=True,
             return_tensors="pt",
-        ).to(self.model.device, self.model.dtype)
+        ).to(where, self.model.dtype)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
         tokenizer = self.processor.tokenizer
-        with _evaluating(self.model), torch.random.fork_rng():
+        with _evaluating(self.model), torch.random.fork_rng([where] if where.type == "cuda" else []):
             torch.manual_seed(seed)
             written = self.model.generate(
                 **inputs,
