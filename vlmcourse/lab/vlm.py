@@ -25,7 +25,7 @@ from vlmcourse.data.questions import Questions, phrasebook
 from vlmcourse.lab import plots, runtime
 from vlmcourse.lab.training import _autocast, fit
 from vlmcourse.models.cnn import ConvEncoder
-from vlmcourse.models.vlm import Answer, Connector, LanguageModel, Tokenizer, VisionLanguageModel
+from vlmcourse.models.vlm import Answer, Connector, LanguageModel, Tokenizer, VisionLanguageModel, _evaluating
 from vlmcourse.ops._checks import check_positive_int
 
 Pair = tuple[str, str]
@@ -106,7 +106,7 @@ def build_vlm(
     4
     """
     encoder = ConvEncoder() if encoder is None else encoder
-    with torch.no_grad():
+    with torch.no_grad(), _evaluating(encoder):  # or BatchNorm would learn from the blank image
         where = next(encoder.parameters()).device
         width, *grid = encoder.feature_map(torch.zeros(1, encoder.in_channels, image_size, image_size, device=where))[
             0
