@@ -107,15 +107,13 @@ def build_vlm(
     """
     encoder = ConvEncoder() if encoder is None else encoder
     with torch.no_grad(), _evaluating(encoder):  # or BatchNorm would learn from the blank image
-        where = next(encoder.parameters()).device
-        width, *grid = encoder.feature_map(torch.zeros(1, encoder.in_channels, image_size, image_size, device=where))[
-            0
-        ].shape
+        blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=next(encoder.parameters()).device)
+        width, height, across = encoder.feature_map(blank).shape[1:]
     tokenizer = Tokenizer.from_texts(phrasebook())
     language_model = LanguageModel(
         len(tokenizer), context_length=context_length, embed_dim=embed_dim, depth=depth, num_heads=num_heads
     )
-    connector = Connector(width, embed_dim, grid_size=(grid[0], grid[1]), reduction=reduction)
+    connector = Connector(width, embed_dim, grid_size=(height, across), reduction=reduction)
     return VisionLanguageModel(encoder, connector, language_model, tokenizer)
 
 
