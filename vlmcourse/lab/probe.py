@@ -39,7 +39,7 @@ def extract_features(
 
     Raises:
         ValueError: no images, an encoder that does not return one row an image, one that changes its own weights or
-        buffers, or a function that calls a network in training mode.
+            buffers, or a function that calls a network in training mode.
         TypeError: images that are no tensor, or of another type.
 
     Source:
