@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vlmcourse.cli import main
+
 ROOT = Path(__file__).parents[2]
 TEXTS = ["README.md", "book/how_to_run.md"]
 
@@ -41,3 +43,14 @@ def test_every_file_that_the_readme_links_exists():
 
 def test_the_picture_in_the_readme_is_small():
     assert (ROOT / "book/_static/book.png").stat().st_size < 300_000
+
+
+def test_the_model_answers_what_the_readme_promises(tmp_path, monkeypatch, capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, question, promise = re.search(
+        r'python -c "\n(.*?)"\n\S+vlmcourse ask scene\.png "([^"]+)" +# ([^\n]+)', readme, re.DOTALL
+    ).groups()
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert main(["ask", "scene.png", question]) == 0
+    assert capsys.readouterr().out.strip() == promise
