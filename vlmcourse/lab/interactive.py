@@ -223,7 +223,7 @@ _ATTENTION = Template("""\
 #$name .photo:focus-visible { outline: 3px solid var(--pst-color-primary, Highlight); outline-offset: 3px; }
 #$name i { background: var(--veil); transition: opacity .1s; }
 #$name i.query { background: none; opacity: 1 !important; box-shadow: 0 0 0 2px #000, 0 0 0 4px #fff; z-index: 1; }
-#$name .controls { flex: 1 1 12rem; font-size: .9rem; }
+#$name .controls { flex: 1 1 12rem; font-size: .9rem; color: var(--text); text-align: start; }
 #$name select { font: inherit; color: var(--text); background: var(--pst-color-surface, Field);
   border: 1px solid var(--pst-color-border, GrayText); border-radius: .3rem;
   padding: .15rem .4rem; margin: 0 .8rem .6rem .3rem; }
@@ -385,7 +385,7 @@ _CIRCLE = Template("""\
 #$name .view text { fill: var(--text); stroke: none; font: bold .13px sans-serif; text-anchor: middle; }
 #$name .view:focus { outline: none; }
 #$name .view:focus-visible circle { stroke-width: .08; }
-#$name .controls { flex: 1 1 12rem; font-size: .9rem; }
+#$name .controls { flex: 1 1 12rem; font-size: .9rem; color: var(--text); text-align: start; }
 #$name input { vertical-align: middle; width: 9rem; margin: 0 .4rem; accent-color: var(--pst-color-primary, auto); }
 #$name button { font: inherit; color: var(--text); background: var(--pst-color-surface, ButtonFace);
   border: 1px solid var(--pst-color-border, GrayText); border-radius: .3rem; padding: .15rem .6rem;
