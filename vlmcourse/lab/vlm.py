@@ -95,11 +95,12 @@ def build_vlm(
     depth: int = 2,
     num_heads: int = 4,
     reduction: int = 2,
-    context_length: int = 64,
+    context_length: int | None = None,
 ) -> VisionLanguageModel:
     """Return an untrained model for the drawn world, around ``encoder`` if one is given.
 
-    The weights come from the global generator, so call ``seed_everything`` before.
+    The weights come from the global generator, so call ``seed_everything`` before. The context has room for one image
+    and 48 words, enough for every question and answer, unless ``context_length`` says otherwise.
 
     >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
     >>> model.connector.num_tokens
@@ -110,6 +111,7 @@ def build_vlm(
         blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=next(encoder.parameters()).device)
         width, height, across = encoder.feature_map(blank).shape[1:]
     tokenizer = Tokenizer.from_texts(phrasebook())
+    context_length = context_length or height * across // reduction**2 + 48
     language_model = LanguageModel(
         len(tokenizer), context_length=context_length, embed_dim=embed_dim, depth=depth, num_heads=num_heads
     )
