@@ -25,8 +25,8 @@ SEED = 0
 CONTRASTIVE = {"steps": 900, "batch_size": 256}
 WORLD = {"colors": COLORS, "shapes": SHAPES, "num_objects": [1, 2], "phrasings": 3, "image_size": 32}
 PARTNERS = 2
-PICTURES = 8000
-STAGES = {"language model": 100, "connector": 100, "joint": 1000}
+PICTURES = 20_000
+STAGES = {"language model": 100, "connector": 100, "joint": 4000}
 
 
 def contrastive_encoder(work: Path) -> ConvEncoder:
