@@ -8,6 +8,7 @@ with the same folder, it goes on where it stopped.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,16 +18,16 @@ from vlmcourse.data.questions import KINDS, questions
 from vlmcourse.lab.results import provenance
 from vlmcourse.lab.shipped import Familiarity
 from vlmcourse.lab.simclr import train_simclr
-from vlmcourse.lab.vlm import COLORS, METRICS, SHAPES, answers, build_vlm, held_out, pairings, score, train_stage
+from vlmcourse.lab.vlm import COLORS, METRICS, SHAPES, Stage, answers, build_vlm, held_out, pairings, score, train_stage
 from vlmcourse.models.vlm import save_vlm
 
 WEIGHTS = Path(__file__).parents[2] / "vlmcourse" / "weights"
 SEED = 0
-CONTRASTIVE = {"steps": 900, "batch_size": 256}
-WORLD = {"colors": COLORS, "shapes": SHAPES, "num_objects": [1, 2], "phrasings": 3, "image_size": 32}
+CONTRASTIVE: dict[str, Any] = {"steps": 900, "batch_size": 256}
+WORLD: dict[str, Any] = {"colors": COLORS, "shapes": SHAPES, "num_objects": [1, 2], "phrasings": 3, "image_size": 32}
 PARTNERS = 2
 PICTURES = 20_000
-STAGES = {"language model": 100, "connector": 100, "joint": 4000}
+STAGES: dict[Stage, int] = {"language model": 100, "connector": 100, "joint": 4000}
 
 
 def contrastive_encoder(work: Path) -> ConvEncoder:

@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from vlmcourse.data.questions import questions
 from vlmcourse.lab import vlm
@@ -24,8 +25,8 @@ REPAIRS: dict[str, dict] = {
     "wider + contrastive, frozen": {"partners": 5, "encoder": "contrastive", "freeze": ("encoder",)},
     "wider + contrastive + dropped": {"partners": 5, "encoder": "contrastive", "drop": {"color": 0.25}},
 }
-WORLD = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "kinds": "describe", "phrasings": 1}
-STEPS = {"language model": 60, "connector": 60, "joint": 300}
+WORLD: dict[str, Any] = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "kinds": "describe", "phrasings": 1}
+STEPS: dict[vlm.Stage, int] = {"language model": 60, "connector": 60, "joint": 300}
 
 
 def measure(repair: dict, seed: int) -> dict:
