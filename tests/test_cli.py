@@ -12,10 +12,10 @@ from PIL import Image
 
 from vlmcourse import ConvEncoder, load_dataset, scenes
 from vlmcourse.cli import ANSWERED, BAD_INPUT, EXAMPLES, OUTSIDE, as_prompt, main, read_picture
+from vlmcourse.course.shipped import WEIGHTS, Familiarity, shipped_vlm
 from vlmcourse.data.questions import ENDING, TEMPLATES, questions
-from vlmcourse.lab.shipped import WEIGHTS, Familiarity, shipped_vlm
-from vlmcourse.lab.vlm import build_vlm, without_image
 from vlmcourse.models.vlm import save_vlm
+from vlmcourse.train.vlm import build_vlm, without_image
 
 ROOT = Path(__file__).parents[1]
 

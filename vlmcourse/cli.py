@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
     """Answer on standard output; notes and refusals on standard error."""
-    from vlmcourse.lab.shipped import Familiarity, shipped_vlm
+    from vlmcourse.course.shipped import Familiarity, shipped_vlm
     from vlmcourse.models.vlm import load_vlm
 
     model, provenance = shipped_vlm() if weights is None else load_vlm(weights)

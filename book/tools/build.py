@@ -39,7 +39,7 @@ STARTS_PROCESSES = re.compile(r"^\s*[!%]|\bsubprocess\b|\bos\.system\b|\bmultipr
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 ASK_FOR_DEVICE = """
 import torch
-from vlmcourse.lab.runtime import device, profile
+from vlmcourse.train.runtime import device, profile
 where = device()
 name = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
 print(f"{where.type} {name}".strip(), profile(), sep="\\n")

@@ -16,11 +16,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
-# Run last in the chapter's kernel. Modules tell which code it used; vlmcourse.lab.results keeps a list of what it read.
+# Run last in the chapter's kernel. Modules tell which code it used; course.results keeps a list of what it read.
 PROBE = """
 import sys as _sys
 _files = {getattr(_module, "__file__", None) for _module in list(_sys.modules.values())}
-_files |= set(map(str, getattr(_sys.modules.get("vlmcourse.lab.results"), "files_read", ())))
+_files |= set(map(str, getattr(_sys.modules.get("vlmcourse.course.results"), "files_read", ())))
 _sys.stdout.write(str(sorted(_file for _file in _files if _file)))
 """
 

@@ -14,12 +14,23 @@ import torch
 from safetensors.torch import save_file
 
 from vlmcourse import ConvEncoder, scenes, seed_everything
+from vlmcourse.course.results import provenance
+from vlmcourse.course.shipped import Familiarity
 from vlmcourse.data.questions import KINDS, questions
-from vlmcourse.lab.results import provenance
-from vlmcourse.lab.shipped import Familiarity
-from vlmcourse.lab.simclr import train_simclr
-from vlmcourse.lab.vlm import COLORS, METRICS, SHAPES, Stage, answers, build_vlm, held_out, pairings, score, train_stage
 from vlmcourse.models.vlm import save_vlm
+from vlmcourse.train.simclr import train_simclr
+from vlmcourse.train.vlm import (
+    COLORS,
+    METRICS,
+    SHAPES,
+    Stage,
+    answers,
+    build_vlm,
+    held_out,
+    pairings,
+    score,
+    train_stage,
+)
 
 WEIGHTS = Path(__file__).parents[2] / "vlmcourse" / "weights"
 SEED = 0

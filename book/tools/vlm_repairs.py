@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vlmcourse.course.results import record_result
 from vlmcourse.data.questions import questions
-from vlmcourse.lab import vlm
-from vlmcourse.lab.results import record_result
+from vlmcourse.train import vlm
 
 SEEDS = (0, 1, 2)
 REPAIRS: dict[str, dict] = {

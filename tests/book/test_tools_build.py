@@ -44,8 +44,8 @@ class Project:
         self.write("vlmcourse/ops.py", "def area(a, b):\n    return a * b\n")
         self.write("vlmcourse/data.py", "COLOURS = 7\n")
         self.write("vlmcourse/palette.txt", "red")
-        self.write("vlmcourse/lab/__init__.py", "")
-        self.write("vlmcourse/lab/results.py", textwrap.dedent(RESULTS_MODULE))
+        self.write("vlmcourse/course/__init__.py", "")
+        self.write("vlmcourse/course/results.py", textwrap.dedent(RESULTS_MODULE))
         self.write("book/results/measured.json", "1")
         self.write("book/_toc.yml", "format: jb-book\nroot: book/intro\nchapters:\n- file: lectures/01_alpha\n")
         self.write("book/intro.md", "# Intro\n")
@@ -163,7 +163,9 @@ def test_a_changed_or_new_data_file_of_the_package_executes_every_chapter(built,
 
 
 def test_a_result_that_a_chapter_read_executes_it_when_it_changes(project):
-    project.chapter("02_beta", "# Beta", "from vlmcourse.lab.results import load_result\nload_result('measured.json')")
+    project.chapter(
+        "02_beta", "# Beta", "from vlmcourse.course.results import load_result\nload_result('measured.json')"
+    )
     assert project.build()[0] == 0
     project.write("book/results/measured.json", "2")
     assert project.build() == (0, ["02_beta"])

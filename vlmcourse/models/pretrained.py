@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmcourse.models.vlm import PROMPT, Answer, Images, _check_sampling, _evaluating
+from vlmcourse.models.language_model import check_sampling
+from vlmcourse.models.vlm import PROMPT, Answer, Images
 from vlmcourse.ops._checks import check_floating, check_positive_int
+from vlmcourse.ops._modes import evaluating
 
 SMALL_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"  # 256 million parameters, half a gigabyte to download
 
@@ -81,7 +83,7 @@ class PretrainedVLM:
     ) -> list[Answer]:
         """Answer each prompt, as :meth:`~vlmcourse.models.vlm.VisionLanguageModel.generate` does."""
         check_positive_int("max_new_tokens", max_new_tokens)
-        _check_sampling(temperature, top_p)
+        check_sampling(temperature, top_p)
         rows = _rows(images)
         prompts = [prompt] * (1 if rows is None else len(rows)) if isinstance(prompt, str) else list(prompt)
         rows = [[] for _ in prompts] if rows is None else rows
@@ -95,7 +97,7 @@ class PretrainedVLM:
         ).to(where, self.model.dtype)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
         tokenizer = self.processor.tokenizer
-        with _evaluating(self.model), torch.random.fork_rng([where] if where.type == "cuda" else []):
+        with evaluating(self.model), torch.random.fork_rng([where] if where.type == "cuda" else []):
             torch.manual_seed(seed)
             written = self.model.generate(
                 **inputs,

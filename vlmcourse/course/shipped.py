@@ -9,8 +9,9 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from vlmcourse.models.vlm import VisionLanguageModel, _evaluating, load_vlm
+from vlmcourse.models.vlm import VisionLanguageModel, load_vlm
 from vlmcourse.ops._checks import check_rank
+from vlmcourse.ops._modes import evaluating
 
 WEIGHTS = ("weights", "small_vlm.safetensors")  # inside the package
 
@@ -106,7 +107,7 @@ def _summary(model: VisionLanguageModel, images: Tensor) -> Tensor:
     """Return the mean of each channel of the encoder's map, ``(b, c)``, on the CPU."""
     where = next(model.parameters()).device
     rows = []
-    with _evaluating(model):
+    with evaluating(model):
         for some in images.split(500):
             features = model.features(some.to(where))
             if features.ndim == 3:

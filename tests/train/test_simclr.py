@@ -7,9 +7,9 @@ from torchvision.models import resnet18
 
 from vlmcourse import nt_xent_loss, seed_everything
 from vlmcourse.data.augment import two_views
-from vlmcourse.lab import simclr
-from vlmcourse.lab.simclr import train_simclr
-from vlmcourse.lab.training import fit
+from vlmcourse.train import simclr
+from vlmcourse.train.loop import fit
+from vlmcourse.train.simclr import train_simclr
 
 IMAGES = torch.rand(29, 3, 5, 7, generator=torch.Generator().manual_seed(0))
 QUICK = {"batch_size": 13, "lr": 1e-2, "seed": 3, "device": "cpu", "progress": False, "autocast": False}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
-from vlmcourse.lab.distributed import gather_embeddings
-from vlmcourse.lab.training import fit
 from vlmcourse.ops._checks import check_positive_int
 from vlmcourse.ops.contrastive import nt_xent_loss
+from vlmcourse.train.distributed import gather_embeddings
+from vlmcourse.train.loop import fit
 
 
 def train_simclr(
@@ -40,7 +40,7 @@ def train_simclr(
 
     Options:
         views: the steps of :func:`~vlmcourse.data.augment.two_views`. embed_dim: length of the embeddings that the
-        loss compares. lr, warmup and options: those of :func:`~vlmcourse.lab.training.fit`, such as ``steps``,
+        loss compares. lr, warmup and options: those of :func:`~vlmcourse.train.loop.fit`, such as ``steps``,
         ``batch_size``, ``seed``, ``callback``. A long warm-up, since the loss stays at that of guessing at first.
 
     Raises:

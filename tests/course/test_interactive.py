@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vlmcourse import nt_xent_loss
-from vlmcourse.lab.interactive import attention_picture, contrastive_circle, path_picture
-from vlmcourse.lab.vlm import build_vlm
+from vlmcourse.course.figures.interactive import attention_picture, contrastive_circle, path_picture
+from vlmcourse.train.vlm import build_vlm
 
 ROWS, COLUMNS, DEPTH, HEADS = 3, 5, 2, 3
 N = ROWS * COLUMNS

@@ -1,7 +1,6 @@
 """Measured numbers and where they come from: recorded once, loaded by the book, never typed by hand."""
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -13,10 +12,9 @@ from typing import Any
 import torch
 
 import vlmcourse
-from vlmcourse.lab import runtime
-
-# Chapters are rendered anew when a result they read has changed: this is where the build looks.
-files_read: list[str] = []
+from vlmcourse._files import write_whole
+from vlmcourse.course.runtime import profile
+from vlmcourse.train.runtime import device
 
 
 def record_result(
@@ -73,28 +71,24 @@ def record_result(
     }
     path = _root(root) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there only where something went wrong
+    write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
 
 def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] | None:
     """Return a recorded result, or None where nothing has been measured yet.
 
+    Without ``root`` it is looked for where :func:`record_result` writes, and then among those that come with the
+    package, so that a chapter finds its recorded runs away from a checkout too.
+
     >>> load_result("never_measured", root=".") is None
     True
     """
-    path = _root(root) / f"{name}.json"
-    files_read.append(str(path.resolve()))
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    packaged = [] if root is not None else [Path(vlmcourse.__file__).parent / "results"]
+    for folder in (_root(root), *packaged):
+        if (folder / f"{name}.json").is_file():
+            return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return None
 
 
 def provenance() -> dict[str, str]:
@@ -103,9 +97,9 @@ def provenance() -> dict[str, str]:
     >>> sorted(provenance())
     ['commit', 'date', 'device', 'profile', 'python', 'torch', 'vlmcourse']
     """
-    where = runtime.device()
+    where = device()
     return {
-        "profile": runtime.profile(),
+        "profile": profile(),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where.type} ({platform.machine()})",
         "python": platform.python_version(),
         "torch": torch.__version__,

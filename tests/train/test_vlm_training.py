@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from vlmcourse.course.figures import plots
 from vlmcourse.data.questions import questions
-from vlmcourse.lab import vlm
-from vlmcourse.lab.runtime import seed_everything
+from vlmcourse.train import vlm
+from vlmcourse.train.runtime import seed_everything
 
 QUIET = {"steps": 2, "batch_size": 8, "device": "cpu", "progress": False, "autocast": False}
 PARTS = {"encoder", "connector", "language_model"}
@@ -236,11 +237,11 @@ def test_leading_tells_a_model_that_looks_from_one_that_follows_the_words(monkey
 def test_words_are_drawn_over_the_places_they_looked_at():
     model, asked = small_model(), described(1)
     (answer,) = model.generate(asked.images, prompt=asked.prompts, max_new_tokens=3, return_attention=True)
-    ax = vlm.show_where_words_look(asked.images[0], answer)
+    ax = plots.show_where_words_look(asked.images[0], answer)
     assert [text.get_text() for text in ax.texts] == list(answer.words)
     (without,) = model.generate(asked.images, prompt=asked.prompts, max_new_tokens=3)
     with pytest.raises(ValueError, match="return_attention=True"):
-        vlm.show_where_words_look(asked.images[0], without)
+        plots.show_where_words_look(asked.images[0], without)
 
 
 @pytest.mark.parametrize(("freeze", "moves"), [((), True), (("encoder",), False)])

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vlmcourse.lab import distributed, runtime
-from vlmcourse.lab.checkpoints import load_checkpoint, save_checkpoint
 from vlmcourse.ops._checks import check_positive, check_positive_int
+from vlmcourse.train import distributed, runtime
+from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
 
 LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
 Callback = Callable[[nn.Module, int], Mapping[str, float] | None]
@@ -79,7 +79,7 @@ def fit(
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
     every batch (``batch_size`` counts the whole one), gradients are averaged with each example weighing the same, and
     process 0 shows progress and writes checkpoints, on a disk that all of them see. A contrastive loss gathers its
-    embeddings with :func:`vlmcourse.lab.distributed.gather_embeddings`. One departure from a single process remains:
+    embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. One departure from a single process remains:
     BatchNorm normalises with the statistics of each process's own share, and keeps those of process 0; convert the
     model with ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` first where that matters.
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlmcourse.lab import distributed
-from vlmcourse.lab.checkpoints import load_checkpoint
+from vlmcourse.train import distributed
+from vlmcourse.train.checkpoints import load_checkpoint
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "VLMCOURSE_DEVICE": "cpu"}
 
 SCRIPT = """
 import sys, torch
-from vlmcourse.lab.distributed import gather_embeddings, rank, world_size
-from vlmcourse.lab.training import fit
+from vlmcourse.train.distributed import gather_embeddings, rank, world_size
+from vlmcourse.train.loop import fit
 from vlmcourse.ops.contrastive import nt_xent_loss
 
 def loss_fn(model, images):
@@ -40,7 +40,7 @@ history = fit(
 weights = torch.cat([p.detach().flatten() for p in encoder.parameters()])
 assert torch.equal(distributed_mean(weights), weights), "the processes hold different weights"
 print(f"process {rank()} of {world_size()}: {len(history)} steps, {history.rows.min():.0f} rows", flush=True)
-""".replace("distributed_mean", "__import__('vlmcourse.lab.distributed', fromlist=['_']).mean_over_processes")
+""".replace("distributed_mean", "__import__('vlmcourse.train.distributed', fromlist=['_']).mean_over_processes")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
-from vlmcourse.lab import plots
+from vlmcourse.course.figures import plots
 
 mpl.use("agg")
 

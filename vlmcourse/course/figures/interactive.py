@@ -17,9 +17,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse.lab.plots import COLORS
-from vlmcourse.models.vlm import PROMPT, VisionLanguageModel, _evaluating
+from vlmcourse.course.figures.plots import COLORS
+from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
 from vlmcourse.ops._checks import check_floating, check_rank
+from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 
 # A weight is stored as one byte, the square root of its share of the query's largest weight.
@@ -122,7 +123,7 @@ def path_picture(
     """
     check_rank("image", image, "c h w")
     links = links or {}
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         features = model.features(image[None])
         tokens = model.connector(features)[0]
         (answer,) = model.generate(image[None], prompt=prompt)

@@ -18,9 +18,9 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 
-from vlmcourse.lab import checkpoints, distributed, training
-from vlmcourse.lab.distributed import gather_embeddings
 from vlmcourse.ops.contrastive import nt_xent_loss
+from vlmcourse.train import checkpoints, distributed, loop
+from vlmcourse.train.distributed import gather_embeddings
 
 SHARES = (3, 5, 2, 7)  # rows of each process: no two alike
 TEMPERATURE = 0.2
@@ -82,7 +82,7 @@ def own_rows(batch, processes):
 def with_fit(loss_fn, dtype, n, *, steps=4, **options):
     """Train, and return first gradient, weights and losses."""
     model, gradients = network(dtype), []
-    history = training.fit(
+    history = loop.fit(
         model, loss_fn, pairs(dtype, n), steps=steps, batch_size=n, lr=0.1, optimizer="sgd", device="cpu",
         progress=False, autocast=False,
         callback=lambda model, step: gradients.append(flat(p.grad for p in model.parameters())),

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from vlmcourse import LinearProbe, extract_features, knn_accuracy
-from vlmcourse.lab.probe import SegmentationProbe, labels_per_class, mean_iou
+from vlmcourse.train.probe import SegmentationProbe, labels_per_class, mean_iou
 
 
 def encoder():

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
@@ -16,8 +18,32 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from vlmcourse.course.chapter import Measurement
+from vlmcourse.models.vlm import Answer
+
 # Okabe and Ito 2008, "Color Universal Design", without yellow, which vanishes on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+# One concept, one colour, in the whole book. Names that are not here are coloured by their place.
+CONCEPTS = {
+    "supervised": COLORS[0],
+    "random": COLORS[5],
+    "contrastive": COLORS[2],
+    "pixels": "#777777",
+    "convolution": COLORS[0],
+    "attention": COLORS[1],
+    "held out": COLORS[3],
+}
+
+
+def color_of(name: str, position: int = 0) -> str:
+    """Return the colour of the concept that ``name`` speaks of first, or the one of its place in a list.
+
+    >>> color_of("random encoder") == CONCEPTS["random"], color_of("novel", 1) == COLORS[1]
+    (True, True)
+    """
+    found = {name.lower().find(concept): color for concept, color in CONCEPTS.items() if concept in name.lower()}
+    return found[min(found)] if found else COLORS[position % len(COLORS)]
 
 
 def show_images(
@@ -236,15 +262,16 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
 
 
 def show_runs(
-    results: Mapping[str, Sequence[float]],
+    results: Mapping[str, Measurement | Sequence[float]],
     *,
     chance: float | None = None,
     label: str = "accuracy",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw every run of every method as a point, and each method's mean as a line.
+    """Draw every run of every method as a point, each method's mean as a line, and the run here as a black diamond.
 
-    ``results`` maps a method's name to one number a run; ``chance`` is drawn as a dashed line.
+    ``results`` maps a method's name to what a chapter measured, or to one number a run; ``chance`` is drawn as a
+    dashed line.
 
     Raises:
         ValueError: no method, or a method without a run.
@@ -253,13 +280,11 @@ def show_runs(
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
     ['guessing', 'trained']
     """
-    if not results or not all(len(runs) for runs in results.values()):
+    if not results or not all(len(_runs(result)) for result in results.values()):
         raise ValueError(f"results must hold at least one run for every method, received {dict(results)}")
     ax = ax or plt.subplots(figsize=(6, 0.8 + 0.45 * len(results)), layout="constrained")[1]
-    for k, runs in enumerate(results.values()):
-        color = COLORS[k % len(COLORS)]
-        ax.scatter(runs, [k] * len(runs), s=40, color=color, marker="osD^vPX"[k % 7], alpha=0.8, linewidths=0, zorder=2)
-        ax.vlines(float(np.mean(runs)), k - 0.3, k + 0.3, color=color)
+    for k, (name, result) in enumerate(results.items()):
+        _draw_runs(ax, result, k, 0.3, color=color_of(name, k), marker="osD^vPX"[k % 7], size=40)
     if chance is not None:
         ax.axvline(chance, color="gray", linestyle="--", linewidth=1, zorder=1)
         ax.annotate(
@@ -267,6 +292,52 @@ def show_runs(
         )
     ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
     return ax
+
+
+def show_training(curves: Mapping[str, Measurement], *, label: str = "loss", ax: Axes | None = None) -> Axes:
+    """Draw the curve of each training here as a line, inside the band of the recorded runs.
+
+    Shapes:
+        one value a step, as many in every run.
+
+    Raises:
+        ValueError: no curve.
+
+    >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
+    >>> ax = show_training({"contrastive": loss})
+    >>> [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
+    ['contrastive, here']
+    """
+    if not curves:
+        raise ValueError("curves must hold at least one measured curve, received none")
+    ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
+    for k, (name, curve) in enumerate(curves.items()):
+        color, shown = color_of(name, k), curve.recorded or (curve.live,)
+        steps = np.arange(1, len(shown[0]) + 1)
+        ax.fill_between(steps, np.min(shown, axis=0), np.max(shown, axis=0), color=color, alpha=0.25, linewidth=0)
+        if curve.live is not None:
+            ax.plot(steps, curve.live, color=color, linewidth=1.2, label=f"{name}, here")
+    ax.set(xlabel="step", ylabel=label)
+    ax.legend(fontsize="small", title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
+    return ax
+
+
+def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
+    """Return the recorded runs of a measurement, or the one here where none are recorded; numbers as they are."""
+    if not isinstance(result, Measurement):
+        return result
+    return result.recorded or ([] if result.live is None else [result.live])
+
+
+def _draw_runs(
+    ax: Axes, result: Measurement | Sequence[float], y: float, half: float, *, color: str, marker: str, size: float
+) -> None:
+    """Draw runs as points in one row, their mean as a short line, and the run here in black."""
+    runs = _runs(result)
+    ax.scatter(runs, [y] * len(runs), s=size, color=color, marker=marker, alpha=0.6, linewidths=0, zorder=2)
+    ax.vlines(float(np.mean(runs)), y - half, y + half, color=color)
+    if isinstance(result, Measurement) and result.live is not None:
+        ax.scatter(result.live, y, s=size, facecolors="none", edgecolors="black", marker="D", zorder=3)
 
 
 def show_reach(
@@ -375,7 +446,7 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
 
 
 def show_grouped_runs(
-    results: Mapping[str, Mapping[str, Sequence[float]]],
+    results: Mapping[str, Mapping[str, Measurement | Sequence[float]]],
     *,
     chance: Mapping[str, float] | None = None,
     label: str = "accuracy",
@@ -393,7 +464,7 @@ def show_grouped_runs(
     (['known', 'new'], ['a', 'b'])
     """
     methods = list(next(iter(results.values()), {}))
-    if not methods or not all(list(r) == methods and all(len(runs) for runs in r.values()) for r in results.values()):
+    if not methods or not all(list(r) == methods and all(map(len, map(_runs, r.values()))) for r in results.values()):
         raise ValueError(
             f"results must hold the same methods for every task, each with a run, received {dict(results)}"
         )
@@ -401,12 +472,56 @@ def show_grouped_runs(
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
             y = row + (k - (len(methods) - 1) / 2) / (len(methods) + 1)
-            color, name = COLORS[k % len(COLORS)], method if row == 0 else None
-            ax.scatter(runs, [y] * len(runs), s=28, color=color, marker="osD^vPX"[k % 7], linewidths=0, label=name)
-            ax.vlines(float(np.mean(runs)), y - 0.1, y + 0.1, color=color)
+            color, marker = color_of(method, k), "osD^vPX"[k % 7]
+            _draw_runs(ax, runs, y, 0.1, color=color, marker=marker, size=28)
+            if row == 0:
+                ax.scatter([], [], color=color, marker=marker, label=method)
         if chance is not None:
             ax.vlines(chance[task], row - 0.45, row + 0.45, color="gray", linestyle="--", linewidth=1)
         ax.axhline(row + 0.5, color="lightgray", linewidth=0.5)
     ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
     ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
+
+
+def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
+    """Draw tables of :func:`evaluate` side by side as heat maps, with every number written in its cell.
+
+    >>> asked = {"seen": pd.DataFrame([[0.9, 0.2]], index=["blank"], columns=["exact", "color"])}
+    >>> show_scores(asked)[0].get_title()
+    'seen'
+    """
+    rows, columns = next(iter(tables.values())).shape
+    panels = plt.subplots(
+        1, len(tables), squeeze=False, sharey=True, layout="constrained",
+        figsize=(1.8 + 0.62 * columns * len(tables), 0.8 + 0.36 * rows),
+    )[1]  # fmt: skip
+    for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
+        labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]
+        ax.imshow(table.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        ax.set(xticks=range(columns), yticks=range(rows), yticklabels=labels, title=title)
+        ax.set_xticklabels(table.columns, fontsize="small")
+        for (row, column), value in np.ndenumerate(table.to_numpy()):
+            shade = "white" if value < 0.6 else "black"
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade, fontsize="small")
+    panels[0, 0].set_ylabel("percent of answers", fontsize="small")
+    return list(panels[0])
+
+
+def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
+
+    A place is brightened by its weight, relative to the word's largest; layers are averaged unless one is named.
+
+    Shapes:
+        image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
+
+    Raises:
+        ValueError: an answer that kept no attention.
+    """
+    if answer.attention is None:
+        raise ValueError("answer must hold its attention; try generate(..., return_attention=True)")
+    maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
+    light = maps.mean(0)[:, None]
+    light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
+    return show_images(image.cpu() + 0.5 * light, titles=list(answer.words), ax=ax)

@@ -90,7 +90,7 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     numbers of rows. In a single process it returns its argument, so one loss serves a laptop and eight GPUs.
 
     The backward pass adds up what every process's loss asks of each row, and hands each process its own rows. The
-    gradient that :func:`vlmcourse.lab.training.fit` averages is then exactly the one of the whole batch in one process.
+    gradient that :func:`vlmcourse.train.loop.fit` averages is then exactly the one of the whole batch in one process.
 
     Shapes:
         ``(b, ...)``, with this process's own b → ``(sum of all b, ...)``.

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from vlmcourse.lab import runtime
 from vlmcourse.ops._checks import check_floating, check_positive, check_positive_int, check_rank
+from vlmcourse.train import runtime
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 

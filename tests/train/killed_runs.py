@@ -19,7 +19,7 @@ import torch
 import torch._dynamo  # an optimiser imports it on first use: once here, not once in every fork
 from torch import nn
 
-from vlmcourse.lab import checkpoints, training
+from vlmcourse.train import checkpoints, loop
 
 STEPS, KILLS = 120, 24
 MOMENTS = ("in the loss", "between two weights", "half written", "before the rename", "after the rename", "any time")
@@ -51,7 +51,7 @@ def run(path, optimizer):
     torch.manual_seed(1)
     model = Network()
     data = torch.randint(256, (37, 3, 8, 8), dtype=torch.uint8), torch.randint(5, (37,))
-    history = training.fit(
+    history = loop.fit(
         model, loss_fn, data, steps=STEPS, batch_size=8, lr=1e-2, optimizer=optimizer, seed=3, device="cpu",
         checkpoint=path, checkpoint_every=2, progress=False,
     )  # fmt: skip

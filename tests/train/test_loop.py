@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vlmcourse.lab import checkpoints, training
-from vlmcourse.lab.checkpoints import load_checkpoint, save_checkpoint
-from vlmcourse.lab.runtime import seed_everything
-from vlmcourse.lab.training import batch_of_step, fit, warmup_cosine
+from vlmcourse.train import checkpoints, loop
+from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
+from vlmcourse.train.loop import batch_of_step, fit, warmup_cosine
+from vlmcourse.train.runtime import seed_everything
 
 HERE = Path(__file__).parent
 N, CLASSES = 23, 5
@@ -202,7 +202,7 @@ def test_channels_last_leaves_models_with_3d_convolutions_alone():
     train(model, lambda model, batch: model(batch).float().square().mean(), clips)
 
 
-@pytest.mark.skipif(not training._has_bfloat16(torch.device("cpu")), reason="this CPU only emulates bfloat16")
+@pytest.mark.skipif(not loop._has_bfloat16(torch.device("cpu")), reason="this CPU only emulates bfloat16")
 def test_autocast_computes_the_model_in_bfloat16_and_the_loss_in_float32():
     dtypes = []
 

@@ -11,22 +11,22 @@ from copy import deepcopy
 from importlib.resources import as_file, files
 from typing import Any, Literal
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from matplotlib.axes import Axes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions, phrasebook
-from vlmcourse.lab import plots, runtime
-from vlmcourse.lab.training import _autocast, fit
 from vlmcourse.models.cnn import ConvEncoder
-from vlmcourse.models.vlm import Answer, Connector, LanguageModel, Tokenizer, VisionLanguageModel, _evaluating
+from vlmcourse.models.connector import Connector
+from vlmcourse.models.language_model import LanguageModel
+from vlmcourse.models.tokenizer import Tokenizer
+from vlmcourse.models.vlm import VisionLanguageModel
 from vlmcourse.ops._checks import check_positive_int
+from vlmcourse.ops._modes import evaluating
+from vlmcourse.train import runtime
+from vlmcourse.train.loop import _autocast, fit
 
 Pair = tuple[str, str]
 Stage = Literal["language model", "connector", "joint"]
@@ -107,7 +107,7 @@ def build_vlm(
     4
     """
     encoder = ConvEncoder() if encoder is None else encoder
-    with torch.no_grad(), _evaluating(encoder):  # or BatchNorm would learn from the blank image
+    with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
         blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=next(encoder.parameters()).device)
         width, height, across = encoder.feature_map(blank).shape[1:]
     tokenizer = Tokenizer.from_texts(phrasebook())
@@ -150,7 +150,7 @@ def train_stage(
 
     Options:
         freeze: parts to leave as they are, from ``"encoder"``, ``"connector"``, ``"language_model"``. options: those of
-        :func:`~vlmcourse.lab.training.fit`, such as ``steps``, ``batch_size``, ``seed``, ``checkpoint``.
+        :func:`~vlmcourse.train.loop.fit`, such as ``steps``, ``batch_size``, ``seed``, ``checkpoint``.
 
     Raises:
         ValueError: an unknown stage or part, or nothing left to train; otherwise as ``fit``.
@@ -425,51 +425,3 @@ def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]
             continue
         moved[part] = max(moved[part], (tensor - before[name]).abs().max().item())
     return moved
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Figures
-# ---------------------------------------------------------------------------------------------------------
-
-
-def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
-    """Draw tables of :func:`evaluate` side by side as heat maps, with every number written in its cell.
-
-    >>> asked = {"seen": pd.DataFrame([[0.9, 0.2]], index=["blank"], columns=["exact", "color"])}
-    >>> show_scores(asked)[0].get_title()
-    'seen'
-    """
-    rows, columns = next(iter(tables.values())).shape
-    panels = plt.subplots(
-        1, len(tables), squeeze=False, sharey=True, layout="constrained",
-        figsize=(1.8 + 0.62 * columns * len(tables), 0.8 + 0.36 * rows),
-    )[1]  # fmt: skip
-    for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
-        labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]
-        ax.imshow(table.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-        ax.set(xticks=range(columns), yticks=range(rows), yticklabels=labels, title=title)
-        ax.set_xticklabels(table.columns, fontsize="small")
-        for (row, column), value in np.ndenumerate(table.to_numpy()):
-            shade = "white" if value < 0.6 else "black"
-            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade, fontsize="small")
-    panels[0, 0].set_ylabel("percent of answers", fontsize="small")
-    return list(panels[0])
-
-
-def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
-
-    A place is brightened by its weight, relative to the word's largest; layers are averaged unless one is named.
-
-    Shapes:
-        image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
-
-    Raises:
-        ValueError: an answer that kept no attention.
-    """
-    if answer.attention is None:
-        raise ValueError("answer must hold its attention; try generate(..., return_attention=True)")
-    maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
-    light = maps.mean(0)[:, None]
-    light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
-    return plots.show_images(image.cpu() + 0.5 * light, titles=list(answer.words), ax=ax)

@@ -1,0 +1,1 @@
+"""What only the book needs: profiles, results with their provenance, claims, the shipped model, figures."""

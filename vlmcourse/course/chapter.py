@@ -1,0 +1,230 @@
+"""What a chapter measures: one run here, beside many recorded ones, and whether its claims hold.
+
+A chapter trains once, with one seed. The same cells were run before with other seeds, on other kinds of CPU and with
+other numbers of threads (``make results``), and what they measured is recorded in ``book/results``. So a reader sees
+their own run inside the range of many, and a claim is judged on all of them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from vlmcourse._files import write_whole
+from vlmcourse.course.results import glue, load_result
+from vlmcourse.course.runtime import profile
+
+SLACK = 3.0  # recorded spreads by which a single run may miss a bound that all recorded runs keep
+
+
+class ClaimError(AssertionError):
+    """A claim did not hold, where that counts as a failure."""
+
+
+def show_number(value: float, unit: str = "", *, digits: int | None = None) -> str:
+    """Return a number as the page shows it; fractions become percentages.
+
+    >>> show_number(0.978, "fraction"), show_number(4.17), show_number(12.3, "s", digits=0)
+    ('97.8 %', '4.17', '12 s')
+    """
+    if unit == "fraction":
+        return f"{100 * value:.{1 if digits is None else digits}f} %"
+    return f"{value:.{2 if digits is None else digits}f} {unit}".rstrip()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One quantity: the value of the run here (None where this run did not measure it), and of all recorded runs.
+
+    Units:
+        ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
+
+    >>> accuracy = Measurement("probe", 0.97, (0.95, 0.99), unit="fraction")
+    >>> str(accuracy), round(accuracy.mean, 2)
+    ('97.0 ± 2.8 %', 0.97)
+    """
+
+    name: str
+    live: Any
+    recorded: tuple[Any, ...]
+    unit: str = ""
+    digits: int | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean of the recorded runs, or the value here where nothing is recorded."""
+        return mean(self.recorded) if self.recorded else self.live
+
+    @property
+    def spread(self) -> float:
+        """The sample standard deviation of the recorded runs, zero where there are fewer than two."""
+        return stdev(self.recorded) if len(self.recorded) > 1 else 0.0
+
+    def __str__(self) -> str:
+        if len(self.recorded) < 2:
+            return show_number(self.mean, self.unit, digits=self.digits)
+        factor, unit = (100, " %") if self.unit == "fraction" else (1, f" {self.unit}".rstrip())
+        digits = self.digits if self.digits is not None else 1 if self.unit == "fraction" else 2
+        return f"{factor * self.mean:.{digits}f} ± {factor * self.spread:.{digits}f}{unit}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence with a number in it, the bounds it promises, and what was measured here and elsewhere.
+
+    All recorded runs must keep the bounds. A single run may miss them by three recorded spreads, since one draw in
+    many falls outside any range.
+
+    >>> claim = Claim("a probe beats pixels", slide="S09", value=0.9, recorded=(0.88, 0.92), above=0.5)
+    >>> claim.held, round(claim.clearance)
+    (True, 14)
+    >>> Claim("a probe beats pixels", slide="S09", value=0.2, recorded=(0.88, 0.92), above=0.5).held
+    False
+    """
+
+    text: str
+    slide: str | None
+    value: float | None
+    recorded: tuple[float, ...]
+    above: float | None = None
+    below: float | None = None
+    unit: str = ""
+
+    def keeps(self, value: float, *, slack: float = 0.0) -> bool:
+        """Whether a value lies within the bounds, which are exclusive, or at most ``slack`` outside them."""
+        above_it = self.above is None or value > self.above - slack
+        return above_it and (self.below is None or value < self.below + slack)
+
+    @property
+    def spread(self) -> float:
+        """The sample standard deviation of the recorded runs."""
+        return stdev(self.recorded) if len(self.recorded) > 1 else 0.0
+
+    @property
+    def held_in_all_recorded(self) -> bool:
+        """Whether every recorded run keeps the bounds."""
+        return all(map(self.keeps, self.recorded))
+
+    @property
+    def held(self) -> bool:
+        """Whether the run here keeps the bounds, widened for a single run."""
+        return self.value is None or self.keeps(self.value, slack=SLACK * self.spread)
+
+    @property
+    def clearance(self) -> float:
+        """By how many recorded spreads the recorded mean clears the nearer bound."""
+        if not self.recorded:
+            return math.nan
+        centre = mean(self.recorded)
+        below = math.inf if self.below is None else self.below - centre
+        distance = min(below, math.inf if self.above is None else centre - self.above)
+        return distance / self.spread if self.spread else math.copysign(math.inf, distance)
+
+    @property
+    def asked(self) -> str:
+        """The bounds in words."""
+        low, high = ("" if x is None else show_number(x, self.unit) for x in (self.above, self.below))
+        return f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
+
+    def __str__(self) -> str:
+        here = "" if self.value is None else f"measured {show_number(self.value, self.unit)}, "
+        runs = "no recorded runs"
+        if self.recorded:
+            low, high = (show_number(x, self.unit) for x in (min(self.recorded), max(self.recorded)))
+            runs = f"recorded {low} to {high} in {len(self.recorded)} runs"
+        return f"{'Holds' if self.held else 'Did not hold here'}: {self.text} ({here}expected {self.asked}, {runs})"
+
+
+class Chapter:
+    """A chapter's own seed, what it measures, and the recorded runs of the same cells.
+
+    ``VLMCOURSE_SEED`` sets the seed (0 without it). With ``VLMCOURSE_CLAIMS=strict`` a claim that does not hold raises
+    :class:`ClaimError`; without it the page says so and goes on.
+
+    Raises:
+        ValueError: a name measured or claimed twice, or a seed that is no whole number.
+
+    >>> chapter = Chapter("00_no_such_chapter")
+    >>> chapter.seed, chapter.recorded("loss")
+    (0, [])
+    >>> chapter.claim("two is more than one", 2.0, above=1)
+    Holds: two is more than one (measured 2.00, expected above 1.00, no recorded runs)
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        wanted = os.environ.get("VLMCOURSE_SEED", "").strip() or "0"
+        if not wanted.isdecimal():
+            raise ValueError(f"VLMCOURSE_SEED must be a whole number of at least 0, received {wanted!r}")
+        self.seed = int(wanted)
+        self.recording = bool(os.environ.get("VLMCOURSE_RECORDING"))
+        self._values: dict[str, list[Any]] = (load_result(f"{name}_{profile()}") or {"values": {}})["values"]
+        self._measured: dict[str, Any] = {}
+        self._units: dict[str, str] = {}
+        self._claims: dict[str, Claim] = {}
+
+    def recorded(self, name: str) -> list[Any]:
+        """Return what the recorded runs measured under this name, one value or curve a run."""
+        return list(self._values.get(name, []))
+
+    def measure(
+        self, name: str, value: float | Sequence[float] | None, *, unit: str = "", digits: int | None = None
+    ) -> Measurement:
+        """Note a number or a curve of this run, and return it beside the recorded ones.
+
+        The prose can quote a number as ``{glue:text}`` followed by the name (mean and spread of the recorded runs) or
+        by the name and "here" (this run). None stands for what only recorded runs measure.
+        """
+        self._note(name, value)
+        self._units[name] = unit
+        live = self._measured.get(name)
+        measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)
+        if not isinstance(live, list) and (live is not None or measurement.recorded):
+            glue(name, str(measurement))
+            glue(f"{name} here", "not run here" if live is None else show_number(live, unit, digits=digits))
+        self._log()
+        return measurement
+
+    def claim(
+        self,
+        text: str,
+        value: float | None,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        slide: str | None = None,
+        unit: str = "",
+    ) -> None:
+        """Say in one line whether a sentence holds, here and in the recorded runs; bounds are exclusive."""
+        if above is None and below is None:
+            raise ValueError(f"claim {text!r} must have a bound, above or below")
+        self._note(text, value)
+        self._units[text] = unit
+        claim = Claim(text, slide, self._measured.get(text), tuple(self.recorded(text)), above, below, unit)
+        self._claims[text] = claim
+        self._log()
+        if not claim.held and os.environ.get("VLMCOURSE_CLAIMS") == "strict":
+            raise ClaimError(str(claim))
+        print(claim)
+
+    def _note(self, name: str, value: Any) -> None:
+        if name in self._units:
+            raise ValueError(f"{name!r} is measured twice in chapter {self.name}; give one of them another name")
+        if value is not None:
+            self._measured[name] = [_round(x) for x in value] if isinstance(value, Sequence) else _round(value)
+
+    def _log(self) -> None:
+        """Leave what was measured where the build, or ``make results``, asked for it."""
+        path = os.environ.get("VLMCOURSE_MEASURED")
+        if path:
+            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims.values()]
+            log = {"chapter": self.name, "seed": self.seed, "values": self._measured, "units": self._units}
+            write_whole(path, json.dumps({**log, "claims": claims}, ensure_ascii=False).encode())
+
+
+def _round(value: Any) -> float:
+    """Keep six digits of a number: more than anybody reads, and few enough for a file that people look into."""
+    return float(f"{float(value):.6g}")

@@ -1,1 +1,0 @@
-"""Experiments: runtime, training, probes, results with their provenance, plots."""

@@ -1,0 +1,86 @@
+"""From an encoder's vectors to vectors that stand among the words' (slide S03)."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vlmcourse.models.transformer import MLP
+from vlmcourse.ops._checks import as_sizes, check_divides, check_floating, check_positive_int, check_rank
+
+
+class Connector(nn.Module):
+    """From an encoder's vectors to vectors among the words: a norm, one hidden layer, and a learned place.
+
+    With ``reduction=2``, each square of 2 × 2 neighbouring vectors is joined into one of four times the width before
+    the MLP ("pixel shuffle"): a quarter of the tokens, and nothing averaged away. The place is added here because a
+    convolution's vectors do not know where they are, and an image may stand anywhere in the prompt.
+
+    Shapes:
+        feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,
+        with ``num_tokens = h * w / reduction**2``, row by row, or n.
+
+    Options:
+        grid_size: height and width of the feature maps to come; for tokens in no grid, ``(1, n)``.
+
+    Raises:
+        ValueError: a size below one, a reduction that does not divide the map, inputs of another shape.
+        TypeError: inputs that are not floating point.
+
+    Source:
+        Liu et al. 2023, "Improved baselines", section 3.2, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,
+        section 2, for pixel shuffle (arXiv 2408.12637). Slide S03.
+
+    >>> import torch
+    >>> connector = Connector(5, 7, grid_size=(4, 6), reduction=2)
+    >>> connector(torch.rand(3, 5, 4, 6)).shape
+    torch.Size([3, 6, 7])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        grid_size: int | tuple[int, int],
+        reduction: int = 1,
+        hidden_features: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int("in_features", in_features)
+        check_positive_int("reduction", reduction)
+        height, width = as_sizes("grid_size", grid_size, axes=("height", "width"), minimum=1)
+        check_divides("reduction", reduction, height=height, width=width)
+        hidden = 2 * out_features if hidden_features is None else hidden_features
+        self.config = {
+            "in_features": in_features, "out_features": out_features, "grid_size": [height, width],
+            "reduction": reduction, "hidden_features": hidden,
+        }  # fmt: skip
+        self.in_features, self.out_features, self.reduction = in_features, out_features, reduction
+        self.in_grid = (height, width)
+        self.grid_size = (height // reduction, width // reduction)
+        self.num_tokens = self.grid_size[0] * self.grid_size[1]
+        joined = in_features * reduction**2
+        self.norm = nn.LayerNorm(joined)
+        self.mlp = MLP(joined, hidden, out_features)
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(self.num_tokens, out_features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return one vector a place, as wide as a word's."""
+        if isinstance(features, Tensor) and features.ndim == 3:
+            check_rank("features", features, "b n d")
+            if features.shape[1] != self.in_grid[0] * self.in_grid[1]:
+                raise ValueError(
+                    f"features must be {self.in_grid[0] * self.in_grid[1]} tokens (grid_size={self.in_grid}), received "
+                    f"{features.shape[1]}; a class token counts as one"
+                )
+            features = rearrange(features, "b (h w) d -> b d h w", h=self.in_grid[0])
+        check_rank("features", features, "b d h w")
+        check_floating("features", features)
+        if features.shape[1:] != (self.in_features, *self.in_grid):
+            raise ValueError(
+                f"features must have shape (b, {self.in_features}, {self.in_grid[0]}, {self.in_grid[1]}), received "
+                f"{tuple(features.shape)}; set in_features and grid_size to what the encoder gives for these images"
+            )
+        r = self.reduction
+        joined = rearrange(features, "b d (h rh) (w rw) -> b (h w) (rh rw d)", rh=r, rw=r)
+        return self.mlp(self.norm(joined)) + self.position_embedding

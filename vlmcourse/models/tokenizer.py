@@ -1,0 +1,109 @@
+"""Words become numbers, one a word (slide S02)."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+PAD, END, IMAGE = "<pad>", "<end>", "<image>"
+_WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
+
+
+class TextTokenizer(Protocol):
+    """What the model asks of a tokenizer: three special numbers, there and back, and how many numbers there are."""
+
+    pad_id: int
+    end_id: int
+    image_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Return the text's numbers."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of the numbers, without padding and end."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class Tokenizer:
+    """One number a word: enough for a small world, and every number can be read.
+
+    A word is a run of letters and digits; punctuation marks are words of their own, and so is the placeholder
+    ``<image>``. Capital letters matter.
+
+    Shapes:
+        ``encode`` gives a list of integers, one a word, each below ``len(tokenizer)``.
+
+    Raises:
+        ValueError: no words, a word twice, a text with unknown words (all of them are named), or a number out of range.
+        TypeError: a text that is not a string.
+
+    Source:
+        Slide S02, whose question it reads.
+
+    >>> tokenizer = Tokenizer.from_texts(["What is in this image <image>? Answer:", "a red star"])
+    >>> tokenizer.encode("a red image <image>?")
+    [7, 11, 8, 2, 4]
+    >>> tokenizer.decode([7, 11, 8, 2, 4, 1])
+    'a red image <image>?'
+    """
+
+    pad_id, end_id, image_id = 0, 1, 2
+
+    def __init__(self, words: Sequence[str]) -> None:
+        special = (PAD, END, IMAGE)
+        self.words = (*special, *(word for word in words if word not in special))
+        if len(self.words) == len(special):
+            raise ValueError("words must hold at least one word, received none")
+        self._id_of = {word: number for number, word in enumerate(self.words)}
+        if len(self._id_of) < len(self.words):
+            twice = sorted({word for word in self.words if self.words.count(word) > 1})
+            raise ValueError(f"words must differ, received twice: {', '.join(map(repr, twice))}")
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> "Tokenizer":
+        """Return a tokenizer that knows every word of ``texts``, in alphabetical order."""
+        if isinstance(texts, str):
+            raise TypeError("texts must be several strings, received one; try [text]")
+        return cls(sorted({word for text in texts for word in _split(text)}))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the number of each word."""
+        words = _split(text)
+        unknown = list(dict.fromkeys(word for word in words if word not in self._id_of))
+        if unknown:
+            known = self.words[3:]
+            hints = []
+            for word in unknown:
+                near = get_close_matches(word, known, n=3, cutoff=0.5)
+                hints.append(f"{word!r} (near: {', '.join(near)})" if near else repr(word))
+            raise ValueError(f"text has words that this tokenizer does not know: {', '.join(hints)}")
+        return [self._id_of[word] for word in words]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the words of the numbers, joined; padding and end leave no trace."""
+        numbers = [int(number) for number in ids]
+        if any(not 0 <= number < len(self) for number in numbers):
+            raise ValueError(f"ids must be from 0 to {len(self) - 1}, received {numbers}")
+        words = [self.words[number] for number in numbers if number not in (self.pad_id, self.end_id)]
+        return re.sub(r" ([.,:;!?])", r"\1", " ".join(words))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and strings, from which :meth:`from_dict` makes the tokenizer again."""
+        return {"words": list(self.words)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "Tokenizer":
+        """Return the tokenizer that :meth:`to_dict` described."""
+        return cls(state["words"])
+
+
+def _split(text: str) -> list[str]:
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, received {type(text).__name__}")
+    return _WORD.findall(text)

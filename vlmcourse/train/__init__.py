@@ -1,0 +1,1 @@
+"""What trains and what judges: the loop, checkpoints, several processes, probes, SimCLR, a small VLM."""
