@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "course": {"ops", "models", "data", "train", "course", "_files", ""},
     "homework": {"ops", "models", "homework"},
     "cli": {"ops", "models", "data", "train", "course", "homework", "cli", ""},
+    "__main__": {"cli"},
     "_files": set(),
     "": {""},
 }
@@ -119,12 +120,38 @@ def test_importing_the_package_does_not_even_load_torch():
 def test_every_public_name_can_be_imported_from_the_package(name):
     exported = getattr(vlmcourse, name)
     home = importlib.import_module(vlmcourse._EXPORTS[name])
-    assert exported is getattr(home, name)
+    assert exported is (
+        importlib.import_module(f"{home.__name__}.{name}") if inspect.ismodule(exported) else getattr(home, name)
+    )
 
 
-def test_a_name_that_does_not_exist_is_refused_with_the_names_that_do():
+def test_a_name_that_does_not_exist_is_refused_with_the_names_that_are_near():
     with pytest.raises(AttributeError, match=r"no attribute 'patchfy'.*patchify"):
         _ = vlmcourse.patchfy
+    with pytest.raises(ImportError, match=r"no attribute 'patchfy'.*patchify"):
+        exec("from vlmcourse import patchfy")
+    assert not hasattr(vlmcourse, "patchfy")
+
+
+STUB = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+
+
+def test_the_stub_names_every_public_name_where_it_comes_from():
+    imported = {a.asname: n.module for n in ast.walk(STUB) if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert imported == vlmcourse._EXPORTS
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_types_of_public_names(tmp_path):
+    program = tmp_path / "homework.py"
+    program.write_text(
+        "from vlmcourse import fit, patchify\nreveal_type(patchify)\nfit(1)\nfrom vlmcourse import patchfy\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", str(program)]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent).stdout
+    assert 'Revealed type is "def (images: torch' in said
+    assert 'Argument 1 to "fit" has incompatible type "int"' in said
+    assert 'Module "vlmcourse" has no attribute "patchfy"' in said
 
 
 @pytest.mark.parametrize("name", vlmcourse.__all__)
@@ -135,7 +162,8 @@ def test_every_public_name_is_on_an_api_page(name):
     documented = re.findall(r"^\.\. automodule:: (\S+)\n   :members:$", pages, re.MULTILINE)
     assert home in documented, f"{name} is public; give its module an automodule on a page in book/api/"
     # What a module leaves out of __all__ or of its docstrings, autodoc leaves out of the page.
-    assert inspect.getdoc(exported)
+    is_constant = not (inspect.isroutine(exported) or inspect.isclass(exported) or inspect.ismodule(exported))
+    assert is_constant or inspect.getdoc(exported)
     assert name in getattr(importlib.import_module(home), "__all__", [name]) or inspect.ismodule(exported)
 
 

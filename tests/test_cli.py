@@ -296,3 +296,12 @@ def test_the_package_carries_the_weights():
     path = files("vlmcourse").joinpath(*WEIGHTS)
     assert path.is_file()
     assert subprocess.run(["git", "check-ignore", "--quiet", str(path)], cwd=ROOT).returncode != 0
+
+
+def test_the_command_runs_as_a_module_and_refuses_a_device_that_is_not_there(scene, monkeypatch):
+    monkeypatch.setenv("VLMCOURSE_DEVICE", "cuda:99")
+    command = [sys.executable, "-m", "vlmcourse", "ask", str(scene)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=scene.parent)
+    assert ended.returncode == BAD_INPUT
+    assert ended.stdout == ""
+    assert "VLMCOURSE_DEVICE=cuda:99 is not available" in ended.stderr

@@ -2,77 +2,65 @@
 
 Every public name can be imported from here, ``from vlmcourse import patchify``. Names are resolved on
 first use, so that ``import vlmcourse`` itself costs next to nothing and ``vlmcourse.ops`` never pulls in
-matplotlib or scikit-learn.
+matplotlib or scikit-learn. Their types are in ``__init__.pyi``, and a test holds the two lists together.
 """
 
+import dis
+import sys
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    # the formulas
-    "patchify": "vlmcourse.ops.patches",
-    "unpatchify": "vlmcourse.ops.patches",
-    "PatchEmbed": "vlmcourse.ops.patches",
-    "attention_weights": "vlmcourse.ops.attention",
-    "self_attention": "vlmcourse.ops.attention",
-    "MultiHeadSelfAttention": "vlmcourse.ops.attention",
-    "conv3d": "vlmcourse.ops.convolution",
-    "Conv3d": "vlmcourse.ops.convolution",
-    "receptive_field": "vlmcourse.ops.convolution",
-    "slide_contrastive_loss": "vlmcourse.ops.contrastive",
-    "nt_xent_loss": "vlmcourse.ops.contrastive",
-    "info_nce_loss": "vlmcourse.ops.contrastive",
-    "alignment": "vlmcourse.ops.contrastive",
-    "uniformity": "vlmcourse.ops.contrastive",
-    # inputs
-    "scenes": "vlmcourse.data",
-    "load_dataset": "vlmcourse.data.datasets",
-    "ImageDataset": "vlmcourse.data.datasets",
-    "image_folder": "vlmcourse.data.datasets",
-    "video_folder": "vlmcourse.data.videos",
-    "VideoDataset": "vlmcourse.data.videos",
-    "two_views": "vlmcourse.data.augment",
-    "MLP": "vlmcourse.models.transformer",
-    "ConvEncoder": "vlmcourse.models.cnn",
-    "TransformerBlock": "vlmcourse.models.transformer",
-    "SlideViT": "vlmcourse.models.vit",
-    "VisionTransformer": "vlmcourse.models.vit",
-    "Tokenizer": "vlmcourse.models.tokenizer",
-    "LanguageModel": "vlmcourse.models.language_model",
-    "Connector": "vlmcourse.models.connector",
-    "VisionLanguageModel": "vlmcourse.models.vlm",
-    "save_vlm": "vlmcourse.models.vlm",
-    "load_vlm": "vlmcourse.models.vlm",
-    "PretrainedVLM": "vlmcourse.models.pretrained",
-    "FrameAverage": "vlmcourse.models.video",
-    "CNNLSTM": "vlmcourse.models.video",
-    "CNNTransformer": "vlmcourse.models.video",
-    "CNN3D": "vlmcourse.models.video",
-    # experiments
-    "device": "vlmcourse.train.runtime",
-    "seed_everything": "vlmcourse.train.runtime",
-    "profile": "vlmcourse.course.runtime",
-    "pick": "vlmcourse.course.runtime",
-    "fit": "vlmcourse.train.loop",
-    "extract_features": "vlmcourse.train.probe",
-    "LinearProbe": "vlmcourse.train.probe",
-    "knn_accuracy": "vlmcourse.train.probe",
-    "shipped_vlm": "vlmcourse.course.shipped",
-    "record_result": "vlmcourse.course.results",
-    "load_result": "vlmcourse.course.results",
-    "glue": "vlmcourse.course.results",
-    "Chapter": "vlmcourse.course.chapter",
+_ROOMS = {
+    "ops.patches": "patchify unpatchify PatchEmbed",
+    "ops.attention": "attention_weights self_attention MultiHeadSelfAttention",
+    "ops.convolution": "conv3d Conv3d receptive_field",
+    "ops.contrastive": "slide_contrastive_loss nt_xent_loss info_nce_loss alignment uniformity",
+    "models.transformer": "MLP TransformerBlock",
+    "models.cnn": "ConvEncoder",
+    "models.vit": "SlideViT VisionTransformer",
+    "models.video": "FrameAverage CNNLSTM CNNTransformer CNN3D",
+    "models.tokenizer": "Tokenizer",
+    "models.language_model": "LanguageModel next_token_loss next_token_probabilities",
+    "models.connector": "Connector",
+    "models.vlm": "PROMPT Answer VisionLanguageModel save_vlm load_vlm",
+    "models.pretrained": "PretrainedVLM",
+    "data": "scenes",
+    "data.datasets": "ImageDataset load_dataset image_folder",
+    "data.videos": "VideoDataset video_folder",
+    "data.questions": "questions",
+    "data.augment": "two_views SCENE_STEPS SIMCLR_STEPS",
+    "train.runtime": "device seed_everything",
+    "train.loop": "fit",
+    "train.checkpoints": "save_checkpoint load_checkpoint",
+    "train.distributed": "gather_embeddings",
+    "train.probe": "extract_features LinearProbe SegmentationProbe knn_accuracy labels_per_class mean_iou",
+    "train.simclr": "train_simclr",
+    "train.vlm": "train_vlm",
+    "course.runtime": "profile pick",
+    "course.results": "record_result load_result glue",
+    "course.chapter": "Chapter",
+    "course.shipped": "shipped_vlm",
+    "course.figures": "plots",
 }
+_EXPORTS = {name: f"vlmcourse.{room}" for room, names in _ROOMS.items() for name in names.split()}
 
 __all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
-        raise AttributeError(f"module 'vlmcourse' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    value = getattr(import_module(_EXPORTS[name]), name)
+        near = get_close_matches(name, __all__, n=3) or __all__
+        message = f"module 'vlmcourse' has no attribute {name!r}; public names: {', '.join(near)}"
+        caller = sys._getframe(1)
+        # ``from vlmcourse import name`` swallows an AttributeError together with its advice.
+        if dis.opname[caller.f_code.co_code[caller.f_lasti]] == "IMPORT_FROM":
+            raise ImportError(message)
+        raise AttributeError(message)
+    room = import_module(_EXPORTS[name])
+    value = getattr(room, name) if hasattr(room, name) else import_module(f"{_EXPORTS[name]}.{name}")
     globals()[name] = value  # the next access finds it without coming here
     return value
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _ask(options.image, options.question, options.model, options.anyway)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there
         print(f"vlmcourse: {error}", file=sys.stderr)
         return BAD_INPUT
 
@@ -69,14 +69,18 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
     """Answer on standard output; notes and refusals on standard error."""
     from vlmcourse.course.shipped import Familiarity, shipped_vlm
     from vlmcourse.models.vlm import load_vlm
+    from vlmcourse.train.runtime import device
 
+    where = device()
     model, provenance = shipped_vlm() if weights is None else load_vlm(weights)
+    model.to(where)
     image, notes = read_picture(path, image_size=int(provenance.get("image_size", 32)))
     prompt, known = as_prompt(question)
     if not known:
         notes.append("questions of this form were not in its training, so the answer may mean nothing; see --help")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    image = image.to(where)
     (answer,) = model.generate(image[None], prompt=prompt)
     if "familiarity" in provenance:
         world = Familiarity.from_dict(provenance["familiarity"])

@@ -1,0 +1,72 @@
+"""The types of the public names, which ``__init__.py`` resolves on first use."""
+
+from vlmcourse.course.chapter import Chapter as Chapter
+from vlmcourse.course.figures import plots as plots
+from vlmcourse.course.results import glue as glue
+from vlmcourse.course.results import load_result as load_result
+from vlmcourse.course.results import record_result as record_result
+from vlmcourse.course.runtime import pick as pick
+from vlmcourse.course.runtime import profile as profile
+from vlmcourse.course.shipped import shipped_vlm as shipped_vlm
+from vlmcourse.data import scenes as scenes
+from vlmcourse.data.augment import SCENE_STEPS as SCENE_STEPS
+from vlmcourse.data.augment import SIMCLR_STEPS as SIMCLR_STEPS
+from vlmcourse.data.augment import two_views as two_views
+from vlmcourse.data.datasets import ImageDataset as ImageDataset
+from vlmcourse.data.datasets import image_folder as image_folder
+from vlmcourse.data.datasets import load_dataset as load_dataset
+from vlmcourse.data.questions import questions as questions
+from vlmcourse.data.videos import VideoDataset as VideoDataset
+from vlmcourse.data.videos import video_folder as video_folder
+from vlmcourse.models.cnn import ConvEncoder as ConvEncoder
+from vlmcourse.models.connector import Connector as Connector
+from vlmcourse.models.language_model import LanguageModel as LanguageModel
+from vlmcourse.models.language_model import next_token_loss as next_token_loss
+from vlmcourse.models.language_model import next_token_probabilities as next_token_probabilities
+from vlmcourse.models.pretrained import PretrainedVLM as PretrainedVLM
+from vlmcourse.models.tokenizer import Tokenizer as Tokenizer
+from vlmcourse.models.transformer import MLP as MLP
+from vlmcourse.models.transformer import TransformerBlock as TransformerBlock
+from vlmcourse.models.video import CNN3D as CNN3D
+from vlmcourse.models.video import CNNLSTM as CNNLSTM
+from vlmcourse.models.video import CNNTransformer as CNNTransformer
+from vlmcourse.models.video import FrameAverage as FrameAverage
+from vlmcourse.models.vit import SlideViT as SlideViT
+from vlmcourse.models.vit import VisionTransformer as VisionTransformer
+from vlmcourse.models.vlm import PROMPT as PROMPT
+from vlmcourse.models.vlm import Answer as Answer
+from vlmcourse.models.vlm import VisionLanguageModel as VisionLanguageModel
+from vlmcourse.models.vlm import load_vlm as load_vlm
+from vlmcourse.models.vlm import save_vlm as save_vlm
+from vlmcourse.ops.attention import MultiHeadSelfAttention as MultiHeadSelfAttention
+from vlmcourse.ops.attention import attention_weights as attention_weights
+from vlmcourse.ops.attention import self_attention as self_attention
+from vlmcourse.ops.contrastive import alignment as alignment
+from vlmcourse.ops.contrastive import info_nce_loss as info_nce_loss
+from vlmcourse.ops.contrastive import nt_xent_loss as nt_xent_loss
+from vlmcourse.ops.contrastive import slide_contrastive_loss as slide_contrastive_loss
+from vlmcourse.ops.contrastive import uniformity as uniformity
+from vlmcourse.ops.convolution import Conv3d as Conv3d
+from vlmcourse.ops.convolution import conv3d as conv3d
+from vlmcourse.ops.convolution import receptive_field as receptive_field
+from vlmcourse.ops.patches import PatchEmbed as PatchEmbed
+from vlmcourse.ops.patches import patchify as patchify
+from vlmcourse.ops.patches import unpatchify as unpatchify
+from vlmcourse.train.checkpoints import load_checkpoint as load_checkpoint
+from vlmcourse.train.checkpoints import save_checkpoint as save_checkpoint
+from vlmcourse.train.distributed import gather_embeddings as gather_embeddings
+from vlmcourse.train.loop import fit as fit
+from vlmcourse.train.probe import LinearProbe as LinearProbe
+from vlmcourse.train.probe import SegmentationProbe as SegmentationProbe
+from vlmcourse.train.probe import extract_features as extract_features
+from vlmcourse.train.probe import knn_accuracy as knn_accuracy
+from vlmcourse.train.probe import labels_per_class as labels_per_class
+from vlmcourse.train.probe import mean_iou as mean_iou
+from vlmcourse.train.runtime import device as device
+from vlmcourse.train.runtime import seed_everything as seed_everything
+from vlmcourse.train.simclr import train_simclr as train_simclr
+from vlmcourse.train.vlm import train_vlm as train_vlm
+
+__version__: str
+_EXPORTS: dict[str, str]
+__all__: list[str]
