@@ -32,8 +32,16 @@ def test_what_was_not_measured_is_none(tmp_path):
     assert load_result("gpu_run", root=tmp_path) is None
 
 
-def test_reading_is_noted_so_that_the_book_can_follow(tmp_path):
-    load_result("probe", root=tmp_path)
+def test_away_from_a_checkout_a_result_is_found_among_those_of_the_package(tmp_path, monkeypatch):
+    package, elsewhere = tmp_path / "site-packages" / "vlmcourse", tmp_path / "homework"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(results.vlmcourse, "__file__", str(package / "__init__.py"))
+    record_result("probe", [0.5, 0.5, 0.5], **MEASURED, root=package / "results")
+    assert load_result("probe")["mean"] == 0.5
+    record_result("probe", [0.9, 0.9, 0.9], **MEASURED)  # a result of one's own comes first
+    assert (elsewhere / "results" / "probe.json").is_file()
+    assert load_result("probe")["mean"] == 0.9
 
 
 def test_a_failed_write_leaves_the_earlier_result(tmp_path, monkeypatch):
