@@ -1,4 +1,4 @@
-"""A chapter's claims: judged on all recorded runs and, with more room, on the one here; never passed over in silence."""
+"""A chapter's claims: judged on all recorded runs and, with more room, on the run here; never passed over."""
 
 import json
 

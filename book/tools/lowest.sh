@@ -1,0 +1,18 @@
+#!/bin/sh
+# Run the library's tests with the lowest version of everything that pyproject.toml allows, in an environment of its own.
+# What fails here raises a bound there. PYTHON chooses the interpreter, best the oldest that is allowed.
+set -eu
+cd "$(dirname "$0")/../.."
+tool=_build/lock
+folder=_build/lowest
+[ -x $tool/bin/uv ] || { .venv/bin/python -m venv $tool && $tool/bin/python -m pip install --quiet uv; }
+mkdir -p $folder
+$tool/bin/uv pip compile pyproject.toml --extra video --resolution lowest-direct --python-version 3.11 \
+    --no-annotate --no-header --quiet --output-file $folder/pins >/dev/null
+[ -x $folder/bin/python ] || "${PYTHON:-.venv/bin/python}" -m venv $folder
+$folder/bin/python -m pip install --disable-pip-version-check --quiet --requirement $folder/pins
+$folder/bin/python -m pip install --disable-pip-version-check --quiet \
+    pytest pytest-xdist pytest-timeout hypothesis ipython ipykernel nbclient nbformat
+$folder/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+$folder/bin/python -m pytest -q -n 2 --dist loadfile \
+    tests/ops tests/models tests/data tests/train tests/course vlmcourse "$@"
