@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve test lint types unit chapters test-pages notebooks normalise format lock clean clean-venv
+.PHONY: help setup book serve results pilot test lint types unit chapters test-pages notebooks normalise format lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -23,6 +23,12 @@ book: setup  ## execute the chapters that changed, render the book, say where it
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
 	@$(VENV_PYTHON) book/tools/serve.py
+
+results: setup  ## record chapters anew where their code has changed (CHAPTERS=, SLICE=seconds, JOBS=1, CHECK=1: only look)
+	@$(VENV_PYTHON) -m book.tools.results $(if $(CHECK),--check) $(if $(SLICE),--slice $(SLICE)) $(CHAPTERS)
+
+pilot: setup  ## show what a few runs of a chapter measure, and by how much claims hold (CHAPTERS=, RUNS=4)
+	@$(VENV_PYTHON) -m book.tools.results --pilot $(or $(RUNS),4) $(CHAPTERS)
 
 test: setup  ## lint, types, tests with doctests, and every chapter under nbval
 	@$(VENV_PYTHON) book/tools/check.py
