@@ -1,4 +1,4 @@
-"""The command line: ``vlmcourse ask IMAGE "What is in this image?"`` (slide S02)."""
+"""The command line: ``vlmcourse ask IMAGE "What is in this image?"`` (slide S02), and ``vlmcourse doctor``."""
 
 import argparse
 import re
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     parser = argparse.ArgumentParser(
-        prog="vlmcourse", description="The course's small vision-language model, from the terminal."
+        prog="vlmcourse", description="The course from the terminal: ask its small model, look at this machine."
     )
     parser.add_argument("--version", action="version", version=f"vlmcourse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -57,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ask.add_argument("question", nargs="?", default="What is in this image?", help='default: "%(default)s"')
     ask.add_argument("--model", type=Path, help="a file of save_vlm, instead of the model that comes with the package")
     ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
+    commands.add_parser("doctor", help="say what this machine has, where chapters will run, and what is missing")
     options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        from vlmcourse.course.doctor import report
+
+        print(report())
+        return ANSWERED
     try:
         return _ask(options.image, options.question, options.model, options.anyway)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there

@@ -1,0 +1,40 @@
+"""The doctor says what is there, what is not, and what brings it."""
+
+import json
+import platform
+
+import torch
+
+from vlmcourse.cli import main
+from vlmcourse.course import doctor
+
+
+def test_the_report_names_this_machine(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for fact in (platform.python_version(), torch.__version__, torch.backends.cpu.get_cpu_capability()):
+        assert fact in said
+
+
+def test_what_is_missing_comes_with_the_command_that_brings_it(monkeypatch):
+    present = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "nbclient" else present(name))
+    monkeypatch.setattr(doctor.shutil, "which", lambda tool: None if tool == "make" else f"/usr/bin/{tool}")
+    assert doctor.missing() == [
+        "running chapters needs nbclient: pip install ipykernel nbclient",
+        "building the book needs make",
+    ]
+
+
+def test_a_device_that_is_not_there_is_a_finding_and_no_crash(monkeypatch):
+    monkeypatch.setenv("VLMCOURSE_DEVICE", "cuda:99")
+    assert dict(doctor.findings())["chapters run on"].startswith("nothing: VLMCOURSE_DEVICE=cuda:99")
+
+
+def test_recorded_times_are_those_of_one_thread(monkeypatch, tmp_path):
+    runs = [{"seconds": 20.4, "threads": 1}, {"seconds": 31.0, "threads": 1}, {"seconds": 5.0, "threads": 2}]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "04_linear_probe_quick.json").write_text(json.dumps({"runs": runs}))
+    monkeypatch.setattr(doctor.vlmcourse, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.delenv("VLMCOURSE_PROFILE", raising=False)
+    assert doctor.recorded_seconds() == {"04_linear_probe": "20 to 31 s"}

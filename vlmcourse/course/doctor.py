@@ -1,0 +1,103 @@
+"""What this machine has, where chapters will run on it and for how long, and what is missing: ``vlmcourse doctor``."""
+
+import json
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import vlmcourse
+from vlmcourse.course.runtime import profile
+from vlmcourse.train.runtime import device
+
+GIB = 2**30
+# What the parts of the course need beyond the package itself, and how to get it.
+NEEDS = {
+    "running chapters": (("ipykernel", "nbclient"), "pip install ipykernel nbclient"),
+    "building the book": (("jupyter-book", "sphinx-exercise", "sphinx-mathjax-offline"), "make setup"),
+    "reading video files": (("av",), "pip install av"),
+    "asking a pretrained model": (("transformers",), "pip install transformers"),
+}
+
+
+def findings() -> list[tuple[str, str]]:
+    """Return what this machine has, as pairs of a name and what was found.
+
+    >>> dict(findings())["vlmcourse"] == vlmcourse.__version__
+    True
+    """
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    rows = [
+        ("vlmcourse", vlmcourse.__version__),
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("PyTorch", f"{torch.__version__}, torchvision {_version('torchvision') or 'missing'}"),
+        (
+            "CPU",
+            f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        ),
+        ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
+        ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
+    ]
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        rows.append((f"cuda:{index}", f"{card.name}, {card.total_memory / GIB:.0f} GiB"))
+    if not torch.cuda.device_count():
+        rows.append(("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}"))
+    rows.append(("MPS", "available" if torch.backends.mps.is_available() else "no"))
+    try:
+        rows.append(("chapters run on", f"{device()}, in the {profile()} profile"))
+    except (RuntimeError, ValueError) as error:
+        rows.append(("chapters run on", f"nothing: {error}"))
+    return rows
+
+
+def missing() -> list[str]:
+    """Return a line for each part of the course that cannot run here, with the command that brings what it needs."""
+    lines = []
+    for part, (packages, command) in NEEDS.items():
+        absent = [name for name in packages if _version(name) is None]
+        if absent:
+            lines.append(f"{part} needs {', '.join(absent)}: {command}")
+    lines += [f"building the book needs {tool}" for tool in ("make", "git") if shutil.which(tool) is None]
+    return lines
+
+
+def recorded_seconds() -> dict[str, str]:
+    """Return how long each chapter took where its runs were recorded, one thread each."""
+    here = Path(vlmcourse.__file__).parent
+    seconds: dict[str, str] = {}
+    for folder in (here / "results", here.parent / "book" / "results"):
+        for file in sorted(folder.glob(f"[0-9]*_{profile()}.json")):
+            runs = json.loads(file.read_text(encoding="utf-8")).get("runs", [])
+            took = [run["seconds"] for run in runs if run.get("threads") == 1]
+            if took:
+                seconds[file.stem.removesuffix(f"_{profile()}")] = f"{min(took):.0f} to {max(took):.0f} s"
+    return seconds
+
+
+def report() -> str:
+    """Return everything as the text that the command prints."""
+    lines = [f"{name:<16} {found}" for name, found in findings()]
+    if recorded_seconds():
+        lines += ["", "Seconds per chapter where its runs were recorded, with one thread:"]
+        lines += [f"  {chapter:<32} {took}" for chapter, took in recorded_seconds().items()]
+    lines += ["", "Nothing is missing." if not missing() else "Missing:", *(f"  {line}" for line in missing())]
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory() -> int:
+    """Return the machine's memory in bytes, or 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
