@@ -28,7 +28,7 @@ def pair(n, d, *, dtype=torch.float64, device="cpu", seed=0):
 
 
 @settings(max_examples=1000, deadline=None)
-@given(n=st.integers(1, 4), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
+@given(n=st.integers(2, 5), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
 def test_nt_xent_equals_the_papers_algorithm_as_a_double_loop(n, d, temperature, dtype, seed):
     assert_equal_in_value_and_gradient(
         lambda a, b: nt_xent_loss(a, b, temperature=temperature),
@@ -51,7 +51,7 @@ def test_slide_loss_equals_a_double_loop(n, m, d, temperature, dtype, seed):
 
 
 @settings(max_examples=1000, deadline=None)
-@given(n=st.integers(1, 4), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
+@given(n=st.integers(2, 5), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
 def test_info_nce_equals_a_double_loop(n, d, temperature, dtype, seed):
     assert_equal_in_value_and_gradient(
         lambda a, b: info_nce_loss(a, b, temperature=temperature),
@@ -113,7 +113,7 @@ def test_every_temperature_stays_finite_in_every_dtype(device, name, dtype, temp
         assert torch.autograd.grad(loss, a)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 64])
+@pytest.mark.parametrize("n", [2, 5, 64])
 def test_nt_xent_of_identical_embeddings_is_log_2n_minus_1(n):
     same = torch.ones(n, 3, dtype=torch.float64)
     assert nt_xent_loss(same, same, temperature=0.2).item() == pytest.approx(math.log(2 * n - 1))
@@ -239,6 +239,43 @@ def test_bad_negatives_are_named(negatives):
         slide_contrastive_loss(torch.rand(3, 4), torch.rand(3, 4), negatives, temperature=0.1)
 
 
-def test_uniformity_of_a_single_embedding_is_an_error():
-    with pytest.raises(ValueError, match=r"at least two vectors .* received 1"):
+def test_a_single_pair_has_nothing_to_be_told_apart_from():
+    with pytest.raises(ValueError, match=r"embeddings must hold at least two vectors .* received 1"):
         uniformity(torch.rand(1, 4))
+    for loss, name in ((nt_xent_loss, "view1"), (info_nce_loss, "images")):
+        with pytest.raises(ValueError, match=rf"{name} must hold at least two .* nothing to tell apart, received 1"):
+            loss(torch.rand(1, 4), torch.rand(1, 4), temperature=0.1)
+
+
+def test_one_pair_has_an_alignment_and_one_anchor_its_own_negatives():
+    one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert alignment(one, other) == 2
+    assert slide_contrastive_loss(one, one, other[None], temperature=1.0) == -1
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-30, 1e-7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_embedding_without_length_counts_as_unlike_everything_and_gets_no_gradient(device, dtype, length):
+    a, b = (x.detach() for x in pair(5, 3))
+    a[1] *= length
+    without = a.clone()
+    without[1] = 0
+    a, b, without = (x.to(device, dtype).requires_grad_() for x in (a, b, without))
+    for name, loss in losses(a, b, 0.1).items():
+        (gradient,) = torch.autograd.grad(loss, a)
+        assert not gradient[1].any(), name
+        assert gradient.isfinite().all(), name
+        assert gradient[0].any(), name
+        torch.testing.assert_close(loss, losses(without, b, 0.1)[name])
+    for measure in (lambda x: alignment(x, b), uniformity):
+        (gradient,) = torch.autograd.grad(measure(a), a)
+        assert not gradient[1].any()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_gradient_fits_into_the_dtype_of_the_embeddings(device, dtype):
+    for length in (1e-8, 1e-6, 1e-5, 1e-4, 2e-3, 1e-2, 1.0):
+        a, b = ((length * x.detach()).to(device, dtype).requires_grad_() for x in pair(5, 3))
+        for name, loss in losses(a, b, 0.1).items():
+            assert torch.autograd.grad(loss, a)[0].isfinite().all(), (name, length)

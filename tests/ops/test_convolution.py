@@ -165,7 +165,7 @@ def test_receptive_field_leaves_the_module_as_it_was():
         (
             lambda: conv3d(torch.rand(1, 2, 5, 6, 7), torch.rand(1, 3, 1, 1, 1)),
             ValueError,
-            "2 channels, received c_in=3",
+            "clips must have c_in=3 channels, received 2",
         ),
         (
             lambda: conv3d(torch.rand(1, 2, 2, 6, 7), torch.rand(1, 2, 3, 1, 1)),
@@ -175,7 +175,7 @@ def test_receptive_field_leaves_the_module_as_it_was():
         (
             lambda: conv3d(torch.rand(1, 2, 5, 6, 7), torch.rand(3, 2, 1, 1, 1), torch.rand(2)),
             ValueError,
-            "bias .* 3 outputs, received 2",
+            r"bias .* 3 outputs, received \(2,\)",
         ),
         (
             lambda: conv3d(torch.rand(1, 1, 1, 1, 1), torch.rand(1, 1, 1, 1, 1), stride=0),
@@ -202,7 +202,13 @@ def test_receptive_field_leaves_the_module_as_it_was():
             ValueError,
             "weight must have the dtype of clips",
         ),
-        (lambda: Conv3d(3, 5, 3)(torch.rand(1, 2, 5, 5, 5)), ValueError, "2 channels, received c_in=3"),
+        (lambda: Conv3d(3, 5, 3)(torch.rand(1, 1, 5, 5, 5)), ValueError, "in_channels=3 channels, received 1"),
+        (
+            lambda: Conv3d(3, 5, 3, backend="einops")(torch.rand(1, 1, 5, 5, 5)),
+            ValueError,
+            "in_channels=3 channels, received 1",
+        ),
+        (lambda: Conv3d(1, 5, 3)(torch.rand(1, 1, 2, 5, 5)), ValueError, "kernel_size must fit .* time, received 3"),
         (lambda: Conv3d(3, 5, 3)(torch.rand(3, 5, 5, 5)), ValueError, r"clips must have shape"),
         (lambda: Conv3d(3, 5, 3, padding="same"), TypeError, "padding must be one integer or 3 integers"),
         (lambda: Conv3d(3, 5, 0), ValueError, "kernel_size must be at least 1"),

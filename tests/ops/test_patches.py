@@ -16,29 +16,32 @@ sizes = st.integers(1, 5)
 
 def strided_convolution(embed: PatchEmbed):
     """PyTorch's convolution with the module's weights, reordered from (row, column, channel)."""
-    p = embed.patch_size
+    size = embed.patch_size
+    ph, pw = (size, size) if isinstance(size, int) else size
 
     def convolve(images):
-        weight = rearrange(embed.proj.weight, "d (ph pw c) -> d c ph pw", ph=p, pw=p)
-        return rearrange(F.conv2d(images, weight, embed.proj.bias, stride=p), "b d nh nw -> b (nh nw) d")
+        weight = rearrange(embed.proj.weight, "d (ph pw c) -> d c ph pw", ph=ph, pw=pw)
+        return rearrange(F.conv2d(images, weight, embed.proj.bias, stride=size), "b d nh nw -> b (nh nw) d")
 
     return convolve
 
 
 @settings(max_examples=1000, deadline=None)
-@given(b=sizes, c=sizes, nh=sizes, nw=sizes, p=st.integers(1, 4), seed=st.integers(0, 999))
-def test_patchify_places_every_pixel_where_index_arithmetic_says(b, c, nh, nw, p, seed):
-    images = randn(b, c, nh * p, nw * p, dtype=torch.float32, device="cpu", seed=seed).detach()
-    patches = patchify(images, patch_size=p)
-    assert patches.shape == (b, nh * nw, p * p * c)
+@given(b=sizes, c=sizes, nh=sizes, nw=sizes, ph=st.integers(1, 4), pw=st.integers(1, 4), seed=st.integers(0, 999))
+def test_patchify_places_every_pixel_where_index_arithmetic_says(b, c, nh, nw, ph, pw, seed):
+    images = randn(b, c, nh * ph, nw * pw, dtype=torch.float32, device="cpu", seed=seed).detach()
+    size = ph if ph == pw else (ph, pw)
+    patches = patchify(images, patch_size=size)
+    assert patches.shape == (b, nh * nw, ph * pw * c)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(5):
-        row, column = (torch.randint(size, (), generator=generator).item() for size in images.shape[2:])
+        row, column = (torch.randint(side, (), generator=generator).item() for side in images.shape[2:])
         channel = torch.randint(c, (), generator=generator).item()
-        patch = (row // p) * nw + column // p
-        entry = ((row % p) * p + column % p) * c + channel
+        patch = (row // ph) * nw + column // pw
+        entry = ((row % ph) * pw + column % pw) * c + channel
         assert torch.equal(patches[:, patch, entry], images[:, channel, row, column])
-    assert torch.equal(unpatchify(patches, patch_size=p, image_size=(nh * p, nw * p)), images)
+    assert torch.equal(unpatchify(patches, patch_size=size, image_size=(nh * ph, nw * pw)), images)
+    assert torch.equal(patchify(images, patch_size=(ph, pw)), patches)  # one number or two
 
 
 @settings(max_examples=1000, deadline=None)
@@ -47,15 +50,16 @@ def test_patchify_places_every_pixel_where_index_arithmetic_says(b, c, nh, nw, p
     c=st.integers(1, 3),
     nh=st.integers(1, 4),
     nw=st.integers(1, 4),
-    p=st.integers(1, 4),
+    ph=st.integers(1, 4),
+    pw=st.integers(1, 4),
     d=st.integers(1, 5),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 999),
 )
-def test_patch_embed_equals_a_strided_convolution(b, c, nh, nw, p, d, dtype, seed):
+def test_patch_embed_equals_a_strided_convolution(b, c, nh, nw, ph, pw, d, dtype, seed):
     torch.manual_seed(seed)
-    embed = PatchEmbed(p, c, d).to(dtype)
-    images = randn(b, c, nh * p, nw * p, dtype=dtype, device="cpu", seed=seed)
+    embed = PatchEmbed((ph, pw), c, d).to(dtype)
+    images = randn(b, c, nh * ph, nw * pw, dtype=dtype, device="cpu", seed=seed)
     inputs = (images, *embed.parameters())
     assert_equal_in_value_and_gradient(
         lambda x, *_: embed(x), lambda x, *_: strided_convolution(embed)(x), inputs, dtype=dtype
@@ -110,8 +114,19 @@ def test_patchify_keeps_integer_images_as_they_are():
         ),
         (lambda: patchify(torch.rand(0, 3, 8, 8), patch_size=4), ValueError, r"images .* no empty axis"),
         (lambda: patchify(torch.rand(1, 3, 8, 8), patch_size=0), ValueError, "patch_size must be at least 1"),
-        (lambda: patchify(torch.rand(1, 3, 8, 8), patch_size=2.0), TypeError, "patch_size must be an integer"),
-        (lambda: patchify(torch.rand(1, 3, 8, 8), patch_size=True), TypeError, "patch_size must be an integer"),
+        (lambda: patchify(torch.rand(1, 3, 8, 8), patch_size=2.0), TypeError, "patch_size must be one integer or 2"),
+        (lambda: patchify(torch.rand(1, 3, 8, 8), patch_size=True), TypeError, "patch_size must be one integer or 2"),
+        (lambda: patchify(torch.rand(1, 3, 8, 8), patch_size=(2, 2, 2)), TypeError, r"2 integers \(height, width\)"),
+        (
+            lambda: patchify(torch.rand(1, 3, 8, 6), patch_size=(2, 4)),
+            ValueError,
+            "patch_size=4 .* width 6; try 3 or 6",
+        ),
+        (
+            lambda: patchify(torch.rand(1, 3, 8, 6), patch_size=(3, 2)),
+            ValueError,
+            "patch_size=3 .* height 8; try 2 or 4",
+        ),
         (lambda: patchify([[1.0]], patch_size=1), TypeError, r"images must be a torch.Tensor .* received list"),
         (
             lambda: unpatchify(torch.rand(1, 5, 12), patch_size=2, image_size=4),
@@ -121,7 +136,7 @@ def test_patchify_keeps_integer_images_as_they_are():
         (
             lambda: unpatchify(torch.rand(1, 4, 13), patch_size=2, image_size=4),
             ValueError,
-            "multiple of 4, received 13",
+            r"multiple of 4, .* received \(1, 4, 13\)",
         ),
         (lambda: unpatchify(torch.rand(1, 4, 12), patch_size=2, image_size=(4,)), TypeError, "image_size .*2 integers"),
         (

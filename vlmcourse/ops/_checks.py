@@ -1,4 +1,4 @@
-"""Argument checks shared by the formulas: every error says what was expected, what came, and what to try."""
+"""Argument checks for the public doors: every error says what was expected, what came, and what to try."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,20 @@ Backend = Literal["fused", "einops"]
 
 
 def check_rank(name: str, tensor: Tensor, layout: str) -> None:
-    """Raise unless ``tensor`` has one axis for every letter of ``layout``, none of them empty."""
+    """Raise unless ``tensor`` has one axis for every letter of ``layout``, none of them empty; "..." is any number."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor laid out as ({layout}), received {type(tensor).__name__}")
-    if tensor.ndim != len(layout.split()):
+    axes = layout.removeprefix("... ").split()
+    if tensor.ndim < len(axes) or (tensor.ndim > len(axes) and not layout.startswith("...")):
         raise ValueError(f"{name} must have shape ({layout}), received {tuple(tensor.shape)}")
     if tensor.numel() == 0:
         raise ValueError(f"{name} must have no empty axis in ({layout}), received {tuple(tensor.shape)}")
 
 
-def check_floating(name: str, tensor: Tensor) -> None:
-    """Raise unless ``tensor`` holds real floating-point numbers."""
+def check_floating(name: str, tensor: Tensor, layout: str | None = None) -> None:
+    """Raise unless ``tensor`` holds real floating-point numbers, laid out as ``layout`` if one is given."""
+    if layout is not None:
+        check_rank(name, tensor, layout)
     if not tensor.is_floating_point():
         hint = f"{name}.float() / 255" if tensor.dtype == torch.uint8 else f"{name}.float()"
         raise TypeError(f"{name} must be floating point, received {tensor.dtype}; try {hint}")
@@ -52,6 +55,12 @@ def check_positive_int(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, received {value}")
 
 
+def check_positive_ints(**values: int) -> None:
+    """Raise unless every value is an integer of at least one."""
+    for name, value in values.items():
+        check_positive_int(name, value)
+
+
 def check_positive(name: str, value: float | Tensor) -> None:
     """Raise unless ``value``, a number or a tensor of one number, is finite and above zero."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
@@ -67,7 +76,7 @@ def check_divides(name: str, divisor: int, **sizes: int) -> None:
     for what, size in sizes.items():
         if size % divisor:
             common = math.gcd(*sizes.values())
-            fitting = [k for k in range(1, common + 1) if common % k == 0]
+            fitting = [k for k in range(1, min(common, 10_000) + 1) if common % k == 0]
             nearest = sorted(sorted(fitting, key=lambda k: (abs(k - divisor), -k))[:2])
             raise ValueError(f"{name}={divisor} does not divide {what} {size}; try {' or '.join(map(str, nearest))}")
 
@@ -78,7 +87,17 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend must be 'fused' or 'einops', received {backend!r}")
 
 
-def as_sizes(name: str, value: int | Sequence[int], *, axes: tuple[str, ...], minimum: int) -> tuple[int, ...]:
+def check_mask(mask: Tensor, expected: Sequence[int]) -> None:
+    """Raise unless ``mask`` is boolean and can be broadcast to the shape ``expected``."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        received = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a boolean tensor, True where a query may look, received {received}")
+    pairs = zip(reversed(mask.shape), reversed(expected), strict=False)
+    if mask.ndim > len(expected) or any(m not in (1, e) for m, e in pairs):
+        raise ValueError(f"mask must be broadcastable to {tuple(expected)}, received {tuple(mask.shape)}")
+
+
+def as_sizes(name: str, value: int | Sequence[int], *, axes: Sequence[str], minimum: int) -> tuple[int, ...]:
     """Return one size an axis, from one integer for all of them or from a sequence of integers."""
     sizes = (value,) * len(axes) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(sizes) != len(axes) or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
@@ -86,3 +105,21 @@ def as_sizes(name: str, value: int | Sequence[int], *, axes: tuple[str, ...], mi
     if min(sizes) < minimum:
         raise ValueError(f"{name} must be at least {minimum} on every axis ({', '.join(axes)}), received {value!r}")
     return sizes
+
+
+def as_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width), from one integer for both or from two."""
+    height, width = as_sizes(name, value, axes=("height", "width"), minimum=1)
+    return height, width
+
+
+def grid_of_patches(
+    image_size: int | Sequence[int], patch_size: int | Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return how many patches stand below and beside each other, and the height and width of one."""
+    (height, width), (ph, pw) = as_pair("image_size", image_size), as_pair("patch_size", patch_size)
+    if ph == pw:
+        check_divides("patch_size", ph, height=height, width=width)
+    check_divides("patch_size", ph, height=height)
+    check_divides("patch_size", pw, width=width)
+    return (height // ph, width // pw), (ph, pw)

@@ -1,7 +1,6 @@
 """Self-attention: every token becomes a weighted average of all tokens (slides S23 and S24)."""
 
 import math
-from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -13,26 +12,23 @@ from vlmcourse.ops._checks import (
     check_backend,
     check_divides,
     check_floating,
-    check_positive_int,
-    check_rank,
+    check_mask,
+    check_positive_ints,
     check_same_kind,
 )
+from vlmcourse.ops._precision import no_autocast, widened
 
 
 def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Return α, how much query i attends to key j: the softmax over j of q·k / √d.
 
     The lecture leaves α open; this is the definition that transformers use. Scores and
-    softmax are computed in float32 or wider.
+    softmax are computed in float32 or wider, also under autocast.
 
     Shapes:
         queries ``(..., i, d)``, keys ``(..., j, d)`` → weights ``(..., i, j)``; every row sums to one.
         The leading axes are batch, or batch and head, and must agree. A boolean ``mask``, broadcastable to
         ``(..., i, j)``, is True where i may look at j; a row that may look nowhere is all zeros.
-
-    Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
-        TypeError: tensors that are not floating point, or a mask that is not boolean.
 
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
@@ -44,10 +40,11 @@ def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = No
             [0.3302, 0.6698]])
     """
     _check_queries_and_keys(queries, keys)
-    wide = torch.promote_types(queries.dtype, torch.float32)  # q·k overflows float16 and is coarse in bfloat16
-    scores = einsum(queries.to(wide), keys.to(wide), "... i d, ... j d -> ... i j") / queries.shape[-1] ** 0.5
+    q, k = widened(queries, keys)
+    with no_autocast(queries):
+        scores = einsum(q, k, "... i d, ... j d -> ... i j") / queries.shape[-1] ** 0.5
     if mask is not None:
-        _check_mask(mask, scores.shape)
+        check_mask(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(dim=-1).to(queries.dtype)
     # A row masked entirely is 0/0 in the softmax; like PyTorch's kernel, let it attend to nothing.
@@ -63,10 +60,6 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
         queries ``(..., i, d)``, keys ``(..., j, d)``, values ``(..., j, dv)`` → ``(..., i, dv)``; ``mask`` as in
         :func:`attention_weights`.
 
-    Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
-        TypeError: tensors that are not floating point, or a mask that is not boolean.
-
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
 
@@ -78,15 +71,12 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
              [3.]]])
     """
     _check_queries_and_keys(queries, keys)
-    _check_sequence("values", values)
+    check_floating("values", values, "... n d")
     if values.shape[:-1] != keys.shape[:-1]:
-        raise ValueError(
-            f"values must come one a key: expected shape ({', '.join(map(str, keys.shape[:-1]))}, dv), "
-            f"received {tuple(values.shape)}"
-        )
+        expected = ", ".join(map(str, keys.shape[:-1]))
+        raise ValueError(f"values must come one a key, shape ({expected}, dv), received {tuple(values.shape)}")
     check_same_kind(queries=queries, values=values)
-    weights = attention_weights(queries, keys, mask=mask)
-    return einsum(weights, values, "... i j, ... j d -> ... i d")
+    return einsum(attention_weights(queries, keys, mask=mask), values, "... i j, ... j d -> ... i d")
 
 
 class KeyValueCache:
@@ -97,9 +87,6 @@ class KeyValueCache:
 
     Shapes:
         keys and values ``(b, num_heads, j, d)``, with j growing; None before the first call.
-
-    Raises:
-        ValueError: new keys of another batch, number of heads or width than those in the cache.
 
     Source:
         Shazeer 2019, section 2.4 (arXiv 1911.02150), for its cost; the language model of slide S03.
@@ -142,9 +129,7 @@ class MultiHeadSelfAttention(nn.Module):
         look at j. With a ``cache`` the last n counts the tokens in it too.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dim``, an unknown backend, tokens of another width, or
-            weights asked of the fused backend, which never forms them.
-        TypeError: tokens that are not floating point, or a mask that is not boolean.
+        ValueError: weights asked of the fused backend, which never forms them.
 
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.
@@ -158,33 +143,12 @@ class MultiHeadSelfAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, *, backend: Backend = "fused") -> None:
         super().__init__()
-        check_positive_int("embed_dim", embed_dim)
-        check_positive_int("num_heads", num_heads)
+        check_positive_ints(embed_dim=embed_dim, num_heads=num_heads)
         check_divides("num_heads", num_heads, embed_dim=embed_dim)
         check_backend(backend)
         self.embed_dim, self.num_heads, self.backend = embed_dim, num_heads, backend
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
-
-    @overload
-    def forward(
-        self,
-        tokens: Tensor,
-        *,
-        mask: Tensor | None = ...,
-        cache: KeyValueCache | None = ...,
-        return_weights: Literal[False] = ...,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        tokens: Tensor,
-        *,
-        mask: Tensor | None = ...,
-        cache: KeyValueCache | None = ...,
-        return_weights: Literal[True],
-    ) -> tuple[Tensor, Tensor]: ...
 
     def forward(
         self,
@@ -195,12 +159,13 @@ class MultiHeadSelfAttention(nn.Module):
         return_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the mixed tokens, and α if asked."""
-        check_rank("tokens", tokens, "b n d")
-        check_floating("tokens", tokens)
-        if tokens.shape[-1] != self.embed_dim:
-            raise ValueError(f"tokens must have width embed_dim={self.embed_dim}, received {tokens.shape[-1]}")
-        check_same_kind(weights=self.qkv_proj.weight, tokens=tokens)
         check_backend(self.backend)
+        if tokens.ndim != 3 or tokens.shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"tokens must have shape (b, n, embed_dim={self.embed_dim}), received {tuple(tokens.shape)}"
+            )
+        if return_weights and self.backend == "fused":
+            raise ValueError("return_weights=True needs backend='einops': the fused kernel never forms the weights")
         queries, keys, values = rearrange(
             self.qkv_proj(tokens), "b n (qkv head d) -> qkv b head n d", qkv=3, head=self.num_heads
         )
@@ -209,41 +174,20 @@ class MultiHeadSelfAttention(nn.Module):
         if self.backend == "einops":
             weights = attention_weights(queries, keys, mask=mask)
             mixed = einsum(weights, values, "b head i j, b head j d -> b head i d")
-        elif return_weights:
-            raise ValueError("return_weights=True needs backend='einops': the fused kernel never forms the weights")
         else:
             if mask is not None:
-                _check_mask(mask, torch.Size((*queries.shape[:-1], keys.shape[-2])))
+                check_mask(mask, (*queries.shape[:-1], keys.shape[-2]))
             mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         mixed = self.out_proj(rearrange(mixed, "b head n d -> b n (head d)"))
         return (mixed, weights) if return_weights else mixed
 
 
-def _check_sequence(name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor laid out as (..., n, d), received {type(tensor).__name__}")
-    if tensor.ndim < 2 or tensor.numel() == 0:
-        raise ValueError(f"{name} must have shape (..., n, d) with no empty axis, received {tuple(tensor.shape)}")
-    check_floating(name, tensor)
-
-
 def _check_queries_and_keys(queries: Tensor, keys: Tensor) -> None:
-    _check_sequence("queries", queries)
-    _check_sequence("keys", keys)
-    if queries.shape[:-2] != keys.shape[:-2] or queries.shape[-1] != keys.shape[-1]:
+    check_floating("queries", queries, "... n d")
+    check_floating("keys", keys, "... n d")
+    if keys.shape[:-2] != queries.shape[:-2] or keys.shape[-1] != queries.shape[-1]:
         raise ValueError(
-            f"keys must agree with queries in every axis but the number of tokens: queries have shape "
-            f"{tuple(queries.shape)}, received keys of shape {tuple(keys.shape)}"
+            f"keys must agree with queries in all but the number of tokens: queries have shape "
+            f"{tuple(queries.shape)}, received {tuple(keys.shape)}"
         )
     check_same_kind(queries=queries, keys=keys)
-
-
-def _check_mask(mask: Tensor, expected: torch.Size) -> None:
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        received = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a boolean tensor, True where a query may look, received {received}")
-    fits = mask.ndim <= len(expected) and all(
-        m in (1, e) for m, e in zip(reversed(mask.shape), reversed(expected), strict=False)
-    )
-    if not fits:
-        raise ValueError(f"mask must be broadcastable to {tuple(expected)}, received {tuple(mask.shape)}")

@@ -2,7 +2,8 @@
 
 All of them L2-normalise the embeddings and compare by cosine similarity. The lecture's slide says "layer-normalised";
 only dividing by the L2 norm gives vectors of norm one. Similarities are computed in float32 or wider, also under
-autocast: at a temperature of 0.05, bfloat16's rounding of a cosine near one changes a logit by 0.08.
+autocast: at a temperature of 0.05, bfloat16's rounding of a cosine near one changes a logit by 0.08. An embedding of
+length zero has no direction: its cosine with everything is 0, and it gets no gradient.
 """
 
 import math
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
 
-from vlmcourse.ops._checks import check_floating, check_positive, check_rank, check_same_kind
+from vlmcourse.ops._checks import check_floating, check_positive, check_same_kind
+from vlmcourse.ops._precision import no_autocast, widened
 
 
 def slide_contrastive_loss(
@@ -26,10 +28,6 @@ def slide_contrastive_loss(
     Shapes:
         anchors ``(b, d)``, positives ``(b, d)``, negatives ``(b, m, d)``: m for each anchor → a scalar.
 
-    Raises:
-        ValueError: shapes, dtypes or devices that do not fit, an empty batch, or a temperature not above zero.
-        TypeError: embeddings that are not floating point, or a temperature that is not one number.
-
     Source:
         Slide S07, after Chen et al. 2020 (arXiv 2002.05709).
 
@@ -40,15 +38,14 @@ def slide_contrastive_loss(
     tensor(-4.)
     """
     _check_pairs(anchors=anchors, positives=positives)
-    check_rank("negatives", negatives, "b m d")
-    check_floating("negatives", negatives)
+    check_floating("negatives", negatives, "b m d")
     check_positive("temperature", temperature)
     if negatives.shape[::2] != anchors.shape:
         expected = f"({anchors.shape[0]}, m, {anchors.shape[1]})"
         raise ValueError(f"negatives must hold m for each anchor, shape {expected}, received {tuple(negatives.shape)}")
     check_same_kind(anchors=anchors, negatives=negatives)
-    with _no_autocast(anchors):
-        anchors, positives, negatives = map(_unit, (anchors, positives, negatives))
+    with no_autocast(anchors):
+        anchors, positives, negatives = _units(anchors, positives, negatives)
         attraction = einsum(anchors, positives, "b d, b d -> b") / temperature
         repulsion = einsum(anchors, negatives, "b d, b m d -> b m") / temperature
         # log of the mean of exp, taken so that exp never overflows
@@ -63,11 +60,7 @@ def nt_xent_loss(view1: Tensor, view2: Tensor, *, temperature: float | Tensor) -
     self-pairs are masked before the softmax, so no gradient leaks through them.
 
     Shapes:
-        view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i → a scalar.
-
-    Raises:
-        ValueError: shapes, dtypes or devices that do not agree, an empty batch, or a temperature not above zero.
-        TypeError: embeddings that are not floating point, or a temperature that is not one number.
+        view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i, n of at least two → a scalar.
 
     Source:
         Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
@@ -77,10 +70,10 @@ def nt_xent_loss(view1: Tensor, view2: Tensor, *, temperature: float | Tensor) -
     >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
     True
     """
-    _check_pairs(view1=view1, view2=view2)
+    _check_pairs(view1=view1, view2=view2, at_least=2)
     check_positive("temperature", temperature)
-    with _no_autocast(view1):
-        views = _unit(torch.cat([view1, view2]))
+    with no_autocast(view1):
+        (views,) = _units(torch.cat([view1, view2]))
         logits = einsum(views, views, "i d, j d -> i j") / temperature
         self_pairs = torch.eye(len(views), dtype=torch.bool, device=views.device)
         # The positive of row i is row i + n, and of row i + n row i.
@@ -92,11 +85,7 @@ def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: float | Tensor)
     """Return the symmetric loss for two modalities: find each image's text, and each text's image.
 
     Shapes:
-        images ``(n, d)``, texts ``(n, d)``, row i of both a pair → a scalar.
-
-    Raises:
-        ValueError: shapes, dtypes or devices that do not agree, an empty batch, or a temperature not above zero.
-        TypeError: embeddings that are not floating point, or a temperature that is not one number.
+        images ``(n, d)``, texts ``(n, d)``, row i of both a pair, n of at least two → a scalar.
 
     Source:
         van den Oord et al. 2018 (arXiv 1807.03748); Radford et al. 2021, figure 3 (arXiv 2103.00020); slide S03.
@@ -106,10 +95,11 @@ def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: float | Tensor)
     >>> torch.isclose(info_nce_loss(same, same, temperature=0.1), torch.tensor(4.0).log()).item()
     True
     """
-    _check_pairs(images=images, texts=texts)
+    _check_pairs(images=images, texts=texts, at_least=2)
     check_positive("temperature", temperature)
-    with _no_autocast(images):
-        logits = einsum(_unit(images), _unit(texts), "i d, j d -> i j") / temperature
+    with no_autocast(images):
+        image_units, text_units = _units(images, texts)
+        logits = einsum(image_units, text_units, "i d, j d -> i j") / temperature
         pair = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, pair) + F.cross_entropy(rearrange(logits, "i j -> j i"), pair)) / 2
 
@@ -123,10 +113,6 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
     Units:
         Squared length on the unit sphere.
 
-    Raises:
-        ValueError: shapes, dtypes or devices that do not agree, or an empty batch.
-        TypeError: embeddings that are not floating point.
-
     Source:
         Wang and Isola 2020, with α = 2 (arXiv 2005.10242); slide S08.
 
@@ -136,8 +122,9 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
     (tensor(0.), tensor(4.))
     """
     _check_pairs(view1=view1, view2=view2)
-    with _no_autocast(view1):
-        return (_unit(view1) - _unit(view2)).square().sum(dim=1).mean()
+    with no_autocast(view1):
+        unit1, unit2 = _units(view1, view2)
+        return (unit1 - unit2).square().sum(dim=1).mean()
 
 
 def uniformity(embeddings: Tensor) -> Tensor:
@@ -148,10 +135,6 @@ def uniformity(embeddings: Tensor) -> Tensor:
     Shapes:
         embeddings ``(n, d)`` with n of at least two → a scalar.
 
-    Raises:
-        ValueError: another rank, or fewer than two embeddings.
-        TypeError: embeddings that are not floating point.
-
     Source:
         Wang and Isola 2020, with t = 2 (arXiv 2005.10242); slide S08.
 
@@ -159,36 +142,37 @@ def uniformity(embeddings: Tensor) -> Tensor:
     >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # distance 2, squared 4, times 2
     tensor(-8.)
     """
-    check_rank("embeddings", embeddings, "n d")
-    check_floating("embeddings", embeddings)
+    check_floating("embeddings", embeddings, "n d")
     n = len(embeddings)
     if n < 2:
         raise ValueError(f"embeddings must hold at least two vectors to have a distance, received {n}")
-    with _no_autocast(embeddings):
-        units = _unit(embeddings)
+    with no_autocast(embeddings):
+        (units,) = _units(embeddings)
         squared_distance = 2 - 2 * einsum(units, units, "i d, j d -> i j")
         self_pairs = torch.eye(n, dtype=torch.bool, device=units.device)
         exponents = (-2 * squared_distance).masked_fill(self_pairs, -math.inf)
         return exponents.logsumexp(dim=(0, 1)) - math.log(n * (n - 1))
 
 
-def _unit(embeddings: Tensor) -> Tensor:
-    """Divide by the L2 norm, in float32 or wider."""
-    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
+def _units(*embeddings: Tensor) -> list[Tensor]:
+    """Divide each vector by its L2 norm, in float32 or wider."""
+    units = []
+    for given, wide in zip(embeddings, widened(*embeddings), strict=True):
+        length = wide.detach().norm(dim=-1, keepdim=True)
+        # The gradient grows as 1 / length, and must fit into the embeddings' own dtype.
+        shortest = max(1e-6, 64 / torch.finfo(given.dtype).max)
+        units.append(F.normalize(wide.masked_fill(length < shortest, 0.0), dim=-1))
+    return units
 
 
-def _no_autocast(like: Tensor) -> torch.autocast:
-    """Autocast would compute the products of the similarities in half precision again."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
-def _check_pairs(**pair: Tensor) -> None:
+def _check_pairs(*, at_least: int = 1, **pair: Tensor) -> None:
     for name, tensor in pair.items():
-        check_rank(name, tensor, "n d")
-        check_floating(name, tensor)
+        check_floating(name, tensor, "n d")
     (first, one), (second, other) = pair.items()
     if one.shape != other.shape:
         raise ValueError(
             f"{second} must have the shape of {first}: expected {tuple(one.shape)}, received {tuple(other.shape)}"
         )
+    if len(one) < at_least:
+        raise ValueError(f"{first} must hold at least two embeddings, or there is nothing to tell apart, received 1")
     check_same_kind(**pair)

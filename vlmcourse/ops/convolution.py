@@ -12,10 +12,11 @@ from vlmcourse.ops._checks import (
     as_sizes,
     check_backend,
     check_floating,
-    check_positive_int,
+    check_positive_ints,
     check_rank,
     check_same_kind,
 )
+from vlmcourse.ops._modes import evaluating
 
 AXES = ("time", "height", "width")
 
@@ -41,11 +42,6 @@ def conv3d(
     Units:
         ``stride`` and ``padding`` count frames and pixels: one integer, or three as (time, height, width).
 
-    Raises:
-        ValueError: shapes, dtypes or devices that do not fit, a stride below one, a negative padding, or a kernel
-            larger than the padded clip.
-        TypeError: tensors that are not floating point, or a stride or padding that is not made of integers.
-
     Source:
         Slide S12, with its indices repaired: the kernel offset and the output time were the same letter, and space
         and time shared one stride. Tran et al. 2015 (arXiv 1412.0767).
@@ -58,12 +54,15 @@ def conv3d(
     """
     stride_t, stride_h, stride_w = _triple("stride", stride, minimum=1)
     pad_t, pad_h, pad_w = _triple("padding", padding, minimum=0)
-    _check_conv3d(clips, weight, bias, padding=(pad_t, pad_h, pad_w))
+    check_rank("weight", weight, "c_out c_in kt kh kw")
+    _check_clips(clips, weight, (pad_t, pad_h, pad_w), channels="c_in", kernel="weight")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
     kt, kh, kw = weight.shape[2:]
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
     windows = padded.unfold(2, kt, stride_t).unfold(3, kh, stride_h).unfold(4, kw, stride_w)
     out = einsum(windows, weight, "b c_in t h w kt kh kw, c_out c_in kt kh kw -> b c_out t h w")
-    return out if bias is None else out + rearrange(bias, "c_out -> c_out 1 1 1").to(out.dtype)
+    return out if bias is None else out + rearrange(bias, "c_out -> c_out 1 1 1").to(out)
 
 
 class Conv3d(nn.Conv3d):
@@ -78,10 +77,6 @@ class Conv3d(nn.Conv3d):
     Units:
         ``kernel_size``, ``stride`` and ``padding`` count frames and pixels: one integer, or three as
         (time, height, width).
-
-    Raises:
-        ValueError: sizes below their minimum, an unknown backend, or clips that do not fit the weights.
-        TypeError: sizes that are not integers, or clips that are not floating point.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767); slides S11 and S12.
@@ -103,8 +98,7 @@ class Conv3d(nn.Conv3d):
         bias: bool = True,
         backend: Backend = "fused",
     ) -> None:
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("out_channels", out_channels)
+        check_positive_ints(in_channels=in_channels, out_channels=out_channels)
         check_backend(backend)
         super().__init__(
             in_channels,
@@ -120,9 +114,9 @@ class Conv3d(nn.Conv3d):
         """Return the convolved clips."""
         check_backend(self.backend)
         assert not isinstance(self.padding, str)  # nn.Conv3d would allow a word, this constructor does not
+        _check_clips(clips, self.weight, self.padding, channels="in_channels", kernel="kernel_size")
         if self.backend == "einops":
             return conv3d(clips, self.weight, self.bias, stride=self.stride, padding=self.padding)
-        _check_conv3d(clips, self.weight, self.bias, padding=self.padding)
         return super().forward(clips)
 
 
@@ -139,10 +133,6 @@ def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int
         many axes. ``position`` is an index into the output's space (and time), by default its centre. → ``(h, w)`` or
         ``(t, h, w)``.
 
-    Raises:
-        ValueError: inputs or outputs of another rank, or a position outside the output.
-        TypeError: inputs that are not floating point.
-
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.
 
@@ -153,24 +143,16 @@ def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int
     (5, 5)
     """
     layout = "b c t h w" if inputs.ndim == 5 else "b c h w"
-    check_rank("inputs", inputs, layout)
-    check_floating("inputs", inputs)
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.enable_grad():
-            probe = inputs.detach().clone().requires_grad_()
-            outputs = module(probe)
-            check_rank("the module's output", outputs, layout)
-            index = tuple(size // 2 for size in outputs.shape[2:]) if position is None else tuple(position)
-            if len(index) != outputs.ndim - 2 or any(
-                not 0 <= i < size for i, size in zip(index, outputs.shape[2:], strict=True)
-            ):
-                raise ValueError(f"position must be an index into {tuple(outputs.shape[2:])}, received {position}")
-            (gradient,) = torch.autograd.grad(outputs[(slice(None), slice(None), *index)].sum(), probe)
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    check_floating("inputs", inputs, layout)
+    with evaluating(module), torch.enable_grad():
+        probe = inputs.detach().clone().requires_grad_()
+        outputs = module(probe)
+        check_rank("the module's output", outputs, layout)
+        sizes = outputs.shape[2:]
+        index = tuple(size // 2 for size in sizes) if position is None else tuple(position)
+        if len(index) != len(sizes) or not all(0 <= i < size for i, size in zip(index, sizes, strict=True)):
+            raise ValueError(f"position must be an index into {tuple(sizes)}, received {position}")
+        (gradient,) = torch.autograd.grad(outputs[:, :, *index].sum(), probe)
     return reduce(gradient.abs(), "b c ... -> b ...", "sum").mean(dim=0)
 
 
@@ -179,23 +161,15 @@ def _triple(name: str, value: int | Sequence[int], *, minimum: int) -> tuple[int
     return time, height, width
 
 
-def _check_conv3d(clips: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Sequence[int]) -> None:
-    check_rank("clips", clips, "b c t h w")
-    check_rank("weight", weight, "c_out c_in kt kh kw")
-    check_floating("clips", clips)
+def _check_clips(clips: Tensor, weight: Tensor, padding: Sequence[int], *, channels: str, kernel: str) -> None:
+    """Raise unless the weight fits the clips; ``channels`` and ``kernel`` are the names of the caller's arguments."""
+    check_floating("clips", clips, "b c t h w")
     check_same_kind(clips=clips, weight=weight)
-    if weight.shape[1] != clips.shape[1]:
-        raise ValueError(f"weight must take the clips' {clips.shape[1]} channels, received c_in={weight.shape[1]}")
-    for axis, size, kernel, pad in zip(AXES, clips.shape[2:], weight.shape[2:], padding, strict=True):
-        if kernel > size + 2 * pad:
+    if clips.shape[1] != weight.shape[1]:
+        raise ValueError(f"clips must have {channels}={weight.shape[1]} channels, received {clips.shape[1]}")
+    for axis, size, length, pad in zip(AXES, clips.shape[2:], weight.shape[2:], padding, strict=True):
+        if length > size + 2 * pad:
             raise ValueError(
-                f"weight must fit into the padded clips: expected at most {size + 2 * pad} along {axis}, "
-                f"received {kernel}; try a smaller kernel or more padding"
+                f"{kernel} must fit into the padded clips: expected at most {size + 2 * pad} along {axis}, "
+                f"received {length}; try a smaller kernel or more padding"
             )
-    if bias is not None:
-        check_rank("bias", bias, "c_out")
-        if bias.shape[0] != weight.shape[0]:
-            raise ValueError(
-                f"bias must have one entry for each of {weight.shape[0]} outputs, received {bias.shape[0]}"
-            )
-        check_same_kind(clips=clips, bias=bias)

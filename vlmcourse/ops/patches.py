@@ -1,30 +1,29 @@
-"""Patches: an image as a sequence of small squares, and the linear map that embeds them (slides S21 and S22)."""
+"""Patches: an image as a sequence of small rectangles, and the linear map that embeds them (slides S21 and S22)."""
 
 from einops import rearrange
 from torch import Tensor, nn
 
 from vlmcourse.ops._checks import (
-    as_sizes,
-    check_divides,
+    as_pair,
     check_floating,
-    check_positive_int,
+    check_positive_ints,
     check_rank,
     check_same_kind,
+    grid_of_patches,
 )
 
+Size = int | tuple[int, int]
 
-def patchify(images: Tensor, *, patch_size: int) -> Tensor:
-    """Cut images into disjoint square patches and flatten each one.
+
+def patchify(images: Tensor, *, patch_size: Size) -> Tensor:
+    """Cut images into disjoint patches, square or ``(height, width)``, and flatten each one.
 
     Patches are in row-major order. Inside a patch the order is (row, column, channel), as in the lecture's p × p × C;
     a strided convolution's weight is ordered (channel, row, column) instead, see :class:`PatchEmbed`.
 
     Shapes:
-        images ``(b, c, h, w)`` → ``(b, n, p*p*c)`` with ``n = (h / p) * (w / p)`` and ``p = patch_size``. Any dtype.
-
-    Raises:
-        ValueError: ``images`` is not four-dimensional or is empty, or ``patch_size`` does not divide height and width.
-        TypeError: ``images`` is not a tensor or ``patch_size`` not an integer.
+        images ``(b, c, h, w)`` → ``(b, n, ph*pw*c)`` with ``n = (h / ph) * (w / pw)`` and ``(ph, pw) = patch_size``,
+        or one number for both. Any dtype.
 
     Source:
         Dosovitskiy et al. 2021, section 3.1 (arXiv 2010.11929); slide S22, step 1.
@@ -37,20 +36,15 @@ def patchify(images: Tensor, *, patch_size: int) -> Tensor:
              [10, 11, 14, 15]]])
     """
     check_rank("images", images, "b c h w")
-    check_positive_int("patch_size", patch_size)
-    check_divides("patch_size", patch_size, height=images.shape[2], width=images.shape[3])
-    return rearrange(images, "b c (nh ph) (nw pw) -> b (nh nw) (ph pw c)", ph=patch_size, pw=patch_size)
+    _, (ph, pw) = grid_of_patches(images.shape[2:], patch_size)
+    return rearrange(images, "b c (nh ph) (nw pw) -> b (nh nw) (ph pw c)", ph=ph, pw=pw)
 
 
-def unpatchify(patches: Tensor, *, patch_size: int, image_size: int | tuple[int, int]) -> Tensor:
+def unpatchify(patches: Tensor, *, patch_size: Size, image_size: Size) -> Tensor:
     """Put patches back together: the inverse of :func:`patchify`.
 
     Shapes:
-        patches ``(b, n, p*p*c)`` → images ``(b, c, h, w)``, where ``image_size`` is ``(h, w)`` or one number for both.
-
-    Raises:
-        ValueError: the number of patches, or the length of one, does not fit ``image_size`` and ``patch_size``.
-        TypeError: ``patches`` is not a tensor or a size not an integer.
+        patches ``(b, n, ph*pw*c)`` → images ``(b, c, h, w)``, with ``image_size`` ``(h, w)`` or one number for both.
 
     Source:
         Slide S22, step 1, read backwards.
@@ -61,21 +55,13 @@ def unpatchify(patches: Tensor, *, patch_size: int, image_size: int | tuple[int,
     True
     """
     check_rank("patches", patches, "b n d")
-    check_positive_int("patch_size", patch_size)
-    height, width = as_sizes("image_size", image_size, axes=("height", "width"), minimum=1)
-    check_divides("patch_size", patch_size, height=height, width=width)
-    nh, nw = height // patch_size, width // patch_size
-    if patches.shape[1] != nh * nw:
+    (nh, nw), (ph, pw) = grid_of_patches(image_size, patch_size)
+    if patches.shape[1] != nh * nw or patches.shape[2] % (ph * pw):
         raise ValueError(
-            f"patches must hold {nh} × {nw} = {nh * nw} patches for image_size=({height}, {width}) and "
-            f"patch_size={patch_size}, received {patches.shape[1]}"
+            f"patches must hold {nh} × {nw} = {nh * nw} vectors of {ph} × {pw} × channels, a multiple of {ph * pw}, "
+            f"for image_size={image_size} and patch_size={patch_size}, received {tuple(patches.shape)}"
         )
-    if patches.shape[2] % patch_size**2:
-        raise ValueError(
-            f"patches must have vectors of length patch_size² × channels, a multiple of {patch_size**2}, "
-            f"received {patches.shape[2]}"
-        )
-    return rearrange(patches, "b (nh nw) (ph pw c) -> b c (nh ph) (nw pw)", nh=nh, ph=patch_size, pw=patch_size)
+    return rearrange(patches, "b (nh nw) (ph pw c) -> b c (nh ph) (nw pw)", nh=nh, ph=ph, pw=pw)
 
 
 class PatchEmbed(nn.Module):
@@ -88,10 +74,6 @@ class PatchEmbed(nn.Module):
         images ``(b, c, h, w)`` → tokens ``(b, n, embed_dim)``; one module serves any height and width that
         ``patch_size`` divides.
 
-    Raises:
-        ValueError: a size below one; images with other channels than ``in_channels`` or that do not divide.
-        TypeError: images that are not floating point.
-
     Source:
         Dosovitskiy et al. 2021, equation 1 (arXiv 2010.11929); slides S22 and S24.
 
@@ -100,18 +82,16 @@ class PatchEmbed(nn.Module):
     torch.Size([2, 6, 5])
     """
 
-    def __init__(self, patch_size: int, in_channels: int, embed_dim: int) -> None:
+    def __init__(self, patch_size: Size, in_channels: int, embed_dim: int) -> None:
         super().__init__()
-        check_positive_int("patch_size", patch_size)
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("embed_dim", embed_dim)
+        ph, pw = as_pair("patch_size", patch_size)
+        check_positive_ints(in_channels=in_channels, embed_dim=embed_dim)
         self.patch_size, self.in_channels = patch_size, in_channels
-        self.proj = nn.Linear(patch_size * patch_size * in_channels, embed_dim)
+        self.proj = nn.Linear(ph * pw * in_channels, embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patches' embeddings, ``(b, n, embed_dim)``."""
-        check_rank("images", images, "b c h w")
-        check_floating("images", images)
+        check_floating("images", images, "b c h w")
         if images.shape[1] != self.in_channels:
             raise ValueError(f"images must have in_channels={self.in_channels} channels, received {images.shape[1]}")
         check_same_kind(weights=self.proj.weight, images=images)

@@ -1,0 +1,17 @@
+"""Scores in float32 or wider: half precision rounds a cosine of one by a hundredth, and its products overflow."""
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+
+def widened(*tensors: Tensor) -> list[Tensor]:
+    """Return the tensors in the dtype that holds them all, float32 or wider."""
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def no_autocast(like: Tensor) -> torch.autocast:
+    """Return a context in which autocast does not narrow the products of widened tensors again."""
+    return torch.autocast(like.device.type, enabled=False)
