@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
 from vlmcourse.train import checkpoints, loop
@@ -194,6 +195,58 @@ def test_channels_last_and_compile_change_the_speed_and_not_the_result(monkeypat
     for options in ({"channels_last": True}, {"compile": True}):
         other = trained(**options)
         torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-5)
+
+
+FEW_CHANNELS = """
+import sys
+import torch
+from torch import nn
+from vlmcourse.models.cnn import ConvEncoder
+from vlmcourse.train.loop import fit
+
+networks = {f"ConvEncoder of width {width}": ConvEncoder(width=width) for width in (1, 2, 3, 6)}
+networks["one's own"] = nn.Sequential(
+    nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+)
+images = torch.rand(32, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+for name, network in networks.items():
+    print(name, flush=True)
+    fit(network, lambda model, batch: model(batch).square().mean(), images, lr=1e-3, steps=20, batch_size=16,
+        device="cpu", progress=False)
+print("all trained")
+"""  # PyTorch's kernel for strided 1 × 1 convolutions of few channels, stored last, crashes or hangs: see CHANGELOG
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize(
+    "capability",
+    [{}, {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+     {"ONEDNN_MAX_CPU_ISA": "AVX", "ATEN_CPU_CAPABILITY": "default"}],
+    ids=["as it is", "AVX2", "AVX"],
+)  # fmt: skip
+def test_convolutions_of_few_channels_train_without_a_crash(capability, threads):
+    environment = {**os.environ, **capability, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_CHANNELS], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.endswith("all trained\n")
+
+
+def test_weights_are_contiguous_after_training_as_files_of_weights_must_have_them(tmp_path):
+    model = network()
+    formats = []
+
+    def watching(model, batch):
+        formats.append(model[0].weight.is_contiguous(memory_format=torch.channels_last))
+        return loss_fn(model, batch)
+
+    train(model, watching)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    assert formats == [True] * 6
+    with pytest.raises(ZeroDivisionError):
+        train(model, lambda model, batch: 1 / 0)
+    assert model[0].weight.is_contiguous()
 
 
 def test_channels_last_leaves_models_with_3d_convolutions_alone():

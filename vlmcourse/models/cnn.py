@@ -26,6 +26,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
+        self.stride = stride
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
@@ -33,13 +34,15 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's input plus what its two convolutions make of it."""
         change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(self.shortcut(x) + change)
+        # A 1 × 1 convolution with a stride is one without, on every stride-th pixel. Written so, because PyTorch's CPU
+        # kernel for the former damages memory where channels are few and stored last (CHANGELOG, Known).
+        return F.relu(self.shortcut(x[..., :: self.stride, :: self.stride]) + change)
 
 
 class ConvEncoder(nn.Module):

@@ -127,8 +127,7 @@ def fit(
     device = distributed.join(torch.device(device) if device is not None else runtime.device())
     me, processes = distributed.rank(), distributed.world_size()
     model.to(device)
-    if channels_last:
-        _use_channels_last(model)
+    layout = _memory_format(model, device, channels_last)
     tensors = _hold_on(device, tensors)
     optimiser = _make_optimizer(model, optimizer, lr=lr, weight_decay=weight_decay)
 
@@ -136,16 +135,17 @@ def fit(
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         step, history = _resume(checkpoint, model, optimiser, settings)
-    called = cast(nn.Module, torch.compile(model)) if compile else model
-    objective = distributed.data_parallel(_Objective(called, loss_fn))
 
     with (
+        _stored(model, layout),
         _training_mode(model) as train_mode,
         _caller_keeps_random_state(device),
         _cudnn_benchmark(device),
         _interrupt_between_steps() as interrupted,
         _progress_bar(steps, start=step, show=progress and me == 0) as bar,
     ):
+        called = cast(nn.Module, torch.compile(model)) if compile else model
+        objective = distributed.data_parallel(_Objective(called, loss_fn))
         while step < steps:
             runtime.seed_everything(_mixed_seed(seed, "step", step, "process", me))
             everyone = batch_of_step(step, n=n, batch_size=batch_size, seed=seed)
@@ -155,7 +155,7 @@ def fit(
                 group["lr"] = learning_rate
 
             with _explained_out_of_memory(batch_size):
-                batch = batch_form(_batch(t, mine, device, channels_last) for t in tensors)
+                batch = batch_form(_batch(t, mine, device, layout) for t in tensors)
                 optimiser.zero_grad()
                 with _autocast(device, autocast):
                     loss, metrics = objective(batch)
@@ -391,15 +391,13 @@ def _hold_on(device: torch.device, tensors: tuple[Tensor, ...]) -> tuple[Tensor,
     return tuple(t.to(device) for t in tensors)
 
 
-def _batch(tensor: Tensor, index: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+def _batch(tensor: Tensor, index: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
     batch = tensor[index.to(tensor.device)]
     if batch.device != device:
         batch = batch.pin_memory() if device.type == "cuda" else batch
         batch = batch.to(device, non_blocking=True)
     batch = as_unit_range(batch)
-    if channels_last and batch.ndim == 4 and batch.is_floating_point():
-        batch = batch.contiguous(memory_format=torch.channels_last)
-    return batch
+    return batch.contiguous(memory_format=layout) if batch.ndim == 4 and batch.is_floating_point() else batch
 
 
 def as_unit_range(pictures: Tensor) -> Tensor:
@@ -582,11 +580,37 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
 
 
-def _use_channels_last(model: nn.Module) -> None:
-    """Store 2-D convolution kernels channels-last; ``Module.to(memory_format=...)`` refuses models with 3-D ones."""
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+def _memory_format(model: nn.Module, device: torch.device, channels_last: bool) -> torch.memory_format:
+    """Return the layout to train in: channels-last where it is wanted and safe.
+
+    PyTorch's CPU kernel for the gradient of a 1 × 1 convolution with a stride and fewer than 8 input channels writes
+    past its memory when channels come last (CHANGELOG, Known). A network that has such a layer trains contiguous.
+    """
+    unsafe = device.type == "cpu" and any(
+        set(layer.kernel_size) == {1} and max(layer.stride) > 1 and layer.in_channels < 8
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
+    return torch.channels_last if channels_last and not unsafe else torch.contiguous_format
+
+
+@contextlib.contextmanager
+def _stored(model: nn.Module, layout: torch.memory_format) -> Iterator[None]:
+    """Store 2-D convolution kernels in a layout, and contiguous afterwards, as files of weights must have them.
+
+    ``Module.to(memory_format=...)`` refuses models that also have 3-D kernels.
+    """
+
+    def store(layout: torch.memory_format) -> None:
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+
+    store(layout)
+    try:
+        yield
+    finally:
+        store(torch.contiguous_format)
 
 
 @contextlib.contextmanager
