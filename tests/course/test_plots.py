@@ -58,16 +58,17 @@ def test_a_band_reaches_from_the_lowest_run_to_the_highest():
     assert {(1, 0), (1, 2), (2, 1), (2, 5), (3, 1), (3, 4)} <= corners
 
 
-def test_embeddings_are_drawn_by_direction_alone_and_one_marker_per_label():
-    ax = plots.show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 0.1], [-2.0, 0.0], [0.0, -7.0]]), [5, 2, 5, 2])
-    points = [scatter.get_offsets().tolist() for scatter in ax.collections]
-    assert points == [[[0, 1], [0, -1]], [[1, 0], [-1, 0]]]
-    assert len({tuple(s.get_facecolor()[0]) for s in ax.collections}) == 2
+def test_embeddings_are_drawn_by_direction_alone_and_each_in_its_color():
+    colors = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 0]])
+    ax = plots.show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 0.1], [-2.0, 0.0], [0.0, -7.0]]), colors)
+    (points,) = ax.collections
+    assert points.get_offsets().tolist() == [[1, 0], [0, 1], [-1, 0], [0, -1]]
+    assert points.get_facecolor()[:, :3].tolist() == colors.tolist()
 
 
 def test_pairs_join_the_two_views_of_one_image():
     views = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    lines = plots.show_on_circle(views, [0, 1, 0, 1], pairs=True).lines
+    lines = plots.show_on_circle(views, torch.rand(4, 3), pairs=True).lines
     assert [line.get_xydata().tolist() for line in lines] == [[[1, 0], [-1, 0]], [[0, 1], [0, -1]]]
 
 
@@ -108,8 +109,8 @@ def test_a_timeline_sorts_its_events_and_marks_each_with_its_group():
         (lambda: plots.show_reach([0], {"a": [[1.0]]}, reaches={"b": 0}, chance=0.1), r"\['a'\], received \['b'\]"),
         (lambda: plots.show_timeline([(2000, "x", 2)], names=["a", "b"]), "groups 0 to 1"),
         (lambda: plots.show_band([1, 2], [[1, 2, 3]], label="", ax=plt.gca()), r"\(seeds, 2\), received \(1, 3\)"),
-        (lambda: plots.show_on_circle(torch.rand(4, 3), [0, 0, 1, 1]), r"received \(4, 3\)"),
-        (lambda: plots.show_on_circle(torch.rand(4, 2), [0, 1]), r"labels \(2,\)"),
+        (lambda: plots.show_on_circle(torch.rand(4, 3), torch.rand(4, 3)), r"received \(4, 3\)"),
+        (lambda: plots.show_on_circle(torch.rand(4, 2), torch.rand(2, 3)), r"colors \(2, 3\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(draw, said):

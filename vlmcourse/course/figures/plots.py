@@ -146,43 +146,33 @@ def show_band(
 
 
 def show_on_circle(
-    embeddings: Tensor, labels: Tensor | Sequence[int], *, pairs: bool = False, ax: Axes | None = None, title: str = ""
+    embeddings: Tensor, colors: Tensor, *, pairs: bool = False, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """Draw embeddings of two entries on the unit circle, coloured and marked by label.
+    """Draw embeddings of two entries on the unit circle, each in a color of its own.
 
     With ``pairs`` row i and row i + n are two views of one image and are joined by a line.
 
     Shapes:
-        embeddings ``(b, 2)``, of any length above zero: only directions are drawn. labels ``(b,)``.
+        embeddings ``(b, 2)``, of any length above zero: only directions are drawn. colors ``(b, 3)``, from 0 to 1.
 
     Raises:
-        ValueError: embeddings that do not have two entries, or labels that are not one for each.
+        ValueError: embeddings that do not have two entries, or colors that are not one for each.
 
-    >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), [0, 1], title="start")
+    >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start")
     >>> ax.get_title()
     'start'
     """
-    labels = torch.as_tensor(labels).cpu()
-    if embeddings.ndim != 2 or embeddings.shape[1] != 2 or labels.shape != embeddings.shape[:1]:
-        received = f"{tuple(embeddings.shape)} with labels {tuple(labels.shape)}"
-        raise ValueError(f"embeddings must have shape (b, 2) and labels (b,), received {received}")
+    if embeddings.ndim != 2 or embeddings.shape[1] != 2 or colors.shape != (len(embeddings), 3):
+        received = f"{tuple(embeddings.shape)} with colors {tuple(colors.shape)}"
+        raise ValueError(f"embeddings must have shape (b, 2) and colors (b, 3), received {received}")
     ax = ax or plt.subplots(figsize=(3.2, 3.2), layout="constrained")[1]
-    points = torch.nn.functional.normalize(embeddings.detach().float().cpu(), dim=1)
-    ax.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor="lightgray"))
+    points = F.normalize(embeddings.detach().float().cpu(), dim=1)
+    ax.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor="lightgray", zorder=0))
     if pairs:
         for one, other in zip(*points.chunk(2), strict=True):
             ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
-    for k, label in enumerate(labels.unique().tolist()):
-        chosen = points[labels == label]
-        ax.scatter(
-            chosen[:, 0],
-            chosen[:, 1],
-            s=26,
-            color=COLORS[k % len(COLORS)],
-            marker="osD^vPX"[k % 7],
-            alpha=0.8,
-            linewidths=0,
-        )
+    # A gray rim, since some colors are as pale as the page.
+    ax.scatter(*points.T, s=26, c=colors.detach().cpu().numpy(), edgecolors="gray", linewidths=0.4, zorder=2)
     ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal", title=title)
     ax.set_axis_off()
     return ax
@@ -294,11 +284,17 @@ def show_runs(
     return ax
 
 
-def show_training(curves: Mapping[str, Measurement], *, label: str = "loss", ax: Axes | None = None) -> Axes:
+def show_training(
+    curves: Mapping[str, Measurement],
+    *,
+    steps: Sequence[float] | None = None,
+    label: str = "loss",
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
     Shapes:
-        one value a step, as many in every run.
+        as many values in every run: one a step, or one for each of ``steps``.
 
     Raises:
         ValueError: no curve.
@@ -313,10 +309,10 @@ def show_training(curves: Mapping[str, Measurement], *, label: str = "loss", ax:
     ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
     for k, (name, curve) in enumerate(curves.items()):
         color, shown = color_of(name, k), curve.recorded or (curve.live,)
-        steps = np.arange(1, len(shown[0]) + 1)
-        ax.fill_between(steps, np.min(shown, axis=0), np.max(shown, axis=0), color=color, alpha=0.25, linewidth=0)
+        x = np.arange(1, len(shown[0]) + 1) if steps is None else np.asarray(steps)
+        ax.fill_between(x, np.min(shown, axis=0), np.max(shown, axis=0), color=color, alpha=0.25, linewidth=0)
         if curve.live is not None:
-            ax.plot(steps, curve.live, color=color, linewidth=1.2, label=f"{name}, here")
+            ax.plot(x, curve.live, color=color, linewidth=1.2, label=f"{name}, here")
     ax.set(xlabel="step", ylabel=label)
     ax.legend(fontsize="small", title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
     return ax
