@@ -261,3 +261,9 @@ def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
     with pytest.raises(ValueError, match=r"cache holds keys .* of shape \(2, 2, 3, 2\), received \(5, 2, 1, 2\)"):
         attention(torch.rand(5, 1, 4), cache=cache)
     assert cache.keys.shape == (2, 2, 3, 2)
+
+
+@pytest.mark.parametrize("backend", ["fused", "einops"])
+def test_attention_has_shapes_on_the_meta_device_where_nothing_is_computed(backend):
+    with torch.device("meta"):
+        assert MultiHeadSelfAttention(6, 2, backend=backend)(torch.empty(1, 5, 6)).shape == (1, 5, 6)

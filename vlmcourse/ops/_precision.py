@@ -1,5 +1,6 @@
 """Scores in float32 or wider: half precision rounds a cosine of one by a hundredth, and its products overflow."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 
 import torch
@@ -12,6 +13,8 @@ def widened(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def no_autocast(like: Tensor) -> torch.autocast:
+def no_autocast(like: Tensor) -> AbstractContextManager:
     """Return a context in which autocast does not narrow the products of widened tensors again."""
+    if not torch.amp.is_autocast_available(like.device.type):  # as on the meta device
+        return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
