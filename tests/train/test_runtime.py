@@ -14,6 +14,7 @@ def pretend(monkeypatch, *, cuda=0, mps=False):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.mps, "device_count", lambda: int(mps))
 
 
 @pytest.mark.parametrize(

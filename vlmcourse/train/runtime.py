@@ -29,11 +29,9 @@ def device() -> torch.device:
         )
     try:
         chosen = torch.device(wanted)
-        if chosen.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError
+        present = torch.get_device_module(chosen.type).device_count()  # also of a device that a package brings
     except RuntimeError:
         raise ValueError(f"VLMCOURSE_DEVICE must be cpu, mps, cuda or cuda:N, received {wanted!r}") from None
-    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[chosen.type]
     if (chosen.index or 0) >= present:
         raise RuntimeError(
             f"VLMCOURSE_DEVICE={wanted} is not available: PyTorch {torch.__version__} sees {present} {chosen.type} "
