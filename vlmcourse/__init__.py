@@ -26,7 +26,6 @@ _ROOMS = {
     "models.language_model": "LanguageModel next_token_loss next_token_probabilities",
     "models.connector": "Connector",
     "models.vlm": "PROMPT Answer VisionLanguageModel save_vlm load_vlm",
-    "models.pretrained": "PretrainedVLM",
     "data": "scenes",
     "data.datasets": "ImageDataset load_dataset image_folder",
     "data.videos": "VideoDataset video_folder",

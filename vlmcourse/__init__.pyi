@@ -23,7 +23,6 @@ from vlmcourse.models.connector import Connector as Connector
 from vlmcourse.models.language_model import LanguageModel as LanguageModel
 from vlmcourse.models.language_model import next_token_loss as next_token_loss
 from vlmcourse.models.language_model import next_token_probabilities as next_token_probabilities
-from vlmcourse.models.pretrained import PretrainedVLM as PretrainedVLM
 from vlmcourse.models.tokenizer import Tokenizer as Tokenizer
 from vlmcourse.models.transformer import MLP as MLP
 from vlmcourse.models.transformer import TransformerBlock as TransformerBlock

@@ -7,7 +7,7 @@ tool=_build/lock
 [ -x $tool/bin/uv ] || { .venv/bin/python -m venv $tool && $tool/bin/python -m pip install --quiet uv; }
 cp requirements.lock $tool/pins
 # shellcheck disable=SC2086  # an option or none
-$tool/bin/uv pip compile pyproject.toml --extra book --extra video --extra test --extra pretrained --universal --python-version 3.11 \
+$tool/bin/uv pip compile pyproject.toml --extra book --extra video --extra test --universal --python-version 3.11 \
     --generate-hashes --no-annotate --no-header --quiet ${UPGRADE:+--upgrade} --output-file $tool/pins >/dev/null
 {
     echo "# Pinned versions the book is built and tested with, for Python 3.11 to 3.13. Regenerate with: make lock"

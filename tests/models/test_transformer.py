@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vlmcourse import MLP, TransformerBlock
+from vlmcourse import MLP, TransformerBlock, attention_weights
+from vlmcourse.models.transformer import record_attention
 
 
 def test_block_equals_pytorchs_pre_norm_encoder_layer():
@@ -62,12 +63,42 @@ def test_causal_mask_hides_the_future():
     assert not torch.allclose(block(changed)[:, :3], block(tokens)[:, :3])
 
 
+def test_a_record_of_attention_holds_what_mixed_the_values_in_the_order_of_the_layers_and_changes_nothing():
+    model, tokens = nn.Sequential(*[TransformerBlock(12, 3) for _ in range(2)]), torch.randn(2, 7, 12)
+    model[1].attention.backend = "einops"
+    inputs = [model[0].attention_norm(tokens), model[1].attention_norm(model[0](tokens))]
+    before = model(tokens)
+    with record_attention(model) as maps:
+        during = model(tokens)
+        model(tokens[:1])
+    assert [weights.shape for weights in maps] == [(2, 3, 7, 7)] * 2 + [(1, 3, 7, 7)] * 2
+    for block, normed, weights in zip(model, inputs, maps[:2], strict=True):
+        queries, keys = (
+            x.unflatten(-1, (3, 4)).transpose(1, 2) for x in block.attention.qkv_proj(normed).chunk(3, -1)[:2]
+        )
+        torch.testing.assert_close(weights, attention_weights(queries, keys))
+    torch.testing.assert_close(during, before)
+    assert [block.attention.backend for block in model] == ["fused", "einops"]
+    assert torch.equal(model(tokens), before)
+    assert len(maps) == 4
+
+
+def test_a_record_of_attention_ends_with_an_error_too_and_needs_something_to_record():
+    block = TransformerBlock(12, 3)
+    with pytest.raises(RuntimeError), record_attention(block):
+        block(torch.rand(2, 5, 7))
+    assert block.attention.backend == "fused"
+    assert isinstance(block(torch.rand(2, 5, 12)), torch.Tensor)
+    with pytest.raises(ValueError, match="model must hold MultiHeadSelfAttention to be recorded, received MLP"):
+        record_attention(MLP(3, 3)).__enter__()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: MLP(0, 3), ValueError, "in_features must be at least 1"),
-        (lambda: MLP(3, 3)(torch.rand(2, 4)), ValueError, "inputs must have width 3, received 4"),
-        (lambda: MLP(3, 3)(torch.ones(2, 3, dtype=torch.int64)), TypeError, "inputs must be floating point"),
+        (lambda: MLP(3, 0), ValueError, "hidden_features must be at least 1"),
+        (lambda: TransformerBlock(12, 3)(torch.rand(2, 5, 7)), RuntimeError, "normalized_shape"),
         (lambda: TransformerBlock(10, 3), ValueError, "num_heads=3 does not divide embed_dim 10"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from einops import rearrange
 from torch import nn
 from torchvision.models import VisionTransformer as Torchvisions
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from vlmcourse import SlideViT, VisionTransformer, patchify, self_attention, unpatchify
 
@@ -155,18 +156,92 @@ def test_feature_map_keeps_each_patch_at_its_place():
     assert moved.tolist() == [[False, False, False], [False, False, True]]
 
 
+# --- other sizes and shapes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [10, 15, 20, 35])
+def test_interpolated_positions_are_torchvisions(side):
+    torch.manual_seed(0)
+    theirs = torchvisions()
+    ours = VisionTransformer.from_torchvision(theirs).for_image_size(side)
+    state = interpolate_embeddings(side, 5, theirs.state_dict())
+    torch.testing.assert_close(ours.position_embedding.detach(), state["encoder.pos_embedding"])
+    larger = torchvisions(image_size=side)
+    larger.load_state_dict(state)
+    images = torch.rand(2, 3, side, side, dtype=torch.float64)
+    torch.testing.assert_close(ours(images), larger(images))
+
+
+@pytest.mark.parametrize("pool", ["class", "mean", "flatten"])
+def test_old_places_keep_their_positions_on_a_grid_of_another_shape_and_new_ones_lie_between(pool):
+    model = VisionTransformer(**SIZES, pool=pool)
+    old = model.position_embedding[0, -6:].detach().unflatten(0, (2, 3))
+    old[..., 0], old[..., 1] = torch.tensor([[0.0], [3.0]]), torch.tensor([0.0, 4.0, 8.0])  # row and column, as numbers
+    other = model.for_image_size((15, 25))  # 3 × 5 patches, of which every second is an old one
+    assert other.grid_size == (3, 5)
+    grid = other.position_embedding[0, -15:].detach().unflatten(0, (3, 5))
+    torch.testing.assert_close(grid[::2, ::2], old)
+    torch.testing.assert_close(grid[..., 0], torch.tensor([[0.0], [1.5], [3.0]]).expand(3, 5))
+    assert (grid[..., 1].diff(dim=1) > 0).all()
+    torch.testing.assert_close(grid[:1, :, 1].expand(3, 5), grid[..., 1])
+    if pool == "class":
+        assert torch.equal(other.position_embedding[:, 0], model.position_embedding[:, 0])
+    assert other.tokens(torch.rand(2, 2, 15, 25)).shape == (2, other.position_embedding.shape[1], 21)
+
+
+def test_a_copy_for_the_same_size_is_the_same_and_the_model_itself_never_changes():
+    model, images = VisionTransformer(**SIZES, num_classes=7, norm_eps=0.1).eval(), torch.rand(3, 2, 10, 15)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    same, other = model.for_image_size((10, 15)), model.for_image_size((5, 20)).requires_grad_()
+    torch.testing.assert_close(same(images), model(images))
+    nn.init.zeros_(other.position_embedding)
+    nn.init.zeros_(other.head.weight)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (model.image_size, model.grid_size, model.config["image_size"]) == ((10, 15), (2, 3), (10, 15))
+    assert VisionTransformer(**other.config).position_embedding.shape == other.position_embedding.shape
+    assert other.position_embedding.requires_grad
+
+
+def test_without_positions_a_copy_for_another_size_has_the_same_weights():
+    model = VisionTransformer(**SIZES, positions=False, pool="mean")
+    other = model.for_image_size(25)
+    assert other(torch.rand(2, 2, 25, 25)).shape == (2, 21)
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), model.parameters(), strict=True))
+
+
+def test_a_flat_classifier_has_no_copy_for_another_size():
+    with pytest.raises(ValueError, match="pool='flatten' has a head with weights for each patch; try pool='mean'"):
+        VisionTransformer(**SIZES, pool="flatten", num_classes=7).for_image_size(25)
+
+
+def test_rectangular_patches_are_embedded_by_the_convolution_they_are():
+    sizes = {**SIZES, "patch_size": (5, 3)}
+    model, images = VisionTransformer(**sizes, pool="mean", positions=False), torch.rand(3, 2, 10, 15)
+    assert model.grid_size == (2, 5)
+    weight = rearrange(model.patch_embed.proj.weight, "d (ph pw c) -> d c ph pw", ph=5, pw=3)
+    tokens = nn.functional.conv2d(images, weight, model.patch_embed.proj.bias, stride=(5, 3))
+    expected = model.norm(model.blocks(rearrange(tokens, "b d nh nw -> b (nh nw) d")))
+    torch.testing.assert_close(model.tokens(images), expected)
+    torch.testing.assert_close(model.feature_map(images)[:, :, 1, 3], expected[:, 8])
+    assert model.for_image_size((20, 6)).feature_map(torch.rand(1, 2, 20, 6)).shape == (1, 21, 4, 2)
+    assert SlideViT(**sizes, num_classes=7)(images).shape == (3, 7)
+
+
 @pytest.mark.parametrize("pool", ["class", "mean"])
 def test_attention_maps_are_those_the_forward_pass_uses(pool):
     torch.manual_seed(0)
     model, images = VisionTransformer(**SIZES, pool=pool).double(), torch.rand(3, 2, 10, 15).double()
     seen = []
+    hooks = [
+        block.attention.register_forward_hook(lambda m, inputs, _: seen.append((m, inputs[0])))
+        for block in model.blocks
+    ]
+    model(images)
+    for hook in hooks:
+        hook.remove()
     for block in model.blocks:
         block.attention.backend = "einops"
-        block.attention.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0])))
-    model(images)
-    for block in model.blocks:
-        block.attention._forward_pre_hooks.clear()
-    expected = torch.stack([module(tokens, return_weights=True)[1] for module, tokens in seen], dim=1)
+    expected = torch.stack([attention(tokens, return_weights=True)[1] for attention, tokens in seen], dim=1)
     for block in model.blocks:
         block.attention.backend = "fused"
     maps = model.attention_maps(images)
@@ -218,6 +293,7 @@ def test_autocast_agrees_with_float32_within_its_precision():
     ("changes", "error", "message"),
     [
         ({"patch_size": 4}, ValueError, "patch_size=4 does not divide height 10"),
+        ({"patch_size": (5, 4)}, ValueError, "patch_size=4 does not divide width 15; try 3 or 5"),
         ({"image_size": "10"}, TypeError, "image_size must be one integer or 2 integers"),
         ({"depth": 0}, ValueError, "depth must be at least 1, received 0"),
         ({"num_heads": 5}, ValueError, "num_heads=5 does not divide embed_dim 21"),
@@ -234,7 +310,11 @@ def test_sizes_that_do_not_fit_are_named(network, changes, error, message):
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (torch.rand(3, 2, 15, 10), ValueError, "image_size, 10 × 15, received 15 × 10; try F.interpolate"),
+        (
+            torch.rand(3, 2, 15, 10),
+            ValueError,
+            "image_size, 10 × 15, received 15 × 10; .*for_image_size",
+        ),
         (torch.rand(3, 1, 10, 15), ValueError, "in_channels=2 channels, received 1"),
         (torch.rand(2, 10, 15), ValueError, r"\(b c h w\), received \(2, 10, 15\)"),
         (torch.zeros(3, 2, 10, 15, dtype=torch.uint8), TypeError, "floating point, received torch.uint8"),

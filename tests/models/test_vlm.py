@@ -4,6 +4,8 @@ import copy
 import inspect
 import json
 import math
+import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,20 +13,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import VisionTransformer as Torchvisions
 
-from vlmcourse import ConvEncoder, VisionTransformer
-from vlmcourse.models import vlm
-from vlmcourse.models.vlm import (
+from vlmcourse import (
     PROMPT,
+    Answer,
     Connector,
+    ConvEncoder,
     LanguageModel,
     Tokenizer,
     VisionLanguageModel,
+    VisionTransformer,
     load_vlm,
     next_token_loss,
     next_token_probabilities,
     save_vlm,
 )
+from vlmcourse.models import vlm
+from vlmcourse.models.transformer import record_attention
 
 TEXTS = [PROMPT, "What color is the star in <image> and <image>? Answer:", "a red star, a blue ring.", "left of"]
 
@@ -32,6 +38,10 @@ TEXTS = [PROMPT, "What color is the star in <image> and <image>? Answer:", "a re
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+def texts(answers: list[Answer]) -> list[str]:
+    return [answer.text for answer in answers]
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -135,19 +145,18 @@ def test_changing_a_later_token_changes_no_earlier_logits(changed):
 
 def left_padded(rows: list[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.stack([F.pad(row, (length - len(row), 0)) for row in rows])
-    real = torch.stack([torch.arange(length) >= length - len(row) for row in rows])
-    return ids, real
+    return ids, torch.stack([torch.arange(length) >= length - len(row) for row in rows])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(side):
     model, rows = small_language_model(), [torch.randint(17, (n,)) for n in (3, 11, 7)]
-    ids, real = left_padded(rows, 13)
+    ids, mask = left_padded(rows, 13)
     if side == "right":
-        ids, real = (torch.stack([r.roll(len(row) - 13) for r, row in zip(t, rows, strict=True)]) for t in (ids, real))
-    logits = model(ids, real=real)
+        ids, mask = (torch.stack([r.roll(len(row) - 13) for r, row in zip(t, rows, strict=True)]) for t in (ids, mask))
+    logits = model(ids, attention_mask=mask)
     assert logits.isfinite().all()
-    for row, mark, out in zip(rows, real, logits, strict=True):
+    for row, mark, out in zip(rows, mask, logits, strict=True):
         torch.testing.assert_close(out[mark], model(row[None])[0])
 
 
@@ -156,10 +165,10 @@ def test_even_padding_has_something_to_look_at():
     model.blocks[0].register_forward_pre_hook(
         lambda _m, _args, options: masks.append(options["mask"]), with_kwargs=True
     )
-    ids, real = left_padded([torch.randint(17, (n,)) for n in (3, 11)], 13)
+    ids, mask = left_padded([torch.randint(17, (n,)) for n in (3, 11)], 13)
     cache = model.new_cache()
     for columns in (slice(0, 5), slice(5, 13)):
-        model(ids[:, columns], real=real[:, columns], cache=cache)
+        model(ids[:, columns], attention_mask=mask[:, columns], cache=cache)
     assert all(mask.any(-1).all() for mask in masks)
 
 
@@ -168,20 +177,21 @@ def test_even_padding_has_something_to_look_at():
 @torch.no_grad()
 def test_cache_equals_no_cache_for_any_chunk_with_padding(chunk, tie_output):
     model = small_language_model(tie_output=tie_output)
-    ids, real = left_padded([torch.randint(17, (n,)) for n in (3, 13, 8, 11)], 13)
-    whole, maps = _weights(model, ids, real)
+    ids, mask = left_padded([torch.randint(17, (n,)) for n in (3, 13, 8, 11)], 13)
+    whole, maps = _weights(model, ids, mask)
     cache, parts, part_maps = model.new_cache(), [], []
-    for some, mark in zip(ids.split(chunk, dim=1), real.split(chunk, dim=1), strict=True):
+    for some, mark in zip(ids.split(chunk, dim=1), mask.split(chunk, dim=1), strict=True):
         kept = copy.deepcopy(cache)
-        parts.append(model(some, real=mark, cache=cache))
-        part_maps.append(F.pad(_weights(model, some, mark, cache=kept)[1], (0, 13 - cache.real.shape[1])))
-    torch.testing.assert_close(torch.cat(parts, 1)[real], whole[real])
-    torch.testing.assert_close(torch.cat(part_maps, 3).movedim(3, 1)[real], maps.movedim(3, 1)[real])
+        parts.append(model(some, attention_mask=mark, cache=cache))
+        part_maps.append(F.pad(_weights(model, some, mark, cache=kept)[1], (0, 13 - cache.attention_mask.shape[1])))
+    torch.testing.assert_close(torch.cat(parts, 1)[mask], whole[mask])
+    torch.testing.assert_close(torch.cat(part_maps, 3).movedim(3, 1)[mask], maps.movedim(3, 1)[mask])
 
 
-def _weights(model, ids, real, **options):
-    with vlm.readable_attention(model):
-        return model(ids, real=real, return_weights=True, **options)
+def _weights(model, ids, mask, **options):
+    with record_attention(model) as maps:
+        logits = model(ids, attention_mask=mask, **options)
+    return logits, torch.stack(maps, dim=1)
 
 
 def test_cache_computes_the_new_tokens_only():
@@ -211,10 +221,10 @@ def test_tied_output_shares_its_weights_with_the_input():
 
 def test_loss_is_that_of_predicting_each_marked_token_from_those_before():
     logits, ids = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
-    where = torch.zeros(2, 5, dtype=torch.bool)
-    where[0, 3], where[1, 1], where[1, 4] = True, True, True
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    mask[0, 3], mask[1, 1], mask[1, 4] = True, True, True
     expected = -sum(logits[b, n - 1].log_softmax(-1)[ids[b, n]] for b, n in ((0, 3), (1, 1), (1, 4))) / 3
-    torch.testing.assert_close(next_token_loss(logits, ids, where=where), expected)
+    torch.testing.assert_close(next_token_loss(logits, ids, loss_mask=mask), expected)
 
 
 # ---- drawing words -----------------------------------------------------------------------------------------------
@@ -273,7 +283,7 @@ def test_words_are_drawn_as_often_as_they_should_be(options, expected):
 def test_draws_follow_the_seed_and_leave_the_global_state_alone():
     model, state = oracle(), torch.get_rng_state()
     first, same, other = (model.generate(prompt=["What is"] * 5, temperature=1.0, seed=seed) for seed in (5, 5, 7))
-    assert first == same != other
+    assert texts(first) == texts(same) != texts(other)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -285,25 +295,25 @@ PROMPTS = [PROMPT, "What color is the star in <image>? Answer:", "What is <image
 def test_several_rows_at_once_answer_as_one_at_a_time():
     model, images = small_model(), pictures(4)
     together = model.generate(images, prompt=PROMPTS, max_new_tokens=9, return_attention=True)
-    assert len(set(together)) > 1
+    assert len(set(texts(together))) > 1
     for row, prompt in enumerate(PROMPTS):
         (alone,) = model.generate(images[row : row + 1], prompt=prompt, max_new_tokens=9, return_attention=True)
-        assert together[row] == alone
-        assert (together[row].words, together[row].finished) == (alone.words, alone.finished)
+        one, other = together[row], alone
+        assert (one.text, one.words, one.finished) == (other.text, other.words, other.finished)
         torch.testing.assert_close(together[row].probabilities, alone.probabilities)
         torch.testing.assert_close(together[row].attention, alone.attention)
 
 
 def test_rows_with_different_numbers_of_images_answer_as_one_at_a_time():
     model, pairs = small_model(), pictures(3, 2)
-    assert model.generate(pairs, prompt="<image> and <image>") == [
-        model.generate(pair[None], prompt="<image> and <image>")[0] for pair in pairs
+    assert texts(model.generate(pairs, prompt="<image> and <image>")) == [
+        model.generate(pair[None], prompt="<image> and <image>")[0].text for pair in pairs
     ]
     images = [pictures(2), pictures(0), pictures(1), pictures(3)]
     prompts = ["<image> and <image>", "What is left", "What is <image>", "a <image> <image> star <image> of"]
     together = model.generate(images, prompt=prompts, max_new_tokens=7)
-    assert together == [
-        model.generate([i], prompt=p, max_new_tokens=7)[0] for i, p in zip(images, prompts, strict=True)
+    assert texts(together) == [
+        model.generate([i], prompt=p, max_new_tokens=7)[0].text for i, p in zip(images, prompts, strict=True)
     ]
 
 
@@ -326,7 +336,7 @@ def test_an_answer_is_what_reading_the_whole_text_again_predicts():
 
 def test_greedy_answers_ignore_the_seed():
     model, images = small_model(), pictures(2)
-    assert model.generate(images, seed=1) == model.generate(images, seed=2)
+    assert texts(model.generate(images, seed=1)) == texts(model.generate(images, seed=2))
 
 
 def test_each_placeholder_becomes_the_vectors_of_its_own_image():
@@ -437,8 +447,8 @@ class Plugged(nn.Module):
     def new_cache(self):
         return {"sum": 0}
 
-    def forward(self, tokens, *, real=None, cache=None, return_weights=False):
-        x = tokens if real is None else tokens * real[..., None]
+    def forward(self, tokens, *, attention_mask=None, cache=None):
+        x = tokens if attention_mask is None else tokens * attention_mask[..., None]
         sums = x.cumsum(1) + (cache["sum"] if cache else 0)
         if cache is not None:
             cache["sum"] = sums[:, -1:]
@@ -449,13 +459,16 @@ def test_any_language_model_with_the_same_names_can_be_plugged_in():
     model, images = small_model(), pictures(3)
     model = VisionLanguageModel(model.encoder, model.connector, Plugged(23), model.tokenizer).double()
     together = model.generate(images, prompt=PROMPTS[:3], max_new_tokens=4)
-    assert together == [model.generate(images[k : k + 1], prompt=PROMPTS[k], max_new_tokens=4)[0] for k in range(3)]
+    alone = [model.generate(images[k : k + 1], prompt=PROMPTS[k], max_new_tokens=4)[0] for k in range(3)]
+    assert texts(together) == texts(alone)
+    with pytest.raises(ValueError, match="must hold MultiHeadSelfAttention to be recorded, received Plugged"):
+        model.generate(images, return_attention=True)
     assert model(images, *model.tokenize(PROMPTS[:3], ["a star"] * 3))[1] > 0
 
 
 def test_an_encoder_that_gives_one_vector_is_refused():
     model = small_model(encoder=nn.Flatten())
-    with pytest.raises(ValueError, match=r"encoder must give a map .* received \(2, 288\); a single vector"):
+    with pytest.raises(ValueError, match=r"encoder must give a map .* has lost its places, received \(2, 288\)"):
         model.generate(pictures(2))
 
 
@@ -507,8 +520,8 @@ def test_answering_leaves_every_parts_mode_as_it_was():
 
 def test_an_answer_ends_at_the_end_token_and_the_others_go_on():
     model = small_model()
-    texts = {row: model.generate(pictures(1), prompt=p, max_new_tokens=30)[0] for row, p in enumerate(PROMPTS)}
-    assert all(len(answer.words) == 30 or answer.finished for answer in texts.values())
+    answers = [model.generate(pictures(1), prompt=prompt, max_new_tokens=30)[0] for prompt in PROMPTS]
+    assert all(len(answer.words) == 30 or answer.finished for answer in answers)
     words = torch.tensor([model.tokenizer.end_id, 5])
 
     class Ends(Oracle):
@@ -519,7 +532,7 @@ def test_an_answer_ends_at_the_end_token_and_the_others_go_on():
 
     model.language_model = Ends(len(model.tokenizer), context_length=47, embed_dim=12, depth=1, num_heads=2)
     short, long = model.generate(prompt=["What is", "a star"], max_new_tokens=4)
-    assert (short, short.finished, len(short.probabilities)) == ("", True, 1)
+    assert (str(short), short.finished, len(short.probabilities)) == ("", True, 1)
     assert (long.words, long.finished, len(long.probabilities)) == ((model.tokenizer.words[5],) * 4, False, 4)
 
 
@@ -531,14 +544,41 @@ def test_an_answer_stops_where_the_context_is_full():
     assert not answers[1].finished
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("in_a_list", [False, True])
+def test_pixels_that_are_no_numbers_are_refused(wrong, in_a_list):
+    images = pictures(3)
+    images[1, 2, 3, 4] = wrong
+    with pytest.raises(ValueError, match="images must hold finite numbers"):
+        small_model().generate([image[None] for image in images] if in_a_list else images)
+
+
+@pytest.mark.parametrize("scale", [lambda x: 255 * x, lambda x: (x - 0.45) / 0.22])
+def test_pixels_of_another_range_are_answered_with_a_warning(scale):
+    model = small_model()
+    with pytest.warns(UserWarning, match=r"images should lie in \[0, 1\], received values from .* try images / 255"):
+        model.generate(scale(pictures(2)), max_new_tokens=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.generate(pictures(2), max_new_tokens=1)
+        model.generate([pictures(0), pictures(1)], prompt=["a star", PROMPT], max_new_tokens=1)
+
+
+def test_an_answer_is_its_text_and_cannot_be_changed():
+    (answer,) = small_model().generate(pictures(1), max_new_tokens=3)
+    assert str(answer) == f"{answer}" == answer.text
+    with pytest.raises(AttributeError):
+        answer.text = "another"
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda m: m.generate(pictures(1), prompt="<image> and <image>"), ValueError,
-         r"prompt 0 has 2 <image> placeholders, received 1 image for it"),
+         r"prompt 0 has 2 of the placeholder <image>, and 1 images came for it"),
         (lambda m: m.generate(pictures(2, 2), prompt=["<image> and <image>", "a <image>"]), ValueError,
-         r"prompt 1 has 1 <image> placeholder, received 2 images for it"),
-        (lambda m: m.generate(prompt=PROMPT), ValueError, r"prompt 0 has 1 <image> placeholder, received 0 images"),
+         r"prompt 1 has 1 of the placeholder <image>, and 2 images came for it"),
+        (lambda m: m.generate(prompt=PROMPT), ValueError, r"prompt 0 has 1 of the placeholder <image>, and 0 images"),
         (lambda m: m.generate(pictures(2), prompt=[PROMPT]), ValueError,
          r"images must come for each of the 1 prompts, received 2"),
         (lambda m: m.generate(pictures(1), prompt=""), ValueError, r"prompt 0 must hold at least one word"),
@@ -555,7 +595,7 @@ def test_an_answer_stops_where_the_context_is_full():
         (lambda m: m.generate([pictures(1), pictures(1)[..., :8]], prompt=PROMPT), ValueError, r"all have one size"),
         (lambda m: m.generate((pictures(1) * 255).byte()), TypeError, r"images must be floating point"),
         (lambda m: m.generate(torch.rand(1, 3, 16, 16).double()), ValueError,
-         r"features must have shape \(b, 20, 2, 3\), received \(1, 20, 4, 4\)"),
+         r"features must have shape \(b, 20, 2, 3\) or \(b, 6, 20\), received \(1, 20, 4, 4\)"),
         (lambda m: m.generate(pictures(1), temperature=-1), ValueError, r"temperature must be a finite number above"),
         (lambda m: m.generate(pictures(1), top_p=0), ValueError, r"top_p must be a finite number above zero"),
         (lambda m: m.generate(pictures(1), top_p=1.1), ValueError, r"top_p must be above 0 and at most 1"),
@@ -569,14 +609,20 @@ def test_an_answer_stops_where_the_context_is_full():
         (lambda m: Tokenizer(["a", "b", "a"]), ValueError, r"received twice: 'a'"),
         (lambda m: Tokenizer.from_texts("a star"), TypeError, r"texts must be several strings"),
         (lambda m: Connector(5, 7, grid_size=(4, 6), reduction=4), ValueError, r"reduction=4 does not divide width 6"),
-        (lambda m: m.connector(torch.rand(2, 7, 20)), ValueError, r"features must be 6 tokens .* received 7; a class"),
+        (lambda m: m.connector(torch.rand(2, 7, 20)), ValueError, r"received \(2, 7, 20\); .* a class token"),
         (lambda m: LanguageModel(7, embed_dim=10, num_heads=4), ValueError, r"num_heads=4 does not divide"),
         (lambda m: VisionLanguageModel(m.encoder, Connector(20, 10, grid_size=3), m.language_model, m.tokenizer),
          ValueError, r"connector must give vectors as wide as the language model's, 12, received out_features=10"),
         (lambda m: VisionLanguageModel(m.encoder, m.connector, m.language_model, Tokenizer(["a"])),
          ValueError, r"tokenizer must have the language model's 23 words, received 4"),
-        (lambda m: next_token_loss(torch.rand(1, 2, 3), torch.zeros(1, 2).long(), where=torch.zeros(1, 2).bool()),
-         ValueError, r"where must mark at least one token"),
+        (lambda m: next_token_loss(torch.rand(1, 2, 3), torch.zeros(1, 2).long(), loss_mask=torch.zeros(1, 2).bool()),
+         ValueError, r"loss_mask must mark at least one token"),
+        (lambda m: m.language_model(torch.tensor([[3, 4]]), attention_mask=torch.ones(1, 2)), ValueError,
+         r"attention_mask must be boolean of shape \(1, 2\), received torch.float32"),
+        (lambda m: VisionLanguageModel(m.encoder, Connector(20, 12, grid_size=(1, 47)), m.language_model, m.tokenizer),
+         ValueError, r"connector must leave room for words: an image is 47 tokens, .* context_length is 47; try"),
+        (lambda m: m.generate([pictures(1), "a"], prompt=PROMPT), ValueError, r"images in a list must be tensors"),
+        (lambda m: Tokenizer(["a", 3]), TypeError, r"words must be strings"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(call, error, message):
@@ -597,24 +643,69 @@ def test_a_saved_model_answers_the_same(tmp_path, encoder, connector):
     assert provenance == {"seed": 7, "scores": [0.5]}
     assert not again.training
     answers, expected = (m.generate(images, prompt=PROMPTS[:2], max_new_tokens=6) for m in (again, model))
-    assert answers == expected
+    assert texts(answers) == texts(expected)
     for answer, other in zip(answers, expected, strict=True):
         assert answer.probabilities.equal(other.probabilities)
 
 
-@pytest.mark.parametrize("part", [ConvEncoder, VisionTransformer, LanguageModel, Connector])
-def test_the_configuration_of_a_part_names_every_argument(part):
-    arguments = {
-        ConvEncoder: {"width": 7, "depths": (1, 2)},
-        VisionTransformer: {"image_size": 8, "patch_size": 4, "num_heads": 2},
-        LanguageModel: {"vocabulary_size": 11, "tie_output": False},
-        Connector: {"in_features": 5, "out_features": 7, "grid_size": 4, "reduction": 2},
-    }[part]
-    config = json.loads(json.dumps(part(**arguments).config))
+# Every option of every part, each away from its default.
+OPTIONS = {
+    ConvEncoder: {"in_channels": 2, "width": 5, "depths": (2, 1, 3), "strides": (1, 2, 1, 2), "pool_size": 3},
+    VisionTransformer: {
+        "image_size": (8, 12), "patch_size": (4, 3), "num_classes": 7, "in_channels": 2, "embed_dim": 20, "depth": 2,
+        "num_heads": 2, "mlp_ratio": 1.3, "pool": "mean", "positions": False, "residual": False, "norm": False,
+        "norm_eps": 0.1,
+    },
+    LanguageModel: {
+        "vocabulary_size": 11, "context_length": 9, "embed_dim": 12, "depth": 3, "num_heads": 8, "mlp_ratio": 1.7,
+        "tie_output": False,
+    },
+    Connector: {"in_features": 5, "out_features": 7, "grid_size": (4, 6), "reduction": 2, "hidden_features": 13},
+}  # fmt: skip
+REQUIRED = {"image_size", "patch_size", "vocabulary_size", "in_features", "out_features", "grid_size"}
+SINGLE = [(part, {name: value}) for part, options in OPTIONS.items() for name, value in options.items()]
+INPUTS = {
+    ConvEncoder: lambda config: torch.rand(2, config["in_channels"], 8, 12),
+    VisionTransformer: lambda config: torch.rand(2, config["in_channels"], 8, 12),
+    LanguageModel: lambda config: torch.randint(config["vocabulary_size"], (2, 5)),
+    Connector: lambda config: torch.rand(2, config["in_features"], 4, 6),
+}
+
+
+@pytest.mark.parametrize(("part", "option"), SINGLE, ids=[f"{part.__name__}-{next(iter(o))}" for part, o in SINGLE])
+def test_every_option_of_every_part_is_in_its_configuration_and_survives(part, option):
+    """Built with one option away from its default, and again from its JSON: the same outputs from the same weights."""
+    needed = {name: value for name, value in OPTIONS[part].items() if name in REQUIRED}
+    module = lively(part(**needed | option))
+    config = json.loads(json.dumps(module.config))
     assert set(config) == set(inspect.signature(part).parameters)
-    again = part(**config)
-    assert again.config == config
-    assert [p.shape for p in again.parameters()] == [p.shape for p in part(**arguments).parameters()]
+    again = part(**config).eval()
+    again.load_state_dict(module.state_dict())
+    inputs = INPUTS[part](config)
+    assert torch.equal(again(inputs), module(inputs))
+    assert json.loads(json.dumps(again.config)) == config
+    (name,) = option
+    assert name in REQUIRED or config[name] != json.loads(json.dumps(part(**needed).config))[name]
+
+
+def test_the_options_above_are_all_there_are():
+    for part, options in OPTIONS.items():
+        assert set(options) == set(inspect.signature(part).parameters)
+
+
+def test_torchvisions_epsilon_survives_a_file(tmp_path):
+    theirs = Torchvisions(
+        image_size=8, patch_size=4, num_layers=2, num_heads=2, hidden_dim=20, mlp_dim=30,
+        norm_layer=lambda width: nn.LayerNorm(width, eps=0.1),
+    )  # fmt: skip
+    encoder = VisionTransformer.from_torchvision(theirs)
+    images = torch.rand(2, 3, 8, 8)
+    assert VisionTransformer(**encoder.config).config == encoder.config
+    model = small_model(encoder=encoder, grid_size=(2, 2)).float()
+    save_vlm(model, tmp_path / "model.safetensors")
+    again, _ = load_vlm(tmp_path / "model.safetensors")
+    assert torch.equal(again.encoder(images), model.encoder(images))
+    assert again.encoder.norm.eps == again.encoder.blocks[0].mlp_norm.eps == 0.1
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
@@ -624,7 +715,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def broken(*_arguments):
         raise OSError("no space left")
 
-    monkeypatch.setattr(vlm.os, "fsync", broken)
+    monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="no space"):
         save_vlm(small_model(), path, provenance={"first": False})
     assert load_vlm(path)[1] == {"first": True}
@@ -660,17 +751,29 @@ def _an_unknown_encoder(path):
     save_file(load_file(path), path, {**metadata, "form": metadata["form"].replace("ConvEncoder", "os.system")})
 
 
-def _a_later_format(path):
+def _respoken(path, change) -> None:
+    """Rewrite the metadata of a good file."""
     save_vlm(small_model(), path)
     with vlm.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    save_file(load_file(path), path, {**metadata, "format": "vlmcourse.vlm.2"})
+    form = json.loads(metadata["form"])
+    metadata |= change(form) or {}
+    save_file(load_file(path), path, {**metadata, "form": json.dumps(form)})
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [_another_model, _cut_short, _a_pickle, _a_tensor_missing, _an_unknown_encoder, _a_later_format, Path.touch],
-)
+    [
+        _another_model, _cut_short, _a_pickle, _a_tensor_missing, _an_unknown_encoder, Path.touch,
+        lambda path: _respoken(path, lambda form: {"format": "vlmcourse.vlm.2"}),
+        lambda path: _respoken(path, lambda form: {"provenance": "3"}),
+        lambda path: _respoken(path, lambda form: {"provenance": "{"}),
+        lambda path: _respoken(path, lambda form: form["tokenizer"].update(words=[*range(20)])),
+        lambda path: _respoken(path, lambda form: form.update(connector=[])),
+        lambda path: _respoken(path, lambda form: form["language_model"].update(mlp_ratio=math.inf)),
+        lambda path: _respoken(path, lambda form: form["language_model"].update(another=3)),
+    ],
+)  # fmt: skip
 def test_a_wrong_file_is_refused(tmp_path, spoil):
     path = tmp_path / "model.safetensors"
     spoil(path)
@@ -678,9 +781,52 @@ def test_a_wrong_file_is_refused(tmp_path, spoil):
         load_vlm(path)
 
 
+@pytest.mark.parametrize("size", [0, -1, 48, 10**6, 10**9, 10**18, 10**30])
+def test_sizes_that_do_not_fit_the_tensors_are_refused_before_anything_is_allocated(tmp_path, size, monkeypatch):
+    """Each number of each part in turn; what is built meanwhile has no memory, and there is little of it."""
+    path, good, build = tmp_path / "model.safetensors", small_model(), vlm._build
+    parts = ("encoder", "connector", "language_model")
+    numbers = {(p, k) for p in parts for k, value in getattr(good, p).config.items() if type(value) is int}
+    free = {("language_model", "num_heads"), ("encoder", "pool_size")}  # no tensor depends on them
+    assert len(numbers) == 11
+
+    devices = []
+
+    def noted(form):
+        devices.append(torch.empty(0).device.type)
+        return build(form)
+
+    monkeypatch.setattr(vlm, "_build", noted)
+    changes = [{part: {name: size}} for part, name in sorted(numbers - free)]
+    changes += [{"encoder": {"depths": depths}} for depths in ([1, size, 1], [1, 1, 1, size], [size] * 3)]
+    changes += [{"connector": {"grid_size": grid}} for grid in ([size, size], [2, size], size)]
+    changes += [{"language_model": {"num_heads": 7, "embed_dim": size}}]
+    for change in changes:
+        _respoken(path, lambda form, change=change: [form[part].update(new) for part, new in change.items()] and None)
+        with pytest.raises(ValueError, match="is not a whole file of save_vlm"):
+            load_vlm(path)
+    assert set(devices) == {"meta"}
+
+
+def test_a_folder_is_named_as_one_and_the_home_folder_is_found(tmp_path, monkeypatch):
+    with pytest.raises(IsADirectoryError, match="is not a file; name the one that save_vlm wrote"):
+        load_vlm(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_vlm(small_model(), "~/model.safetensors")
+    load_vlm("~/model.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_what_cannot_be_rebuilt_is_not_saved(tmp_path):
     model = small_model(encoder=MapWhenCalled(), in_features=3)
-    with pytest.raises(TypeError, match=r"encoder must be one of ConvEncoder, VisionTransformer .* received MapWhen"):
+    with pytest.raises(
+        TypeError, match=r"encoder must be a ConvEncoder or VisionTransformer .* MapWhenCalled; torch.save"
+    ):
+        save_vlm(model, tmp_path / "model.safetensors")
+    with pytest.raises(TypeError, match=r"language_model must be a LanguageModel .* received Oracle"):
+        save_vlm(oracle(), tmp_path / "model.safetensors")
+    model = VisionLanguageModel(ConvEncoder(width=5), Connector(20, 12, grid_size=(2, 3)), Plugged(23), model.tokenizer)
+    with pytest.raises(TypeError, match=r"language_model must be a LanguageModel .* received Plugged"):
         save_vlm(model, tmp_path / "model.safetensors")
     model = small_model()
     with pytest.raises(TypeError, match="JSON serializable"):
@@ -692,6 +838,6 @@ def test_answers_are_the_same_on_every_device(device):
     model, images = small_model(), pictures(4)
     expected = model.generate(images, prompt=PROMPTS, max_new_tokens=6)
     answers = model.to(device).generate(images.to(device), prompt=PROMPTS, max_new_tokens=6)
-    assert answers == expected
+    assert texts(answers) == texts(expected)
     ids, is_answer = model.tokenize(PROMPTS, ["a star"] * 4)
     model(images.to(device), ids, is_answer)[1].backward()

@@ -53,7 +53,8 @@ class Familiarity:
 
     >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer, scenes
     >>> words = Tokenizer.from_texts(["What is in this image <image>? Answer:"])
-    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=8), LanguageModel(len(words), embed_dim=6, num_heads=2)
+    >>> language_model = LanguageModel(len(words), embed_dim=6, num_heads=2)
+    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=8, reduction=2), language_model
     >>> model, seen = VisionLanguageModel(*parts, words), scenes.captions(200, seed=0).images
     >>> world = Familiarity.measure(model, seen[:150], seen[150:])
     >>> bool(world.distance(model, torch.rand(1, 3, 32, 32)) > world.limit)

@@ -1,11 +1,14 @@
 """From an encoder's vectors to vectors that stand among the words' (slide S03)."""
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vlmcourse.models._config import keeps_config
 from vlmcourse.models.transformer import MLP
-from vlmcourse.ops._checks import as_sizes, check_divides, check_floating, check_positive_int, check_rank
+from vlmcourse.ops._checks import as_pair, check_divides, check_positive_ints
 
 
 class Connector(nn.Module):
@@ -22,10 +25,6 @@ class Connector(nn.Module):
     Options:
         grid_size: height and width of the feature maps to come; for tokens in no grid, ``(1, n)``.
 
-    Raises:
-        ValueError: a size below one, a reduction that does not divide the map, inputs of another shape.
-        TypeError: inputs that are not floating point.
-
     Source:
         Liu et al. 2023, "Improved baselines", section 3.2, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,
         section 2, for pixel shuffle (arXiv 2408.12637). Slide S03.
@@ -36,6 +35,9 @@ class Connector(nn.Module):
     torch.Size([3, 6, 7])
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         in_features: int,
@@ -46,41 +48,28 @@ class Connector(nn.Module):
         hidden_features: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive_int("in_features", in_features)
-        check_positive_int("reduction", reduction)
-        height, width = as_sizes("grid_size", grid_size, axes=("height", "width"), minimum=1)
+        check_positive_ints(in_features=in_features, out_features=out_features, reduction=reduction)
+        height, width = as_pair("grid_size", grid_size)
         check_divides("reduction", reduction, height=height, width=width)
-        hidden = 2 * out_features if hidden_features is None else hidden_features
-        self.config = {
-            "in_features": in_features, "out_features": out_features, "grid_size": [height, width],
-            "reduction": reduction, "hidden_features": hidden,
-        }  # fmt: skip
         self.in_features, self.out_features, self.reduction = in_features, out_features, reduction
         self.in_grid = (height, width)
         self.grid_size = (height // reduction, width // reduction)
         self.num_tokens = self.grid_size[0] * self.grid_size[1]
         joined = in_features * reduction**2
         self.norm = nn.LayerNorm(joined)
-        self.mlp = MLP(joined, hidden, out_features)
+        self.mlp = MLP(joined, 2 * out_features if hidden_features is None else hidden_features, out_features)
         self.position_embedding = nn.Parameter(0.02 * torch.randn(self.num_tokens, out_features))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one vector a place, as wide as a word's."""
-        if isinstance(features, Tensor) and features.ndim == 3:
-            check_rank("features", features, "b n d")
-            if features.shape[1] != self.in_grid[0] * self.in_grid[1]:
-                raise ValueError(
-                    f"features must be {self.in_grid[0] * self.in_grid[1]} tokens (grid_size={self.in_grid}), received "
-                    f"{features.shape[1]}; a class token counts as one"
-                )
-            features = rearrange(features, "b (h w) d -> b d h w", h=self.in_grid[0])
-        check_rank("features", features, "b d h w")
-        check_floating("features", features)
-        if features.shape[1:] != (self.in_features, *self.in_grid):
+        (height, width), r = self.in_grid, self.reduction
+        if features.shape[1:] == (height * width, self.in_features):
+            features = rearrange(features, "b (h w) d -> b d h w", h=height)
+        if features.shape[1:] != (self.in_features, height, width):
             raise ValueError(
-                f"features must have shape (b, {self.in_features}, {self.in_grid[0]}, {self.in_grid[1]}), received "
-                f"{tuple(features.shape)}; set in_features and grid_size to what the encoder gives for these images"
+                f"features must have shape (b, {self.in_features}, {height}, {width}) or "
+                f"(b, {height * width}, {self.in_features}), received {tuple(features.shape)}; set in_features and "
+                f"grid_size to what the encoder gives for these images; a class token counts as one"
             )
-        r = self.reduction
         joined = rearrange(features, "b d (h rh) (w rw) -> b (h w) (rh rw d)", rh=r, rw=r)
         return self.mlp(self.norm(joined)) + self.position_embedding

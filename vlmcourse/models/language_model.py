@@ -1,48 +1,43 @@
 """A causal transformer that reads numbers of words, or vectors, and scores each word as the next one (slide S03)."""
 
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vlmcourse.models._config import keeps_config
 from vlmcourse.models.transformer import TransformerBlock
-from vlmcourse.ops._checks import check_positive, check_positive_int, check_rank
+from vlmcourse.ops._checks import check_positive, check_positive_ints, check_rank
 from vlmcourse.ops.attention import KeyValueCache
 
 
 @dataclass
 class Cache:
-    """What a language model keeps of the tokens it has read: each layer's keys and values, and which are real."""
+    """What a language model keeps of the tokens it has read: each layer's keys and values, and which are padding."""
 
     layers: list[KeyValueCache]
-    real: Tensor | None = None
+    attention_mask: Tensor | None = None
 
 
 class LanguageModel(nn.Module):
     """A decoder: a causal transformer that scores, after every token, each word as the next one.
 
-    The tokens may be numbers of words, or vectors that :meth:`embed` or something else made: this is the door by which
-    images enter. Positions are learned, and counted over real tokens only, so that padding changes nothing.
+    The tokens may be numbers of words, or vectors that :meth:`embed` or something else made: so images can stand among
+    the words. Positions are learned, and counted without the padding, which changes nothing.
 
     Any module can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
     ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
 
     Shapes:
-        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``real``
-        ``(b, n)`` is False on padding; what comes out there means nothing. With ``return_weights=True`` also α,
-        ``(b, depth, num_heads, n, all tokens so far)``.
+        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``attention_mask``
+        ``(b, n)`` is False on padding; what comes out there means nothing.
 
     Options:
         tie_output: score words by the same vectors that embed them. cache: from :meth:`new_cache`; the call then reads
         the new tokens only, and remembers them for the next call.
-
-    Raises:
-        ValueError: a size below one, heads that do not divide, more tokens than ``context_length``, or numbers that
-            name no word.
-        TypeError: tokens that are neither integers nor floating point.
 
     Source:
         Radford et al. 2019, section 2.3, for the pre-norm decoder; Press and Wolf 2017 (arXiv 1608.05859) for the tied
@@ -54,6 +49,9 @@ class LanguageModel(nn.Module):
     torch.Size([1, 5, 11])
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         vocabulary_size: int,
@@ -66,14 +64,9 @@ class LanguageModel(nn.Module):
         tie_output: bool = True,
     ) -> None:
         super().__init__()
-        check_positive_int("vocabulary_size", vocabulary_size)
-        check_positive_int("context_length", context_length)
-        check_positive_int("embed_dim", embed_dim)
-        check_positive_int("depth", depth)
-        self.config = {
-            "vocabulary_size": vocabulary_size, "context_length": context_length, "embed_dim": embed_dim,
-            "depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio, "tie_output": tie_output,
-        }  # fmt: skip
+        check_positive_ints(
+            vocabulary_size=vocabulary_size, context_length=context_length, embed_dim=embed_dim, depth=depth
+        )
         self.vocabulary_size, self.context_length, self.embed_dim = vocabulary_size, context_length, embed_dim
         self.token_embedding = nn.Parameter(0.02 * torch.randn(vocabulary_size, embed_dim))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(context_length, embed_dim))
@@ -96,88 +89,72 @@ class LanguageModel(nn.Module):
             )
         return F.embedding(ids, self.token_embedding)
 
-    @overload
-    def forward(
-        self,
-        tokens: Tensor,
-        *,
-        real: Tensor | None = ...,
-        cache: Cache | None = ...,
-        return_weights: Literal[False] = ...,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self, tokens: Tensor, *, real: Tensor | None = ..., cache: Cache | None = ..., return_weights: Literal[True]
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def forward(
-        self, tokens: Tensor, *, real: Tensor | None = None, cache: Cache | None = None, return_weights: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the logits of the next word after every token, and α if asked."""
+    def forward(self, tokens: Tensor, *, attention_mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Return the logits of the next word after every token."""
         x = tokens if tokens.is_floating_point() else self.embed(tokens)
         check_rank("tokens", x, "b n d")
-        batch, new = x.shape[:2]
-        real = torch.ones(batch, new, dtype=torch.bool, device=x.device) if real is None else real
-        if real.shape != (batch, new):
-            raise ValueError(f"real must have one entry a token, ({batch}, {new}), received {tuple(real.shape)}")
-        seen = real if cache is None or cache.real is None else torch.cat([cache.real, real], dim=1)
-        lengths = seen.sum(1)
-        if seen.shape[1] > self.context_length and int(lengths.max()) > self.context_length:
-            raise ValueError(
-                f"tokens must fit into context_length={self.context_length}, received {int(lengths.max())}; shorten "
-                f"the text, use fewer or smaller images, or build the model with a longer context"
-            )
+        seen = self._extended_mask(x, attention_mask, cache)
+        new = x.shape[1]
         positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -new:]
         x = x + self.position_embedding[positions]
 
-        # Token i looks at real tokens that are not later. Padding also looks at itself: some kernels make NaN of a
-        # row that looks nowhere, and the next layer would spread it.
+        # Token i looks at tokens that are not later and no padding. Padding also looks at itself: some kernels make NaN
+        # of a row that looks nowhere, and the next layer would spread it.
         columns = torch.arange(seen.shape[1], device=x.device)
         rows = columns[-new:, None]
         mask = rearrange((columns <= rows) & seen[:, None] | (columns == rows), "b i j -> b 1 i j")
-
-        maps = []
         for k, block in enumerate(self.blocks):
-            layer_cache = None if cache is None else cache.layers[k]
-            if return_weights:
-                x, weights = block(x, mask=mask, cache=layer_cache, return_weights=True)
-                maps.append(weights)
-            else:
-                x = block(x, mask=mask, cache=layer_cache)
+            x = block(x, mask=mask, cache=None if cache is None else cache.layers[k])
         if cache is not None:
-            cache.real = seen  # last: an error above leaves it as it was
+            cache.attention_mask = seen  # last: an error above leaves it as it was
         x = self.norm(x)
-        logits = x @ self.token_embedding.T if self.head is None else self.head(x)
-        return (logits, torch.stack(maps, dim=1)) if return_weights else logits
+        return x @ self.token_embedding.T if self.head is None else self.head(x)
+
+    def _extended_mask(self, x: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """Return which of all tokens so far are no padding, and see that they fit into the context."""
+        if attention_mask is None:
+            attention_mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        if attention_mask.shape != x.shape[:2] or attention_mask.dtype != torch.bool:
+            received = f"{attention_mask.dtype} of shape {tuple(attention_mask.shape)}"
+            raise ValueError(f"attention_mask must be boolean of shape {tuple(x.shape[:2])}, received {received}")
+        if cache is not None and cache.attention_mask is not None:
+            attention_mask = torch.cat([cache.attention_mask, attention_mask], dim=1)
+        if attention_mask.shape[1] > self.context_length:
+            longest = int(attention_mask.sum(1).max())
+            if longest > self.context_length:
+                raise ValueError(
+                    f"tokens must fit into context_length={self.context_length}, received {longest}; shorten the text, "
+                    f"use fewer or smaller images, or build the model with a longer context"
+                )
+        return attention_mask
 
 
-def next_token_loss(logits: Tensor, ids: Tensor, *, where: Tensor) -> Tensor:
-    """Return the mean cross-entropy of predicting, from the tokens before, each token that ``where`` marks.
+def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor:
+    """Return the mean cross-entropy of predicting, from the tokens before, each token that ``loss_mask`` marks.
 
     Shapes:
-        logits ``(b, n, words)``, ids ``(b, n)`` int64, where ``(b, n)`` boolean → a scalar, in float32.
+        logits ``(b, n, words)``, ids ``(b, n)`` int64, loss_mask ``(b, n)`` boolean → a scalar, in float32.
 
     Raises:
-        ValueError: nothing is marked, or shapes that do not agree.
+        ValueError: nothing is marked: a mean of nothing would be NaN.
 
     Source:
         Radford et al. 2019, equation 1; slide S03.
 
     >>> ids = torch.tensor([[0, 2, 1]])
-    >>> loss = next_token_loss(torch.zeros(1, 3, 5), ids, where=torch.tensor([[False, True, True]]))
+    >>> loss = next_token_loss(torch.zeros(1, 3, 5), ids, loss_mask=torch.tensor([[False, True, True]]))
     >>> bool(loss.isclose(torch.tensor(5.0).log()))  # five words, all as likely
     True
     """
-    if logits.shape[:2] != ids.shape or where.shape != ids.shape:
+    if logits.shape[:2] != ids.shape or loss_mask.shape != ids.shape:
         raise ValueError(
-            f"logits (b, n, words), ids (b, n) and where (b, n) must agree, received {tuple(logits.shape)}, "
-            f"{tuple(ids.shape)} and {tuple(where.shape)}"
+            f"logits (b, n, words), ids (b, n) and loss_mask (b, n) must agree, received {tuple(logits.shape)}, "
+            f"{tuple(ids.shape)} and {tuple(loss_mask.shape)}"
         )
-    where = where[:, 1:]  # nothing comes before the first token, so nothing predicts it
-    if not where.any():
-        raise ValueError("where must mark at least one token after the first, received none")
-    return F.cross_entropy(logits[:, :-1][where].float(), ids[:, 1:][where])
+    marked = loss_mask[:, 1:]  # nothing comes before the first token, so nothing predicts it
+    if not marked.any():
+        raise ValueError("loss_mask must mark at least one token after the first, received none")
+    return F.cross_entropy(logits[:, :-1][marked].float(), ids[:, 1:][marked])
 
 
 def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float = 1.0) -> Tensor:
@@ -189,9 +166,6 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     Shapes:
         logits ``(..., words)`` → probabilities ``(..., words)``, in float32.
 
-    Raises:
-        ValueError: a negative temperature, or ``top_p`` outside (0, 1].
-
     Source:
         Holtzman et al. 2020, section 3.1, for top-p (arXiv 1904.09751); slide S02.
 
@@ -199,7 +173,11 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     >>> next_token_probabilities(logits, temperature=1.0, top_p=0.7)
     tensor([0.6250, 0.3750, 0.0000])
     """
-    check_sampling(temperature, top_p)
+    if temperature != 0:
+        check_positive("temperature", temperature)
+    check_positive("top_p", top_p)
+    if top_p > 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, received {top_p}")
     logits = logits.float()
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
@@ -209,12 +187,3 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     ranked = ranked.masked_fill((likelier >= top_p) & (likelier > 0), 0.0)
     kept = torch.zeros_like(ranked).scatter(-1, order, ranked)
     return kept / kept.sum(-1, keepdim=True)
-
-
-def check_sampling(temperature: float, top_p: float) -> None:
-    """Refuse a temperature or a top-p that no distribution has."""
-    if temperature != 0:
-        check_positive("temperature", temperature)
-    check_positive("top_p", top_p)
-    if top_p > 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, received {top_p}")

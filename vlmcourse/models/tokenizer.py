@@ -1,30 +1,13 @@
 """Words become numbers, one a word (slide S02)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 PAD, END, IMAGE = "<pad>", "<end>", "<image>"
 _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
-
-
-class TextTokenizer(Protocol):
-    """What the model asks of a tokenizer: three special numbers, there and back, and how many numbers there are."""
-
-    pad_id: int
-    end_id: int
-    image_id: int
-
-    def encode(self, text: str) -> list[int]:
-        """Return the text's numbers."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the numbers, without padding and end."""
-        ...
-
-    def __len__(self) -> int: ...
 
 
 class Tokenizer:
@@ -35,10 +18,6 @@ class Tokenizer:
 
     Shapes:
         ``encode`` gives a list of integers, one a word, each below ``len(tokenizer)``.
-
-    Raises:
-        ValueError: no words, a word twice, a text with unknown words (all of them are named), or a number out of range.
-        TypeError: a text that is not a string.
 
     Source:
         Slide S02, whose question it reads.
@@ -53,13 +32,15 @@ class Tokenizer:
     pad_id, end_id, image_id = 0, 1, 2
 
     def __init__(self, words: Sequence[str]) -> None:
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError(f"words must be strings, received {words!r:.80}")
         special = (PAD, END, IMAGE)
         self.words = (*special, *(word for word in words if word not in special))
         if len(self.words) == len(special):
             raise ValueError("words must hold at least one word, received none")
         self._id_of = {word: number for number, word in enumerate(self.words)}
         if len(self._id_of) < len(self.words):
-            twice = sorted({word for word in self.words if self.words.count(word) > 1})
+            twice = sorted(word for word, count in Counter(self.words).items() if count > 1)
             raise ValueError(f"words must differ, received twice: {', '.join(map(repr, twice))}")
 
     @classmethod
@@ -74,11 +55,8 @@ class Tokenizer:
         words = _split(text)
         unknown = list(dict.fromkeys(word for word in words if word not in self._id_of))
         if unknown:
-            known = self.words[3:]
-            hints = []
-            for word in unknown:
-                near = get_close_matches(word, known, n=3, cutoff=0.5)
-                hints.append(f"{word!r} (near: {', '.join(near)})" if near else repr(word))
+            near = {word: get_close_matches(word, self.words[3:], n=3, cutoff=0.5) for word in unknown}
+            hints = [f"{word!r} (near: {', '.join(known)})" if known else repr(word) for word, known in near.items()]
             raise ValueError(f"text has words that this tokenizer does not know: {', '.join(hints)}")
         return [self._id_of[word] for word in words]
 

@@ -1,15 +1,19 @@
 """Vision Transformers: the lecture's, line by line, and the standard one (slides S20 to S24)."""
 
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from vlmcourse.models.transformer import MLP, TransformerBlock
-from vlmcourse.ops._checks import as_sizes, check_divides, check_positive_int, check_rank
+from vlmcourse.models._config import keeps_config
+from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention
+from vlmcourse.ops._checks import as_pair, check_positive_int, check_positive_ints, check_rank, grid_of_patches
+from vlmcourse.ops._precision import widened
 from vlmcourse.ops.attention import MultiHeadSelfAttention
-from vlmcourse.ops.patches import PatchEmbed
+from vlmcourse.ops.patches import PatchEmbed, Size
 
 Pool = Literal["class", "mean", "flatten"]
 
@@ -26,10 +30,6 @@ class SlideViT(nn.Module):
     Options:
         mlp_ratio: width of every hidden layer, the last one's too, in multiples of ``embed_dim``.
 
-    Raises:
-        ValueError: a size below one, sizes that do not divide, or images of another size.
-        TypeError: a size that is not an integer, or images that are not floating point.
-
     Source:
         Slide S24. The slide leaves the attention weights open; here they are those of Vaswani et al. 2017 (arXiv
         1706.03762).
@@ -43,8 +43,8 @@ class SlideViT(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, int],
-        patch_size: int,
+        image_size: Size,
+        patch_size: Size,
         num_classes: int,
         in_channels: int = 3,
         embed_dim: int = 64,
@@ -53,7 +53,8 @@ class SlideViT(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        self.image_size, grid = _image_and_grid(image_size, patch_size)
+        self.image_size = as_pair("image_size", image_size)
+        (nh, nw), _ = grid_of_patches(image_size, patch_size)
         check_positive_int("depth", depth)
         hidden = round(mlp_ratio * embed_dim)
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
@@ -61,7 +62,7 @@ class SlideViT(nn.Module):
         for _ in range(depth):
             self.layers.append(MultiHeadSelfAttention(embed_dim, num_heads))
             self.layers.append(MLP(embed_dim, hidden))
-        self.head = MLP(grid[0] * grid[1] * embed_dim, hidden, num_classes)
+        self.head = MLP(nh * nw * embed_dim, hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one score a class, ``(b, num_classes)``."""
@@ -83,11 +84,7 @@ class VisionTransformer(nn.Module):
     Options:
         pool: what becomes of the tokens; ``"class"`` reads an extra learned token that takes part in every layer,
         ``"mean"`` averages the patches, ``"flatten"`` joins them, as the lecture does. positions, residual, norm: False
-        takes an ingredient away, so that its effect can be measured.
-
-    Raises:
-        ValueError: a size below one, sizes that do not divide, an unknown ``pool``, or images of another size.
-        TypeError: a size that is not an integer, or images that are not floating point.
+        takes an ingredient away, so that its effect can be measured. norm_eps: what every norm adds to the variance.
 
     Source:
         Dosovitskiy et al. 2021, equations 1 to 4 (arXiv 2010.11929); slides S20 to S24.
@@ -99,11 +96,14 @@ class VisionTransformer(nn.Module):
     (torch.Size([5, 6]), torch.Size([5, 6, 2, 3]))
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, int],
-        patch_size: int,
+        image_size: Size,
+        patch_size: Size,
         num_classes: int | None = None,
         in_channels: int = 3,
         embed_dim: int = 64,
@@ -114,17 +114,14 @@ class VisionTransformer(nn.Module):
         positions: bool = True,
         residual: bool = True,
         norm: bool = True,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.image_size, self.grid_size = _image_and_grid(image_size, patch_size)
-        check_positive_int("depth", depth)
+        self.image_size = as_pair("image_size", image_size)
+        self.grid_size, _ = grid_of_patches(image_size, patch_size)
+        check_positive_ints(depth=depth, **({} if num_classes is None else {"num_classes": num_classes}))
         if pool not in ("class", "mean", "flatten"):
             raise ValueError(f"pool must be 'class', 'mean' or 'flatten', received {pool!r}")
-        self.config = {
-            "image_size": list(self.image_size), "patch_size": patch_size, "num_classes": num_classes,
-            "in_channels": in_channels, "embed_dim": embed_dim, "depth": depth, "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio, "pool": pool, "positions": positions, "residual": residual, "norm": norm,
-        }  # fmt: skip
         self.embed_dim, self.pool = embed_dim, pool
         patches = self.grid_size[0] * self.grid_size[1]
         tokens = patches + 1 if pool == "class" else patches
@@ -133,13 +130,11 @@ class VisionTransformer(nn.Module):
         self.position_embedding = nn.Parameter(0.02 * torch.randn(1, tokens, embed_dim)) if positions else None
         self.blocks = nn.Sequential()
         for _ in range(depth):
-            self.blocks.append(
-                TransformerBlock(embed_dim, num_heads, mlp_ratio=mlp_ratio, residual=residual, norm=norm)
-            )
-        self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
+            options: dict[str, Any] = {"mlp_ratio": mlp_ratio, "residual": residual, "norm": norm, "norm_eps": norm_eps}
+            self.blocks.append(TransformerBlock(embed_dim, num_heads, **options))
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norm else nn.Identity()
         self.head: nn.Module = nn.Identity()
         if num_classes is not None:
-            check_positive_int("num_classes", num_classes)
             self.head = nn.Linear(patches * embed_dim if pool == "flatten" else embed_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -177,17 +172,40 @@ class VisionTransformer(nn.Module):
         >>> model.attention_maps(torch.rand(2, 3, 8, 8)).shape  # four patches and the class token
         torch.Size([2, 5, 3, 5, 5])
         """
-        maps, tokens = [], self._embed(images)
-        for block in self.blocks:
-            assert isinstance(block, TransformerBlock)  # nn.Sequential would hold any module
-            attention = block.attention
-            backend, attention.backend = attention.backend, "einops"  # the fused kernel never forms α
-            try:
-                maps.append(attention(block.attention_norm(tokens), return_weights=True)[1])
-            finally:
-                attention.backend = backend
-            tokens = block(tokens)
+        with record_attention(self) as maps:
+            self.tokens(images)
         return torch.stack(maps, dim=1)
+
+    @torch.no_grad()
+    def for_image_size(self, image_size: Size) -> "VisionTransformer":
+        """Return a copy for images of another size: patches as before, positions interpolated between the old ones.
+
+        The corners keep their positions, and the others are bicubic between them, as torchvision has it.
+
+        Raises:
+            ValueError: a classifier on ``pool="flatten"``, which has weights for each patch.
+
+        Source:
+            Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929); slide S24.
+
+        >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
+        >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape
+        torch.Size([2, 6, 2, 3])
+        """
+        if self.pool == "flatten" and isinstance(self.head, nn.Linear):
+            raise ValueError("pool='flatten' has a head with weights for each patch; try pool='mean'")
+        model = deepcopy(self)
+        model.config = {**self.config, "image_size": image_size}
+        model.image_size = as_pair("image_size", image_size)
+        model.grid_size, _ = grid_of_patches(image_size, self.config["patch_size"])
+        if self.position_embedding is not None:
+            others = self.position_embedding.shape[1] - self.grid_size[0] * self.grid_size[1]  # a class token's
+            (grid,) = widened(self.position_embedding[:, others:])
+            grid = rearrange(grid, "1 (nh nw) d -> 1 d nh nw", nh=self.grid_size[0])
+            grid = F.interpolate(grid, size=model.grid_size, mode="bicubic", align_corners=True)
+            places = rearrange(grid, "1 d nh nw -> 1 (nh nw) d").to(self.position_embedding)
+            model.position_embedding = nn.Parameter(torch.cat([self.position_embedding[:, :others], places], dim=1))
+        return model
 
     @classmethod
     def from_torchvision(cls, model: Any) -> "VisionTransformer":
@@ -222,11 +240,9 @@ class VisionTransformer(nn.Module):
             depth=len(model.encoder.layers),
             num_heads=model.encoder.layers[0].num_heads,
             mlp_ratio=model.mlp_dim / model.hidden_dim,
+            norm_eps=model.encoder.ln.eps,  # 1e-6, a tenth of PyTorch's default
         ).to(model.class_token)  # before loading, which would round float64 to float32
         ours.load_state_dict({_our_name(name): _our_layout(name, w) for name, w in model.state_dict().items()})
-        for part in ours.modules():
-            if isinstance(part, nn.LayerNorm):
-                part.eps = model.encoder.ln.eps  # 1e-6, a tenth of PyTorch's default
         return ours.train(model.training)
 
 
@@ -257,19 +273,10 @@ _TORCHVISION_NAMES = (
 )
 
 
-def _image_and_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the image's height and width in pixels, and in patches."""
-    height, width = as_sizes("image_size", image_size, axes=("height", "width"), minimum=1)
-    check_positive_int("patch_size", patch_size)
-    check_divides("patch_size", patch_size, height=height, width=width)
-    return (height, width), (height // patch_size, width // patch_size)
-
-
 def _check_size(images: Tensor, image_size: tuple[int, int]) -> None:
     check_rank("images", images, "b c h w")
     if images.shape[2:] != image_size:
-        received = f"{images.shape[2]} × {images.shape[3]}"
         raise ValueError(
-            f"images must have the model's image_size, {image_size[0]} × {image_size[1]}, received {received}; try "
-            f"F.interpolate(images, size={image_size})"
+            f"images must have the model's image_size, {image_size[0]} × {image_size[1]}, received {images.shape[2]} × "
+            f"{images.shape[3]}; try F.interpolate(images, size={image_size}), or a VisionTransformer's for_image_size"
         )

@@ -5,38 +5,37 @@ Read :mod:`~vlmcourse.models.tokenizer`, :mod:`~vlmcourse.models.language_model`
 """
 
 import json
-import math
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from vlmcourse._files import write_whole
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.connector import Connector
-from vlmcourse.models.language_model import (
-    LanguageModel,
-    check_sampling,
-    next_token_loss,
-    next_token_probabilities,
-)
-from vlmcourse.models.tokenizer import IMAGE, TextTokenizer, Tokenizer
-from vlmcourse.models.transformer import readable_attention
+from vlmcourse.models.language_model import LanguageModel, next_token_loss, next_token_probabilities
+from vlmcourse.models.tokenizer import IMAGE, Tokenizer
+from vlmcourse.models.transformer import record_attention
 from vlmcourse.models.vit import VisionTransformer
-from vlmcourse.ops._checks import check_positive_int
+from vlmcourse.ops._checks import check_floating, check_positive_int
 from vlmcourse.ops._modes import evaluating
 
 PROMPT = "What is in this image <image>? Answer:"
 Images = Tensor | Sequence[Tensor] | None
 
 
-class Answer(str):
-    """A model's answer: a string that remembers how it came about.
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A model's answer, and how it came about; ``str(answer)`` is its text, to compare and to print.
 
     Shapes:
         words: its tokens, as text. probabilities: ``(words,)``, what the model gave each of them (and the end, if it
@@ -45,29 +44,18 @@ class Answer(str):
         model ended the answer itself.
 
     >>> answer = Answer("a star", words=("a", "star"), probabilities=torch.tensor([0.9, 0.8, 1.0]), finished=True)
-    >>> answer, answer.words, answer.finished
-    ('a star', ('a', 'star'), True)
+    >>> print(answer, answer.words)
+    a star ('a', 'star')
     """
 
+    text: str
     words: tuple[str, ...]
     probabilities: Tensor
     finished: bool
-    attention: Tensor | None
+    attention: Tensor | None = None
 
-    def __new__(
-        cls,
-        text: str,
-        *,
-        words: Sequence[str] = (),
-        probabilities: Tensor | None = None,
-        finished: bool = True,
-        attention: Tensor | None = None,
-    ) -> "Answer":
-        """Return the string with its story."""
-        answer = super().__new__(cls, text)
-        answer.words, answer.finished, answer.attention = tuple(words), finished, attention
-        answer.probabilities = torch.ones(len(words)) if probabilities is None else probabilities
-        return answer
+    def __str__(self) -> str:
+        return self.text
 
 
 class VisionLanguageModel(nn.Module):
@@ -84,9 +72,7 @@ class VisionLanguageModel(nn.Module):
         over the answers' tokens (None without ``is_answer``).
 
     Raises:
-        ValueError: placeholders and images that do not match, unknown words, a text longer than the context, parts
-            that do not fit together; the message names which.
-        TypeError: arguments of the wrong kind.
+        ValueError: an image that would fill the whole context. Unknown words are all named, with the nearest known.
 
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
@@ -103,22 +89,23 @@ class VisionLanguageModel(nn.Module):
     >>> logits.shape  # 8 words and 36 image tokens, then 3 words of an answer and its end
     torch.Size([2, 48, 16])
     >>> answers = model.generate(images, prompt=PROMPT, max_new_tokens=5)
-    >>> len(answers), isinstance(answers[0], str)
+    >>> len(answers), len(answers[0].words) <= 5
     (2, True)
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        connector: Connector,
-        language_model: LanguageModel,
-        tokenizer: TextTokenizer,
+        self, encoder: nn.Module, connector: Connector, language_model: LanguageModel, tokenizer: Tokenizer
     ) -> None:
         super().__init__()
         if connector.out_features != language_model.embed_dim:
             raise ValueError(
                 f"connector must give vectors as wide as the language model's, {language_model.embed_dim}, received "
                 f"out_features={connector.out_features}"
+            )
+        if connector.num_tokens >= language_model.context_length:
+            raise ValueError(
+                f"connector must leave room for words: an image is {connector.num_tokens} tokens, and the language "
+                f"model's context_length is {language_model.context_length}; try a larger reduction or a longer context"
             )
         if language_model.vocabulary_size != len(tokenizer):
             raise ValueError(
@@ -141,27 +128,30 @@ class VisionLanguageModel(nn.Module):
         if not prompts or (answers is not None and len(prompts) != len(answers)):
             received = f"{len(prompts)} prompts" + ("" if answers is None else f" and {len(answers)} answers")
             raise ValueError(f"prompts must hold at least one text, and answers as many, received {received}")
-        rows, marks = [], []
-        for k, prompt in enumerate(prompts):
-            asked = self.tokenizer.encode(prompt)
-            if not asked:
-                raise ValueError(f"prompt {k} must hold at least one word, received {prompt!r}; try {PROMPT!r}")
-            said = [] if answers is None else [*self.tokenizer.encode(answers[k]), self.tokenizer.end_id]
-            rows.append(asked + said)
-            marks.append([False] * len(asked) + [True] * len(said))
-        longest = max(map(len, rows))
-        ids = [[self.tokenizer.pad_id] * (longest - len(row)) + row for row in rows]
-        return torch.tensor(ids), torch.tensor([[False] * (longest - len(mark)) + mark for mark in marks])
+        asked = [self.tokenizer.encode(prompt) for prompt in prompts]
+        said = [[*self.tokenizer.encode(answer), self.tokenizer.end_id] for answer in answers or ()] or [[]] * len(
+            asked
+        )
+        if [] in asked:
+            raise ValueError(f"prompt {asked.index([])} must hold at least one word, received none; try {PROMPT!r}")
+        longest = max(len(prompt) + len(answer) for prompt, answer in zip(asked, said, strict=True))
+        ids, is_answer = [], []
+        for prompt, answer in zip(asked, said, strict=True):
+            padding = longest - len(prompt) - len(answer)
+            ids.append([self.tokenizer.pad_id] * padding + prompt + answer)
+            is_answer.append([False] * (padding + len(prompt)) + [True] * len(answer))
+        return torch.tensor(ids), torch.tensor(is_answer)
 
     def forward(self, images: Images, ids: Tensor, is_answer: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the logits after every token, and the loss on the answers if they are marked."""
         image_tokens, counts = self.image_tokens(images, batch=len(ids))
         ids, is_answer = self._make_room(ids, is_answer, counts)
-        real = ids != self.tokenizer.pad_id
-        logits = self.language_model(self._embed(ids, image_tokens), real=real)
+        attention_mask = ids != self.tokenizer.pad_id
+        logits = self.language_model(self._embed(ids, image_tokens), attention_mask=attention_mask)
         if is_answer is None:
             return logits, None
-        return logits, next_token_loss(logits, ids, where=is_answer & real.roll(1, dims=1))  # nothing predicts a first
+        follows_a_token = attention_mask.roll(1, dims=1)  # nothing predicts a first token
+        return logits, next_token_loss(logits, ids, loss_mask=is_answer & follows_a_token)
 
     def image_tokens(self, images: Images, *, batch: int) -> tuple[Tensor | None, list[int]]:
         """Return the connector's vectors of all images, ``(all images, num_tokens, embed_dim)``, and how many a row."""
@@ -169,22 +159,17 @@ class VisionLanguageModel(nn.Module):
             return None, [0] * batch
         if isinstance(images, Tensor):
             if images.ndim not in (4, 5):
-                raise ValueError(
-                    f"images must have shape (b, c, h, w) or (b, k, c, h, w), received {tuple(images.shape)}; for one "
-                    f"image try images[None]"
-                )
-            counts = [1 if images.ndim == 4 else images.shape[1]] * len(images)
-            images = images if images.ndim == 4 else images.flatten(0, 1)
-        else:
-            if any(not isinstance(row, Tensor) or row.ndim != 4 for row in images):
-                raise ValueError("images in a list must be tensors (k, c, h, w), one a prompt; k may be 0")
-            counts = [len(row) for row in images]
-            if len({row.shape[1:] for row in images}) > 1:
-                raise ValueError(f"images must all have one size, received {sorted({tuple(r.shape) for r in images})}")
-            images = torch.cat(list(images))
-        if len(counts) != batch:
-            raise ValueError(f"images must come for each of the {batch} prompts, received {len(counts)}")
-        return (self.connector(self.features(images)) if len(images) else None), counts
+                expected = f"(b, c, h, w) or (b, k, c, h, w), received {tuple(images.shape)}"
+                raise ValueError(f"images must have shape {expected}; for one image try images[None]")
+            images = images[:, None] if images.ndim == 4 else images
+        if any(not isinstance(row, Tensor) or row.ndim != 4 for row in images):
+            raise ValueError("images in a list must be tensors (k, c, h, w), one a prompt; k may be 0")
+        if len(images) != batch:
+            raise ValueError(f"images must come for each of the {batch} prompts, received {len(images)}")
+        if len({row.shape[1:] for row in images}) > 1:
+            raise ValueError(f"images must all have one size, received {sorted({tuple(row.shape) for row in images})}")
+        together = torch.cat(list(images))
+        return (self.connector(self.features(together)) if len(together) else None), [len(row) for row in images]
 
     def features(self, images: Tensor) -> Tensor:
         """Return whatever the encoder has for places: a map, or tokens."""
@@ -194,10 +179,8 @@ class VisionLanguageModel(nn.Module):
         features = self.encoder(images)
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
             received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"encoder must give a map (b, c, h, w) or tokens (b, n, d), received {received}; a single vector for "
-                f"an image has lost its places"
-            )
+            expected = "a map (b, c, h, w) or tokens (b, n, d), since one vector for an image has lost its places"
+            raise ValueError(f"encoder must give {expected}, received {received}")
         return features
 
     def _make_room(self, ids: Tensor, is_answer: Tensor | None, counts: list[int]) -> tuple[Tensor, Tensor | None]:
@@ -205,12 +188,12 @@ class VisionLanguageModel(nn.Module):
         ids = ids.to(next(self.language_model.parameters()).device)
         placeholder = ids == self.tokenizer.image_id
         found = placeholder.sum(1).tolist()
-        for row, (wanted, received) in enumerate(zip(found, counts, strict=True)):
-            if wanted != received:
-                raise ValueError(
-                    f"prompt {row} has {wanted} {IMAGE} placeholder{'' if wanted == 1 else 's'}, received {received} "
-                    f"image{'' if received == 1 else 's'} for it; each placeholder stands for one image"
-                )
+        if found != counts:
+            row = next(row for row, (there, wanted) in enumerate(zip(counts, found, strict=True)) if there != wanted)
+            raise ValueError(
+                f"prompt {row} has {found[row]} of the placeholder {IMAGE}, and {counts[row]} images came for it; each "
+                f"placeholder stands for one image"
+            )
         ends = torch.where(placeholder, self.connector.num_tokens, 1).cumsum(1)  # where each token's last copy lands
         columns = torch.arange(int(ends[:, -1].max()), device=ids.device)
         columns = columns - (len(columns) - ends[:, -1:])  # below zero: padding on the left
@@ -251,66 +234,89 @@ class VisionLanguageModel(nn.Module):
             return_attention: keep where each word looked, in :class:`Answer`.
 
         Raises:
-            ValueError: as for the model; also options out of range.
+            ValueError: images with NaN or infinity. Pixels far outside [0, 1] only cause a warning, since an encoder
+                of your own may want them.
         """
         check_positive_int("max_new_tokens", max_new_tokens)
-        check_sampling(temperature, top_p)
-        if isinstance(prompt, str):
-            prompt = [prompt] * (1 if images is None else len(images))
+        _check_pixels(images)
+        words, language_model = self.tokenizer, self.language_model
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
-        with evaluating(self), readable_attention(self.language_model if return_attention else nn.Identity()):
-            ids, _ = self.tokenize(prompt)
-            image_tokens, counts = self.image_tokens(images, batch=len(ids))
-            ids, _ = self._make_room(ids, None, counts)
-            real = ids != self.tokenizer.pad_id
-            is_image = ids == self.tokenizer.image_id
-            room = (self.language_model.context_length - real.sum(1)).clamp(max=max_new_tokens)
-            if int(room.min()) < 1:
-                raise ValueError(
-                    f"prompt {int(room.argmin())} takes {int(real.sum(1).max())} tokens, images included, and leaves "
-                    f"no room for an answer in context_length={self.language_model.context_length}; shorten the prompt"
-                )
-            said, sure, maps = [], [], []
-            tokens, cache = self._embed(ids, image_tokens), self.language_model.new_cache()
-            running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        recorder: AbstractContextManager[list[Tensor]] = nullcontext([])
+        if return_attention:
+            recorder = record_attention(language_model)
+        generated, probabilities, looks = [], [], []
+        with evaluating(self), recorder as maps:
+            ids, tokens, room = self._read(images, prompt)
+            attention_mask, cache = ids != words.pad_id, language_model.new_cache()
+            running, room = torch.ones_like(room, dtype=torch.bool), room.clamp(max=max_new_tokens)
             for step in range(int(room.max())):
-                if return_attention:
-                    logits, weights = self.language_model(tokens, real=real, cache=cache, return_weights=True)
-                    maps.append(reduce(weights[..., -1, : is_image.shape[1]], "b depth head j -> b depth j", "mean"))
-                else:
-                    logits = self.language_model(tokens, real=real, cache=cache)
-                logits = logits[:, -1].float().cpu()
-                logits[:, [self.tokenizer.pad_id, self.tokenizer.image_id]] = -math.inf  # these cannot be said
-                chances = next_token_probabilities(logits, temperature=temperature, top_p=top_p)
-                chosen = torch.multinomial(chances, 1, generator=generator)
-                sure.append(logits.softmax(-1).gather(1, chosen)[:, 0])
+                logits = language_model(tokens, attention_mask=attention_mask, cache=cache)[:, -1].float().cpu()
+                logits[:, [words.pad_id, words.image_id]] = -inf  # these cannot be said
+                distribution = next_token_probabilities(logits, temperature=temperature, top_p=top_p)
+                chosen = torch.multinomial(distribution, 1, generator=generator)
+                probabilities.append(logits.softmax(-1).gather(1, chosen)[:, 0])
                 chosen = chosen.to(ids.device)
-                said.append(chosen[:, 0].masked_fill(~running, self.tokenizer.pad_id))
-                running = running & (said[-1] != self.tokenizer.end_id) & (step + 1 < room)
+                generated.append(chosen[:, 0].masked_fill(~running, words.pad_id))
+                if maps:
+                    last = torch.stack([weights[..., -1, : ids.shape[1]] for weights in maps], dim=1)
+                    looks.append(reduce(last, "b depth head j -> b depth j", "mean"))
+                    maps.clear()
+                running = running & (generated[-1] != words.end_id) & (step + 1 < room)
                 if not running.any():
                     break
-                tokens, real = self.language_model.embed(chosen), running[:, None]
-        return [
-            self._answer(row, torch.stack(said, 1), torch.stack(sure, 1), maps, is_image) for row in range(len(ids))
-        ]
+                tokens, attention_mask = language_model.embed(chosen), running[:, None]
+        attention = torch.stack(looks, dim=2) if looks else [None] * len(ids)
+        rows = zip(ids, torch.stack(generated, dim=1), torch.stack(probabilities, dim=1), attention, strict=True)
+        return [self._answer(*row) for row in rows]
 
-    def _answer(self, row: int, said: Tensor, sure: Tensor, maps: list[Tensor], is_image: Tensor) -> Answer:
-        """Gather what belongs to one row."""
-        ids = [number for number in said[row].tolist() if number != self.tokenizer.pad_id]
-        finished = ids[-1] == self.tokenizer.end_id
-        words = ids[:-1] if finished else ids
-        attention = None
-        if maps:
-            looks = torch.stack([step[row] for step in maps], dim=1)[:, : len(words)]
+    def _read(self, images: Images, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the prompts' numbers with room for the images, their vectors, and how many tokens may follow."""
+        if isinstance(prompt, str):
+            prompt = [prompt] * (1 if images is None else len(images))
+        ids, _ = self.tokenize(prompt)
+        image_tokens, counts = self.image_tokens(images, batch=len(ids))
+        ids, _ = self._make_room(ids, None, counts)
+        lengths = (ids != self.tokenizer.pad_id).sum(1)
+        context_length = self.language_model.context_length
+        if int(lengths.max()) >= context_length:
+            raise ValueError(
+                f"prompt {int(lengths.argmax())} takes {int(lengths.max())} tokens, images included, and leaves no "
+                f"room for an answer in {context_length=}; shorten it"
+            )
+        return ids, self._embed(ids, image_tokens), context_length - lengths
+
+    def _answer(self, ids: Tensor, generated: Tensor, probabilities: Tensor, attention: Tensor | None) -> Answer:
+        """Gather what belongs to one row; the attention ``(depth, steps, tokens of the prompt)`` keeps the images'."""
+        said = [number for number in generated.tolist() if number != self.tokenizer.pad_id]
+        finished = said[-1] == self.tokenizer.end_id
+        words = said[:-1] if finished else said
+        if attention is not None:
             height, width = self.connector.grid_size
-            attention = rearrange(looks[..., is_image[row]], "l n (k h w) -> l n k h w", h=height, w=width).cpu()
+            attention = attention[:, : len(words), ids == self.tokenizer.image_id].cpu()
+            attention = rearrange(attention, "depth n (k h w) -> depth n k h w", h=height, w=width)
         return Answer(
             self.tokenizer.decode(words),
-            words=[self.tokenizer.decode([number]) for number in words],
-            probabilities=sure[row, : len(ids)],
+            words=tuple(self.tokenizer.decode([number]) for number in words),
+            probabilities=probabilities[: len(said)],
             finished=finished,
             attention=attention,
         )
+
+
+def _check_pixels(images: Images) -> None:
+    """Refuse what is not a number, and warn of pixels that are not about from 0 to 1."""
+    for some in [images] if isinstance(images, Tensor) else images or ():
+        if isinstance(some, Tensor) and some.numel():
+            check_floating("images", some)
+            low, high = (float(end) for end in some.aminmax())
+            if not (isfinite(low) and isfinite(high)):
+                raise ValueError(f"images must hold finite numbers, received values from {low} to {high}")
+            if low < -0.1 or high > 1.1:
+                warnings.warn(
+                    f"images should lie in [0, 1], received values from {low:.3g} to {high:.3g}; try images / 255, or "
+                    f"the images before they were normalised",
+                    stacklevel=3,
+                )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -318,7 +324,12 @@ class VisionLanguageModel(nn.Module):
 # ---------------------------------------------------------------------------------------------------------
 
 _FORMAT = "vlmcourse.vlm.1"
-_ENCODERS: dict[str, type[nn.Module]] = {"ConvEncoder": ConvEncoder, "VisionTransformer": VisionTransformer}
+_PARTS: dict[str, tuple[type, ...]] = {
+    "encoder": (ConvEncoder, VisionTransformer),
+    "connector": (Connector,),
+    "language_model": (LanguageModel,),
+    "tokenizer": (Tokenizer,),
+}
 
 
 def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -330,8 +341,7 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
         provenance: what is worth knowing in a year (data, seed, scores, commit, date): anything that JSON can hold.
 
     Raises:
-        TypeError: an encoder or tokenizer that this file format does not know, or a provenance that is not JSON.
-        OSError: the file cannot be written; what was there before is left as it was.
+        TypeError: a part of your own class, which the file could not build again.
 
     Source:
         The safetensors format (huggingface.co/docs/safetensors).
@@ -346,26 +356,28 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     >>> provenance
     {'data': 'none: random weights'}
     """
-    kind = type(model.encoder).__name__
-    if type(model.encoder) is not _ENCODERS.get(kind):
-        raise TypeError(f"encoder must be one of {', '.join(_ENCODERS)} to be saved whole, received {kind}")
-    if not isinstance(model.tokenizer, Tokenizer):
-        raise TypeError(f"tokenizer must be a Tokenizer to be saved whole, received {type(model.tokenizer).__name__}")
+    for name, known in _PARTS.items():
+        if type(getattr(model, name)) not in known:
+            raise TypeError(
+                f"{name} must be a {' or '.join(part.__name__ for part in known)} to be saved whole, received "
+                f"{type(getattr(model, name)).__name__}; torch.save(model.state_dict(), path) keeps the weights alone, "
+                f"for a model that you build in code"
+            )
     form = {
-        "encoder": {"kind": kind, **cast(dict[str, Any], model.encoder.config)},
+        "encoder": {"kind": type(model.encoder).__name__, **model.encoder.config},  # type: ignore[dict-item]
         "connector": model.connector.config,
         "language_model": model.language_model.config,
         "tokenizer": model.tokenizer.to_dict(),
     }
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, save(state, metadata))
+    write_whole(Path(path).expanduser(), save(state, metadata))
 
 
 def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
     """Return a model that :func:`save_vlm` wrote, on the CPU and ready to answer, and its provenance.
 
-    No code from the file is executed.
+    No code from the file is executed, and its sizes are held against its tensors before anything is allocated.
 
     Raises:
         ValueError: the file is no safetensors file, is cut short, or holds something else than such a model.
@@ -375,22 +387,43 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
     Traceback (most recent call last):
     FileNotFoundError: No such file or directory: nowhere.safetensors
     """
+    path = Path(path).expanduser()
+    if path.exists() and not path.is_file():
+        raise IsADirectoryError(f"{path} is not a file; name the one that save_vlm wrote")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"its metadata has no format {_FORMAT!r}")
-        form = json.loads(metadata["form"])
-        kind = form["encoder"].pop("kind")
-        model = VisionLanguageModel(
-            _ENCODERS[kind](**form["encoder"]),
-            Connector(**form["connector"]),
-            LanguageModel(**form["language_model"]),
-            Tokenizer.from_dict(form["tokenizer"]),
-        )
-        model.load_state_dict(state)
-        return model.eval(), json.loads(metadata["provenance"])
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            if metadata.get("format") != _FORMAT:
+                raise ValueError(f"its metadata has no format {_FORMAT!r}")
+            form, provenance = json.loads(metadata["form"]), dict(json.loads(metadata["provenance"]))
+            shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _check_sizes(form, shapes)
+            model = _build(form)
+            model.load_state_dict({name: file.get_tensor(name) for name in shapes})
+            return model.eval(), provenance
+    except OSError:
+        raise
+    except Exception as error:  # whatever a spoilt file brings about
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a whole file of save_vlm ({reason})") from error
+
+
+def _build(form: Mapping[str, Any]) -> VisionLanguageModel:
+    """Return a model of this form, with new weights."""
+    options = dict(form["encoder"])
+    encoder = {known.__name__: known for known in _PARTS["encoder"]}[options.pop("kind")](**options)
+    connector, language_model = Connector(**form["connector"]), LanguageModel(**form["language_model"])
+    return VisionLanguageModel(encoder, connector, language_model, Tokenizer.from_dict(form["tokenizer"]))
+
+
+def _check_sizes(form: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
+    """Raise unless a model of this form has exactly these tensors; it is built without memory for them."""
+    encoder = form["encoder"]
+    depths = [form["language_model"]["depth"], encoder.get("depth", 0), *encoder.get("depths", ())]
+    if max(depths) > len(shapes):
+        raise ValueError(f"its form has {max(depths)} layers, and the file {len(shapes)} tensors")
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in _build(form).state_dict().items()}
+    differ = sorted(name for name in expected.keys() | shapes if expected.get(name) != shapes.get(name))
+    if differ:
+        raise ValueError(f"its form and its tensors differ in {differ[0]}")

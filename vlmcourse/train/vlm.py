@@ -264,7 +264,7 @@ def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = 
     said: list[str] = []
     for rows in torch.arange(len(asked)).split(500):
         some = None if images is None else images[rows].to(where)
-        said += model.generate(some, prompt=[prompts[row] for row in rows.tolist()])
+        said += map(str, model.generate(some, prompt=[prompts[row] for row in rows.tolist()]))
     return said
 
 
