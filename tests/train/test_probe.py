@@ -1,5 +1,7 @@
 """Probes: the encoder stands still, the optimum is scikit-learn's, and only training data standardises."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -148,9 +150,11 @@ def test_uint8_images_are_read_from_zero_to_one():
     assert torch.equal(extract_features(nn.Flatten(), images, device="cpu"), torch.ones(2, 48))
 
 
-def test_probe_finds_the_optimum_that_scikit_learn_finds():
-    features, labels = clouds()
-    penalty = 0.1
+@pytest.mark.parametrize("penalty", [0.01, 0.1])
+@pytest.mark.parametrize("d", [7, 80])  # fewer dimensions than examples, and more
+def test_probe_finds_the_optimum_that_scikit_learn_finds(d, penalty):
+    features, labels = clouds(d=d)
+    features = features @ torch.randn(d, d, generator=torch.Generator().manual_seed(2))  # entries that correlate
     probe = LinearProbe(penalties=[penalty]).fit(features, labels, features, labels)
     inputs = ((features - features.mean(0)) / features.std(0, unbiased=False)).double().numpy()
     theirs = LogisticRegression(C=1 / (penalty * len(labels)), tol=1e-10, max_iter=10_000).fit(inputs, labels.numpy())
@@ -177,6 +181,29 @@ def test_penalty_is_chosen_on_validation_and_not_on_training_data():
     assert len(set(probe.validation_scores.values())) == 2
     mixed_up = LinearProbe(penalties=[1e-4, 1.0]).fit(features, labels, validation[0], validation[1].roll(1))
     assert mixed_up.validation_scores != probe.validation_scores
+
+
+@pytest.mark.parametrize(
+    ("penalties", "said"),
+    [
+        ((0.1, 1.0, 10.0), ["the best penalty, 0.1, is the weakest offered; add a weaker one"]),
+        ((1e-4, 1e-3, 0.1), ["the best penalty, 0.1, is the strongest offered; add a stronger one"]),
+        ((1e-3, 0.1, 10.0), []),
+        ((10.0,), []),  # no choice, nothing to say
+    ],
+)
+def test_the_probe_warns_where_the_best_penalty_is_at_an_end_of_the_list(penalties, said):
+    def rare_and_common(n, *, seed):  # an endless penalty always says "common", none at all learns noise by heart
+        generator = torch.Generator().manual_seed(seed)
+        labels = (torch.rand(n, generator=generator) < 0.25).long()
+        features = torch.randn(n, 40, generator=generator)
+        features[:, 0] += 2 * labels
+        return features, labels
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        LinearProbe(penalties=penalties).fit(*rare_and_common(80, seed=0), *rare_and_common(2000, seed=1))
+    assert [str(warning.message) for warning in caught] == said
 
 
 def test_constant_and_tiny_features_do_no_harm():

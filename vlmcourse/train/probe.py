@@ -6,6 +6,7 @@ looked at once, by ``score``.
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -74,7 +75,8 @@ class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
     Minimised is the mean cross-entropy plus ``penalty / 2`` times the squared weights (not the biases), to convergence
-    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts.
+    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts. A warning says when
+    the best penalty is the weakest or the strongest one offered, since one beyond it may be better.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
@@ -117,16 +119,18 @@ class LinearProbe:
         deviation = wide.std(dim=0, unbiased=False)
         self.scale = torch.where(deviation > 1e-6 * self.mean.abs().clamp(min=1e-6), deviation, 1.0)  # constant: keep
         inputs = self._standardise(train_features)
+        axes, variance = _principal_axes(inputs)
+        inputs, judged = inputs @ axes, self._standardise(validation_features) @ axes
         best = -1.0
-        weight, bias = torch.zeros(self.num_classes, inputs.shape[1]).to(inputs), inputs.new_zeros(self.num_classes)
+        weight, bias = inputs.new_zeros(self.num_classes, len(variance)), inputs.new_zeros(self.num_classes)
         self.validation_scores = {}
         for penalty in sorted(self.penalties, reverse=True):  # each starts from the smoother one before it
-            weight, bias = _minimise(inputs, train_labels, weight, bias, penalty)
-            logits = self._standardise(validation_features) @ weight.T + bias
-            score = (logits.argmax(dim=1) == validation_labels).double().mean().item()
+            weight, bias = _minimise(inputs, train_labels, weight, bias, penalty, variance)
+            score = ((judged @ weight.T + bias).argmax(dim=1) == validation_labels).double().mean().item()
             self.validation_scores[penalty] = score
             if score > best:  # on a tie the stronger penalty stays
-                best, self.penalty, self.weight, self.bias = score, penalty, weight, bias
+                best, self.penalty, self.weight, self.bias = score, penalty, weight @ axes.T, bias
+        self._warn_at_an_end()
         return self
 
     def predict(self, features: Tensor) -> Tensor:
@@ -145,6 +149,14 @@ class LinearProbe:
 
     def _standardise(self, features: Tensor) -> Tensor:
         return (features.double() - self.mean) / self.scale
+
+    def _warn_at_an_end(self) -> None:
+        ends = {min(self.penalties): ("weakest", "weaker"), max(self.penalties): ("strongest", "stronger")}
+        if len(ends) > 1 and self.penalty in ends and self.validation_scores[self.penalty] < 1:
+            is_end, beyond = ends[self.penalty]
+            warnings.warn(
+                f"the best penalty, {self.penalty:g}, is the {is_end} offered; add a {beyond} one", stacklevel=3
+            )
 
 
 def knn_accuracy(
@@ -352,21 +364,40 @@ def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
         )
 
 
-def _minimise(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return axes ``(d, r)`` along which the inputs do not correlate, and their variance along each, ``(r,)``.
+
+    Fewer inputs than dimensions span only part of the space, and outside of it the best weights are zero.
+    """
+    n, d = inputs.shape
+    if n < d:
+        _, deviation, axes = torch.linalg.svd(inputs, full_matrices=False)
+        return axes.T, deviation.square() / n
+    variance, axes = torch.linalg.eigh(inputs.T @ inputs / n)
+    return axes, variance.clamp(min=0)
+
+
+def _minimise(
+    inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    # In these units the objective is about equally steep in every direction, and L-BFGS takes far fewer steps. One in
+    # ten is the curvature of a cross-entropy over ten classes while the probe still guesses.
+    unit = (0.1 * variance + penalty).rsqrt()
+    scaled, bias = (weight / unit).requires_grad_(), bias.clone().requires_grad_()
     lbfgs = torch.optim.LBFGS(
-        [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        [scaled, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         lbfgs.zero_grad()
+        weight = scaled * unit
         loss = F.cross_entropy(inputs @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
         loss.backward()
         return loss
 
     with torch.enable_grad():
         lbfgs.step(closure)
-    return weight.detach(), bias.detach()
+    return (scaled * unit).detach(), bias.detach()
 
 
 def _locations(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
