@@ -19,10 +19,10 @@ setup:  ## create .venv and install what requirements.lock pins
 	@sh book/tools/setup.sh $(firstword $(MAKECMDGOALS))
 
 book: setup  ## execute the chapters that changed, render the book, say where it is
-	@$(VENV_PYTHON) book/tools/build.py $(if $(CELL_TIMEOUT),--timeout $(CELL_TIMEOUT))
+	@$(VENV_PYTHON) -m book.tools.build $(if $(CELL_TIMEOUT),--timeout $(CELL_TIMEOUT))
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
-	@$(VENV_PYTHON) book/tools/serve.py
+	@$(VENV_PYTHON) -m book.tools.serve
 
 results: setup  ## record chapters anew where their code has changed (CHAPTERS=, SLICE=seconds, JOBS=1, CHECK=1: only look)
 	@$(VENV_PYTHON) -m book.tools.results $(if $(CHECK),--check) $(if $(SLICE),--slice $(SLICE)) $(CHAPTERS)
@@ -31,28 +31,28 @@ pilot: setup  ## show what a few runs of a chapter measure, and by how much clai
 	@$(VENV_PYTHON) -m book.tools.results --pilot $(or $(RUNS),4) $(CHAPTERS)
 
 test: setup  ## lint, types, tests with doctests, and every chapter under nbval
-	@$(VENV_PYTHON) book/tools/check.py
+	@$(VENV_PYTHON) -m book.tools.check
 
 lint: setup  ## only ruff, on code and notebooks
-	@$(VENV_PYTHON) book/tools/check.py lint format
+	@$(VENV_PYTHON) -m book.tools.check lint format
 
 types: setup  ## only mypy
-	@$(VENV_PYTHON) book/tools/check.py types
+	@$(VENV_PYTHON) -m book.tools.check types
 
 unit: setup  ## only pytest, with doctests
-	@$(VENV_PYTHON) book/tools/check.py tests
+	@$(VENV_PYTHON) -m book.tools.check tests
 
 chapters: setup  ## only nbval over the chapters
-	@$(VENV_PYTHON) book/tools/check.py normalised chapters
+	@$(VENV_PYTHON) -m book.tools.check normalised chapters
 
 test-pages: setup  ## the rendered pages in a real browser (needs Chromium, and make book before)
-	@$(VENV_PYTHON) book/tools/check.py pages
+	@$(VENV_PYTHON) -m book.tools.check pages
 
 notebooks: setup  ## execute the chapters in place, in the form in which they are committed (CHAPTERS=)
-	@$(VENV_PYTHON) book/tools/refresh.py $(CHAPTERS)
+	@$(VENV_PYTHON) -m book.tools.refresh $(CHAPTERS)
 
 normalise: setup  ## bring notebooks into their committed form without executing them
-	@$(VENV_PYTHON) book/tools/normalise.py
+	@$(VENV_PYTHON) -m book.tools.normalise
 
 format: setup  ## let ruff format code and notebooks, and repair what it can
 	@$(VENV_PYTHON) -m ruff check --fix --quiet vlmcourse tests book lectures || true

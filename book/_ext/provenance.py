@@ -1,6 +1,7 @@
 """Numbers on the pages, read where they were measured: a table of recorded results, and a chapter's running time."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Results(SphinxDirective):
                 results.append(result)
         if not results:
             return [nodes.paragraph("", "", nodes.emphasis("", f"{NOT_MEASURED.capitalize()}."))]
-        return [table([row(result) for result in results])]
+        return [table(COLUMNS, [row(result) for result in results])]
 
 
 def row(result: dict[str, Any]) -> list[nodes.Node]:
@@ -50,15 +51,16 @@ def value(result: dict[str, Any]) -> str:
     return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
-def table(rows: list[list[nodes.Node]]) -> nodes.table:
-    """Return a docutils table with the columns above."""
+def table(columns: Sequence[str], rows: list[list[nodes.Node]]) -> nodes.table:
+    """Return a docutils table; columns without names have no head."""
 
     def line(cells: list[nodes.Node]) -> nodes.row:
         return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
 
-    group = nodes.tgroup(cols=len(COLUMNS))
-    group += [nodes.colspec(colwidth=1) for _ in COLUMNS]
-    group += nodes.thead("", line([nodes.Text(name) for name in COLUMNS]))
+    group = nodes.tgroup(cols=len(columns))
+    group += [nodes.colspec(colwidth=1) for _ in columns]
+    if any(columns):
+        group += nodes.thead("", line([nodes.Text(name) for name in columns]))
     group += nodes.tbody("", *map(line, rows))
     return nodes.table("", group, classes=["colwidths-auto"])
 

@@ -1,163 +1,103 @@
-"""Run one notebook in a fresh kernel: progress while it runs, and afterwards which of the project's files it used."""
+"""Run one notebook in a kernel of its own, so that nothing of the user's changes what it gives."""
 
-import ast
 import os
-import signal
-import sys
-import threading
+import shutil
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 
-import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
-from nbformat import NotebookNode
+from nbformat import NotebookNode, v4
 
-# Run last in the chapter's kernel. Modules tell which code it used; course.results keeps a list of what it read.
-PROBE = """
-import sys as _sys
-_files = {getattr(_module, "__file__", None) for _module in list(_sys.modules.values())}
-_files |= set(map(str, getattr(_sys.modules.get("vlmcourse.course.results"), "files_read", ())))
-_sys.stdout.write(str(sorted(_file for _file in _files if _file)))
-"""
+STARTUP = Path(__file__).with_name("kernel_startup.py")
+DIED = "The kernel died here, for want of memory or by a crash in compiled code."
+TOO_LONG = "The cell ran longer than {} s. Allow more with CELL_TIMEOUT=seconds, or 0 for no limit."
 
 
 class ChapterError(Exception):
     """A cell failed: the message is for the reader and holds the cell's source and the traceback."""
 
 
-class Progress:
-    """One line per chapter: rewritten every second where it is alone on a terminal, else printed now and then."""
-
-    def __init__(self, name: str, cells: int, *, alone: bool = True) -> None:
-        self.name, self.cells, self.cell = name, cells, 0
-        self.live = alone and sys.stdout.isatty()
-        self.started = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def __enter__(self) -> "Progress":
-        self._show()
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._done.set()
-        self._thread.join()
-        self._show("done" if kind is None else "FAILED" if issubclass(kind, Exception) else "stopped", end="\n")
-
-    def _tick(self) -> None:
-        while not self._done.wait(1.0 if self.live else 20.0):
-            self._show()
-
-    def _show(self, note: str = "", *, end: str | None = None) -> None:
-        line = f"  {self.name:<32} cell {self.cell:>3}/{self.cells:<3} {self.seconds:>6.1f} s  {note}".rstrip()
-        if self.live:
-            print(f"\r\033[K{line}", end=end or "", flush=True)
-        else:
-            print(line, flush=True)
-
-
-class Kernels:
-    """The kernels at work, so that whoever stops a build can take them down from another thread."""
-
-    def __init__(self) -> None:
-        self.clients: set[NotebookClient] = set()
-        self.stopped = False
-
-    def stop(self) -> None:
-        """Kill all kernels; chapters that run raise KeyboardInterrupt, and no cell starts any more."""
-        self.stopped = True
-        for client in list(self.clients):
-            pid = getattr(client.km and client.km.provisioner, "pid", None)
-            if pid:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def run_notebook(
+def execute(
     nb: NotebookNode,
     *,
-    name: str,
     folder: Path,
-    scratch: Path,
+    environment: Mapping[str, str],
     timeout: int | None = None,
-    env: Mapping[str, str] | None = None,
-    kernels: Kernels | None = None,
-    alone: bool = True,
-) -> tuple[float, list[Path]]:
-    """Execute ``nb`` in place, in ``folder``; return the seconds it took and the files its kernel loaded.
+    go_on: bool = False,
+    started: Callable[[int], object] = lambda number: None,
+) -> float:
+    """Execute ``nb`` in place, in ``folder``, and return the seconds it took; :func:`failures` finds what went wrong.
 
-    ``scratch`` stands in for the user's IPython folder, so that start-up files of theirs do not run. Notebooks run in
-    several threads at once, each in a kernel of its own; then they share ``kernels``, and none is ``alone``.
-
-    Raises:
-        ChapterError: a cell raised, ran longer than ``timeout`` seconds, or took the kernel down with it.
-        KeyboardInterrupt: another thread stopped the kernels.
+    A cell that raises ends the run, or with ``go_on`` leaves the others to run all the same. A kernel that dies and a
+    cell that takes longer than ``timeout`` seconds end it always. ``started`` is told the number of each cell.
     """
-    kernels = kernels or Kernels()
-    scratch.mkdir(parents=True, exist_ok=True)
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the python3 kernel of this environment, not one of the user's
-    client = NotebookClient(nb, kernel_name="python3", timeout=timeout, resources={"metadata": {"path": str(folder)}})
+    cells = code_cells(nb)
+    running = cells[0] if cells else None
+
+    def note(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal running
+        running = cell
+        started(next(number for number, other in enumerate(cells, start=1) if other is cell))
+
+    client = NotebookClient(
+        nb,
+        kernel_name="python3",
+        timeout=timeout,
+        allow_errors=go_on,
+        shutdown_kernel="immediate",
+        on_cell_execute=note,
+        resources={"metadata": {"path": str(folder)}},
+    )
     client.create_kernel_manager().transport_encryption = "auto"  # other users of the machine cannot listen in
-    code_cells = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
-    with Progress(name, len(code_cells), alone=alone) as progress:
-        number, index = 0, 0
-        kernels.clients.add(client)
-        try:
-            with client.setup_kernel(env=kernel_environment({"IPYTHONDIR": str(scratch), **(env or {})})):
-                for number, index in enumerate(code_cells, start=1):
-                    if kernels.stopped:
-                        raise KeyboardInterrupt
-                    progress.cell = number
-                    client.execute_cell(nb.cells[index], index, execution_count=number)
-                files = ask_for_files(client)
-        except (
-            CellExecutionError,
-            CellTimeoutError,
-            RuntimeError,
-        ) as error:  # RuntimeError: the kernel died, or never came up
-            if kernels.stopped:
-                raise KeyboardInterrupt from error
-            raise ChapterError(describe(error, name, number, len(code_cells), nb.cells[index], timeout)) from error
-        finally:
-            kernels.clients.discard(client)
-        return progress.seconds, files
-
-
-def kernel_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a chapter's kernel: the user's, less what would change its outputs."""
-    env = {**os.environ, "PYTHONHASHSEED": "0", **extra}
-    env.pop("MPLBACKEND", None)  # a backend that shows windows would leave the page without figures
-    return env
-
-
-def ask_for_files(client: NotebookClient) -> list[Path]:
-    """Ask the kernel which files it has loaded, without leaving a trace in the notebook."""
-    cell = nbformat.v4.new_code_cell(PROBE)
-    client.nb.cells.append(cell)
+    for cell in cells:
+        cell.outputs = []
+    began = time.monotonic()
     try:
-        client.execute_cell(cell, len(client.nb.cells) - 1, store_history=False)
-    finally:
-        client.nb.cells.pop()
-    printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
-    return [Path(file) for file in ast.literal_eval(printed)]
+        client.execute(env=dict(environment))
+    except CellExecutionError:
+        pass  # the cell shows it
+    except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died, or never came up
+        reason = TOO_LONG.format(timeout) if isinstance(error, CellTimeoutError) else DIED
+        if running is None:
+            raise
+        running.outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
+    return time.monotonic() - began
 
 
-def describe(error: Exception, name: str, number: int, total: int, cell: NotebookNode, timeout: int | None) -> str:
-    """Say which cell failed, show its source, and then what went wrong."""
-    if isinstance(error, CellTimeoutError):
-        reason = f"The cell ran longer than {timeout} s. Allow more with CELL_TIMEOUT=seconds, or 0 for no limit."
-    elif isinstance(error, RuntimeError):
-        reason = f"{error}. A kernel dies for want of memory, or by a crash in compiled code."
-    else:
-        reason = "\n".join(line for o in cell.outputs if o.output_type == "error" for line in o.traceback) or str(error)
-    source = "\n".join(f"    | {line}" for line in cell.source.splitlines())
-    return f"{name}: cell {number} of {total} failed\n\n{source}\n\n{reason}"
+def code_cells(nb: NotebookNode) -> list[NotebookNode]:
+    """Return the cells that execute."""
+    return [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def failure(cell: NotebookNode) -> NotebookNode | None:
+    """Return the error that a cell shows and was not meant to raise."""
+    if "raises-exception" in cell.metadata.get("tags", []):
+        return None
+    return next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
+
+
+def failures(nb: NotebookNode, name: str) -> list[str]:
+    """Say for each cell that failed which one it is, what is in it, and what went wrong."""
+    cells = code_cells(nb)
+    found = []
+    for number, cell in enumerate(cells, start=1):
+        if error := failure(cell):
+            source = "\n".join(f"    | {line}" for line in cell.source.splitlines())
+            reason = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
+            found.append(f"{name}: cell {number} of {len(cells)} failed\n\n{source}\n\n{reason}")
+    return found
+
+
+def kernel_environment(scratch: Path) -> dict[str, str]:
+    """Return the environment of the book's kernels: the user's, less what would change their outputs.
+
+    ``scratch`` stands in for the user's IPython folder, and holds the book's start-up file instead of theirs.
+    """
+    startup = scratch / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    shutil.copy(STARTUP, startup)
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # may hide figures
+    # The python3 kernel of this environment comes before one of the user's.
+    return {**environment, "IPYTHONDIR": str(scratch), "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}

@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 import vlmcourse
+from book.tools.normalise import read
 
-COUNTED = ("ops", "models", "data", "train")
+COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train"))
 DRAWS_ONLY = "vlmcourse.course.figures"
 SHIPPED = "vlmcourse.course.shipped"
 # Fields of syntax that change no number, or that only some versions of Python have.
@@ -36,10 +36,10 @@ def measured_cells(nb: NotebookNode) -> list[NotebookNode]:
 
 def made_from(notebook: Path, profile: str, *, root: Path) -> str:
     """Return the hash of all that a chapter's numbers depend on, besides machine and seed."""
-    code = chapter_code(notebook)
+    code = syntax_of(measured_cells(read(notebook)))
     parts = [profile, significant(code)]
-    for module, path in sorted(used_modules(code, root).items()):
-        if module.split(".")[1] in COUNTED:
+    for module, path in sorted(used_modules(code, root, without=DRAWS_ONLY).items()):
+        if module.startswith(COUNTED):
             parts += [module, significant(ast.parse(path.read_text(encoding="utf-8")))]
         if module == SHIPPED:
             weights = sorted((root / "vlmcourse" / "weights").glob("*"))
@@ -47,14 +47,13 @@ def made_from(notebook: Path, profile: str, *, root: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def chapter_code(notebook: Path) -> ast.Module:
-    """Return the syntax of a chapter's measured cells, its magics turned into Python."""
-    nb = nbformat.read(notebook, as_version=4)
+def syntax_of(cells: list[NotebookNode]) -> ast.Module:
+    """Return the syntax of code cells, their magics turned into Python."""
     transform = TransformerManager().transform_cell
-    return ast.parse("\n".join(transform(cell.source) for cell in measured_cells(nb)))
+    return ast.parse("\n".join(transform(cell.source) for cell in cells))
 
 
-def used_modules(code: ast.AST, root: Path) -> dict[str, Path]:
+def used_modules(code: ast.AST, root: Path, *, without: str = "-") -> dict[str, Path]:
     """Return the modules of the package that code imports, directly or through one another, and their files."""
     found: dict[str, Path] = {}
     waiting = list(imported(code))
@@ -62,10 +61,9 @@ def used_modules(code: ast.AST, root: Path) -> dict[str, Path]:
         name = waiting.pop()
         base = root.joinpath(*name.split("."))
         path = next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
-        if name in found or path is None or name == "vlmcourse" or name.startswith(DRAWS_ONLY):
-            continue
-        found[name] = path
-        waiting += imported(ast.parse(path.read_text(encoding="utf-8")))
+        if path is not None and name not in found and not name.startswith(without):
+            found[name] = path
+            waiting += imported(ast.parse(path.read_text(encoding="utf-8")))
     return found
 
 

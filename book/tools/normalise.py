@@ -1,20 +1,24 @@
 """Bring notebooks into the one form that is committed, so that executing them again changes nothing.
 
-Usage: normalise.py [--check] [NOTEBOOK...]     all chapters without one
+Usage: python -m book.tools.normalise [--check] [NOTEBOOK...]     all chapters without one
+
+nbformat's normaliser adds ids that are missing, and nb-clean takes outputs and numbers away. Ours keeps both, and makes
+them the same at every run; so it starts from what to keep, where theirs lists what to remove.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
-import nbformat.v4
+from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
-
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
@@ -24,63 +28,37 @@ NOTEBOOK_METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-# What editors and front ends leave behind. Everything else (tags, mystnb, slideshow, ...) is the author's.
-PASSING_NOTEBOOK_METADATA = (
-    "widgets",
-    "colab",
-    "vscode",
-    "papermill",
-    "interpreter",
-    "orig_nbformat",
-    "toc",
-    "signature",
-)
-PASSING_CELL_METADATA = (
-    "ExecuteTime",
-    "autoscroll",
-    "collapsed",
-    "colab",
-    "execution",
-    "id",
-    "outputId",
-    "papermill",
-    "pycharm",
-    "scrolled",
-    "trusted",
-    "vscode",
-)
+KEPT_METADATA = ("tags", "mystnb", "slideshow")  # the author's; editors and front ends leave the rest behind
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MEMORY_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 VOLATILE = "volatile"  # tag of cells whose output differs at every run: timings
+TEXT_LIMIT = 20_000  # characters of one output: more than anybody reads on a page
+DATA_LIMIT = 4_000_000  # characters of all outputs of a cell together, pictures included
 
 
-def normalise(nb: nbformat.NotebookNode, *, root: Path = ROOT) -> nbformat.NotebookNode:
+def normalise(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     """Change ``nb`` in place into its committed form, and return it. Doing so twice is the same as once."""
     nb.nbformat, nb.nbformat_minor = 4, 5
-    for key in PASSING_NOTEBOOK_METADATA:
-        nb.metadata.pop(key, None)
-    nb.metadata.update(nbformat.from_dict(NOTEBOOK_METADATA))
-
+    kept = {key: value for key, value in nb.metadata.items() if key in KEPT_METADATA}
+    nb.metadata = nbformat.from_dict({**kept, **NOTEBOOK_METADATA})
+    for cell in nb.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
     code_cells = [cell for cell in nb.cells if cell.cell_type == "code"]
     was_executed = any(cell.get("execution_count") or cell.outputs for cell in code_cells)
-    for cell in nb.cells:
-        for key in PASSING_CELL_METADATA:
-            cell.metadata.pop(key, None)
+    number = 0
     for cell in code_cells:
         cell.outputs = tidy_outputs(cell.outputs, root)
-        cell.execution_count = None
-    if was_executed:
-        # Never left empty: nbval fails a cell that has outputs and no number.
-        for number, cell in enumerate((cell for cell in code_cells if cell.source.strip()), start=1):
-            cell.execution_count = number
-            for output in cell.outputs:
-                if output.output_type == "execute_result":
-                    output.execution_count = number
+        number += bool(cell.source.strip())
+        # Never left empty where there are outputs: nbval fails a cell that has outputs and no number.
+        cell.execution_count = number if was_executed and cell.source.strip() else None
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = cell.execution_count
     name_cells(nb.cells)
     return nb
 
 
-def name_cells(cells: list[nbformat.NotebookNode]) -> None:
+def name_cells(cells: list[NotebookNode]) -> None:
     """Derive each cell's id from its content, so that converting a notebook from text again gives the same ids."""
     seen: dict[str, int] = {}
     for cell in cells:
@@ -89,35 +67,48 @@ def name_cells(cells: list[nbformat.NotebookNode]) -> None:
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
 
 
-def tidy_outputs(outputs: list[nbformat.NotebookNode], root: Path) -> list[nbformat.NotebookNode]:
-    """Drop stderr and widgets, join consecutive streams, take this machine's paths and addresses out of the text."""
-    kept: list[nbformat.NotebookNode] = []
-    for output in outputs:
-        if output.output_type == "stream":
-            if output.name == "stderr":
-                continue
-            if kept and kept[-1].output_type == "stream":
-                kept[-1].text += output.text
-                continue
-        elif WIDGET_VIEW in output.get("data", {}):
-            continue
-        kept.append(output)
-    for output in kept:
-        if output.output_type == "stream":
-            output.text = portable(overwrite_lines(output.text), root)
-        elif output.output_type == "error":
-            output.traceback = [portable(line, root) for line in output.traceback]
+def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
+    """Drop stderr and widgets, join streams, take this machine out of the text, and cut what no page can show."""
+
+    def tidy(text: str) -> str:
+        return portable(shortened(overwrite_lines(text)), root)
+
+    shown = [o for o in outputs if o.get("name") != "stderr" and WIDGET_VIEW not in o.get("data", {})]
+    kept: list[NotebookNode] = []
+    for is_stream, some in groupby(shown, lambda output: output.output_type == "stream"):
+        group = list(some)
+        if is_stream:
+            text = tidy("".join(output.text for output in group))
+            group = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
+        kept += group
+    room = DATA_LIMIT
+    for index, output in enumerate(kept):
+        if output.output_type == "error":
+            output.evalue, output.traceback = tidy(output.evalue), tidy("\n".join(output.traceback)).split("\n")
+        for mime, value in output.get("data", {}).items():
+            if mime.startswith("text/") and isinstance(value, str):
+                output.data[mime] = portable(value if mime == "text/html" else shortened(value), root)
+        output.get("metadata", {}).pop("needs_background", None)  # written by matplotlib, depends on its version
+        size = len(json.dumps(output))
+        if size > max(room, 1000):
+            note = {"text/plain": f"[an output of {size:,} characters is left out here]"}
+            kept[index] = nbformat.v4.new_output("display_data", note)
         else:
-            output.metadata.pop("needs_background", None)  # written by matplotlib, depends on its version
-            for mime, value in output.data.items():
-                if mime.startswith("text/") and isinstance(value, str):
-                    output.data[mime] = portable(value, root)
-    return [output for output in kept if output.output_type != "stream" or output.text]
+            room -= size
+    return kept
 
 
 def overwrite_lines(text: str) -> str:
     """Show of each line what a terminal would show: the part after the last carriage return."""
-    return re.sub(r"[^\n]*\r(?!\n)", "", text.replace("\r\n", "\n"))
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def shortened(text: str) -> str:
+    """Keep of a long text its beginning, and say how much was cut."""
+    if len(text) <= TEXT_LIMIT:
+        return text
+    shown = text[: TEXT_LIMIT - 100]  # room for the note, so that cutting twice is cutting once
+    return f"{shown}\n[{len(text) - len(shown):,} more characters are cut here]\n"
 
 
 def portable(text: str, root: Path) -> str:
@@ -128,19 +119,7 @@ def portable(text: str, root: Path) -> str:
     return MEMORY_ADDRESS.sub("at 0x000000", text)
 
 
-def keep_volatile_outputs(fresh: nbformat.NotebookNode, stored: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Give cells tagged ``volatile`` the outputs that ``stored`` has for the same source."""
-
-    def volatile(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-        return [c for c in nb.cells if c.cell_type == "code" and VOLATILE in c.metadata.get("tags", [])]
-
-    outputs = {cell.source: cell.outputs for cell in volatile(stored) if cell.outputs}
-    for cell in volatile(fresh):
-        cell.outputs = outputs.get(cell.source, cell.outputs)
-    return fresh
-
-
-def read(path: Path) -> nbformat.NotebookNode:
+def read(path: Path) -> NotebookNode:
     """Read a notebook of format 4.x as 4.5, with the ids that its content gives."""
     nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
     if nb.get("nbformat") != 4:
@@ -152,27 +131,29 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nb
 
 
-def text_of(nb: nbformat.NotebookNode) -> str:
+def text_of(nb: NotebookNode) -> str:
     """Return the notebook as it is written to disk: sorted keys, one space of indentation, a newline at the end."""
     nbformat.validate(nb)
     return nbformat.writes(nb).rstrip("\n") + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Normalise notebooks, or only say which are not."""
+    parser = argparse.ArgumentParser(description="Bring notebooks into the form that is committed.")
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not normalised")
     options = parser.parse_args(argv)
-    different = []
+    status = 0
     for path in options.notebooks or sorted((ROOT / "lectures").glob("*.ipynb")):
         text = text_of(normalise(read(path)))
-        if text != path.read_text(encoding="utf-8"):
-            different.append(path)
-            if not options.check:
-                path.write_text(text, encoding="utf-8")
-    for path in different:
+        if text == path.read_text(encoding="utf-8"):
+            continue
         print(f"{path}: {'not normalised; run: make normalise' if options.check else 'normalised'}")
-    return 1 if different and options.check else 0
+        if options.check:
+            status = 1
+        else:
+            path.write_text(text, encoding="utf-8")
+    return status
 
 
 if __name__ == "__main__":

@@ -1,18 +1,26 @@
-"""Execute chapters in place, in the form in which they are committed: quick profile, CPU, two threads.
+"""Execute chapters in place, in the form in which they are committed: quick profile, CPU, two threads, seed 0.
 
-Usage: refresh.py [CHAPTER...]     names like 07_self_attention; all chapters without one
+Usage: python -m book.tools.refresh [CHAPTER...]     names like 07_self_attention; all chapters without one
 """
 
 import copy
 import sys
 from pathlib import Path
 
-from build import write
-from execute import ChapterError, run_notebook
-from normalise import ROOT, keep_volatile_outputs, normalise, read, text_of
+from nbformat import NotebookNode
+
+from book.tools.execute import ChapterError, code_cells, execute, failures, kernel_environment
+from book.tools.normalise import ROOT, VOLATILE, normalise, read, text_of
+from vlmcourse._files import write_whole
 
 # Threads change the order of sums, and with it the last digits.
-AS_COMMITTED = {"VLMCOURSE_PROFILE": "quick", "VLMCOURSE_DEVICE": "cpu", "OMP_NUM_THREADS": "2"}
+AS_COMMITTED = {
+    "VLMCOURSE_PROFILE": "quick",
+    "VLMCOURSE_DEVICE": "cpu",
+    "VLMCOURSE_SEED": "0",
+    "VLMCOURSE_CLAIMS": "strict",
+    "OMP_NUM_THREADS": "2",
+}
 
 
 def refresh(path: Path, *, root: Path = ROOT, timeout: int | None = 600) -> bool:
@@ -23,30 +31,43 @@ def refresh(path: Path, *, root: Path = ROOT, timeout: int | None = 600) -> bool
     """
     stored = read(path)
     fresh = copy.deepcopy(stored)
-    scratch = root / "_build" / "ipython"
-    run_notebook(fresh, name=path.stem, folder=path.parent, scratch=scratch, timeout=timeout, env=AS_COMMITTED)
+    environment = {**kernel_environment(root / "_build" / "ipython"), **AS_COMMITTED}
+    execute(fresh, folder=path.parent, environment=environment, timeout=timeout)
+    if failed := failures(fresh, path.stem):
+        raise ChapterError(failed[0])
     text = text_of(normalise(keep_volatile_outputs(fresh, stored), root=root))
-    if text == path.read_text(encoding="utf-8"):
-        return False
-    write(path, text)
-    return True
+    changed = text != path.read_text(encoding="utf-8")
+    if changed:
+        write_whole(path, text.encode())
+    return changed
+
+
+def keep_volatile_outputs(fresh: NotebookNode, stored: NotebookNode) -> NotebookNode:
+    """Give cells tagged ``volatile`` the outputs that ``stored`` has for the same source."""
+
+    def volatile(nb: NotebookNode) -> list[NotebookNode]:
+        return [cell for cell in code_cells(nb) if VOLATILE in cell.metadata.get("tags", [])]
+
+    outputs = {cell.source: cell.outputs for cell in volatile(stored) if cell.outputs}
+    for cell in volatile(fresh):
+        cell.outputs = outputs.get(cell.source, cell.outputs)
+    return fresh
 
 
 def main(names: list[str]) -> int:
-    lectures = ROOT / "lectures"
-    paths = [lectures / f"{Path(name).stem}.ipynb" for name in names] or sorted(lectures.glob("*.ipynb"))
-    missing = [path.stem for path in paths if not path.is_file()]
-    if missing:
-        present = ", ".join(sorted(path.stem for path in lectures.glob("*.ipynb")))
-        print(f"No chapter is called {', '.join(missing)}; there are: {present}")
+    """Refresh the chapters that are named."""
+    present = {path.stem: path for path in sorted((ROOT / "lectures").glob("*.ipynb"))}
+    wanted = [Path(name).stem for name in names] or list(present)
+    if missing := [name for name in wanted if name not in present]:
+        print(f"No chapter is called {', '.join(missing)}; there are: {', '.join(present)}")
         return 2
     failed = 0
-    for path in paths:
+    for name in wanted:
         try:
-            print(f"  {path.stem}: {'changed' if refresh(path) else 'no difference'}")
+            print(f"  {name}: {'changed' if refresh(present[name]) else 'no difference'}", flush=True)
         except ChapterError as error:
             failed += 1
-            print(f"\n{error}\n\n{path.name} was left as it was.")
+            print(f"\n{error}\n\n{name} was left as it was.", flush=True)
     return 1 if failed else 0
 
 

@@ -14,7 +14,6 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,28 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import torch
 
-from book.tools.execute import ChapterError, run_notebook
-from book.tools.fingerprint import chapter_code, made_from, measured_cells, used_modules
+from book.tools.build import current_machine, git
+from book.tools.execute import ChapterError, execute, failures, kernel_environment
+from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
+from book.tools.normalise import ROOT, read
 from vlmcourse._files import write_whole
 from vlmcourse.course.chapter import Claim, Measurement, show_number
 from vlmcourse.course.runtime import profile
 
-ROOT = Path(__file__).resolve().parents[2]
 # What the widest instructions of a CPU are called, and how a wider CPU is made to do without.
 CAPABILITIES = {
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "AVX": {"ONEDNN_MAX_CPU_ISA": "AVX", "ATEN_CPU_CAPABILITY": "default"},
 }
 FIRST_SEED = 101  # the run on the page has seed 0, and is none of those it is compared with
-ASK_FOR_MACHINE = """
-import torch
-from vlmcourse.train.runtime import device
-where = device()
-print(torch.cuda.get_device_name(where) if where.type == "cuda" else where.type)
-"""
+CLAIM = ("text", "slide", "above", "below", "unit")  # what a claim promises
 
 
 class ResultError(Exception):
@@ -97,9 +91,8 @@ class Result:
 
     def refuse_changed_files(self) -> None:
         """Raise where a file that the numbers come from differs from the commit that would be named."""
-        used = used_modules(chapter_code(self.notebook), self.root).values()
-        files = [str(path.relative_to(self.root)) for path in (self.notebook, *used)]
-        changed = git(self.root, "status", "--porcelain", "--", *files)
+        used = used_modules(syntax_of(measured_cells(read(self.notebook))), self.root).values()
+        changed = git(self.root, "status", "--porcelain", "--", *map(str, (self.notebook, *used)))
         if changed:
             raise ResultError(f"{self.chapter} uses files that differ from the last commit; commit first:\n{changed}")
 
@@ -115,14 +108,17 @@ class Result:
         unfinished = log.with_suffix(".unfinished")
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
-        nb = nbformat.read(self.notebook, as_version=4)
+        nb = read(self.notebook)
         nb.cells = measured_cells(nb)
-        environment = {**condition.environment, "VLMCOURSE_MEASURED": str(unfinished), "TQDM_DISABLE": "1"}
+        environment = {**kernel_environment(self.root / "_build" / "ipython"), **condition.environment}
+        environment["VLMCOURSE_MEASURED"] = str(unfinished)
         if self.profile == "quick":
             environment["VLMCOURSE_DEVICE"] = "cpu"
-        name = f"{self.chapter} seed {condition.seed}, {condition.threads} threads, {condition.capability}"
-        folder, scratch = self.notebook.parent, self.root / "_build" / "ipython"
-        seconds, _ = run_notebook(nb, name=name, folder=folder, scratch=scratch, env=environment, alone=False)
+        name = f"{self.chapter}, seed {condition.seed}, {condition.threads} threads, {condition.capability}"
+        print(f"  {name} ...", flush=True)
+        seconds = execute(nb, folder=self.notebook.parent, environment=environment)
+        if failed := failures(nb, name):
+            raise ChapterError(failed[0])
         if made_from(self.notebook, self.profile, root=self.root) != self.made_from:
             raise ResultError(f"{self.chapter} was edited while it ran; call again")
         if not unfinished.is_file():
@@ -131,7 +127,8 @@ class Result:
         found["run"] = {
             **vars(condition),
             "seconds": round(seconds, 1),
-            "cpu": machine(environment),
+            "cpu": processor(),
+            "device": "cpu" if self.profile == "quick" else current_machine(ROOT)["device"],
             "torch": torch.__version__,
             "python": platform.python_version(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -179,7 +176,7 @@ class Result:
     def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> None:
         head = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from, "units": log["units"]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {**head, "claims": bounds_of(log), "runs": runs, "values": values}
+        content = {**head, "claims": promised(log), "runs": runs, "values": values}
         write_whole(self.path, (as_text(content) + "\n").encode())
 
 
@@ -240,34 +237,25 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine(environment: dict[str, str]) -> str:
-    """Return the name of the GPU that runs used, or of the CPU."""
-    command = [sys.executable, "-c", ASK_FOR_MACHINE]
-    asked = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
-    if asked.stdout.strip() != "cpu":
-        return asked.stdout.strip()
+def processor() -> str:
+    """Return the name of this machine's CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Return what git says."""
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+        lines = []
+    named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def measuring_chapters(root: Path = ROOT) -> list[str]:
     """Return the chapters that measure anything through a ``Chapter``."""
-    notebooks = sorted((root / "lectures").glob("*.ipynb"))
-    return [
-        path.stem
-        for path in notebooks
-        if any("Chapter(" in cell.source for cell in measured_cells(nbformat.read(path, as_version=4)))
-    ]
+    chapters = {path.stem: measured_cells(read(path)) for path in sorted((root / "lectures").glob("*.ipynb"))}
+    return [name for name, cells in chapters.items() if any("Chapter(" in cell.source for cell in cells)]
+
+
+def promised(log: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the claims of a run's log without what was measured."""
+    return [{key: claim[key] for key in CLAIM} for claim in log["claims"]]
 
 
 def pilot(result: Result, runs: int, deadline: float) -> str:
@@ -275,14 +263,8 @@ def pilot(result: Result, runs: int, deadline: float) -> str:
     found = result.run_all(conditions()[:runs], deadline=deadline)
     if not found:
         return "no run yet"
-    log = found[0]
-    shown = summary({"claims": bounds_of(log), "units": log["units"], "values": merged(found)})
-    return f"{len(found)} of {runs} runs\n{shown}"
-
-
-def bounds_of(log: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the claims of a run's log without what was measured."""
-    return [{key: claim[key] for key in ("text", "slide", "above", "below", "unit")} for claim in log["claims"]]
+    shown = {"claims": promised(found[0]), "units": found[0]["units"], "values": merged(found)}
+    return f"{len(found)} of {runs} runs\n{summary(shown)}"
 
 
 def bring_up_to_date(result: Result, deadline: float) -> str:

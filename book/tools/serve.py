@@ -4,25 +4,29 @@ import functools
 import http.server
 import os
 import sys
-from pathlib import Path
 
-HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+from book.tools.normalise import ROOT
+
+HTML = ROOT / "_build" / "html"
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves quietly, and so that a page rendered anew shows on reload."""
+
     def log_message(self, format: str, *arguments: object) -> None:
-        pass
+        """Say nothing."""
 
     def end_headers(self) -> None:
-        self.send_header("Cache-Control", "no-cache")  # a page rendered anew shows on reload
+        """Forbid the browser to keep pages."""
+        self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
 
 def open_server(host: str, port: int) -> http.server.ThreadingHTTPServer:
     """Listen on ``port``, or on the next free one of the twenty that follow."""
-    handler = functools.partial(QuietHandler, directory=str(HTML))
     for candidate in range(port, min(port + 20, 65536)):
         try:
+            handler = functools.partial(Handler, directory=str(HTML))
             server = http.server.ThreadingHTTPServer((host, candidate), handler)
         except OSError:
             continue
@@ -33,8 +37,8 @@ def open_server(host: str, port: int) -> http.server.ThreadingHTTPServer:
 
 
 def main() -> None:
-    port = os.environ.get("PORT", "8000")
-    host = os.environ.get("HOST", "127.0.0.1")
+    """Serve until Ctrl-C."""
+    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8000")
     if not port.isdecimal() or not 0 <= int(port) < 65536:
         raise SystemExit(f"PORT must be a number from 0 to 65535, received {port!r}")
     if not (HTML / "index.html").is_file():

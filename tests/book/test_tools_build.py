@@ -1,12 +1,11 @@
 """The book's builder, on a project of two tiny chapters: what it executes, what it keeps, and what it says."""
 
-import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,23 +13,16 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from book.tools import build as tool
+from book.tools import serve
+from book.tools.normalise import read
+
 ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / "book" / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import build as tool  # noqa: E402
-import serve  # noqa: E402
-from normalise import read  # noqa: E402
-
-ENVIRONMENT = tool.Environment(python="3.11.0", torch="2.14.1", device="cpu", profile="quick")
-RESULTS_MODULE = """
-    import pathlib
-    files_read = []
-    def load_result(name):
-        path = pathlib.Path(__file__).parents[2] / "book" / "results" / name
-        files_read.append(str(path))
-        return path.read_text()
-"""
+MACHINE = {"device": "cpu AVX2", "profile": "quick", "seed": "0", "Python": "3.11.0", "PyTorch": "2.14.1"}
+LOG = """import json, os
+claims = [{{"text": t, "slide": "S07", "value": v, "recorded": [0.8, 0.9, 1.0], "above": 0.5, "below": None,
+            "unit": "", "held": v > 0.2}} for t, v in {claims!r}.items()]
+json.dump({{"claims": claims}}, open(os.environ["VLMCOURSE_MEASURED"], "w"))"""
 
 
 class Project:
@@ -45,7 +37,6 @@ class Project:
         self.write("vlmcourse/data.py", "COLOURS = 7\n")
         self.write("vlmcourse/palette.txt", "red")
         self.write("vlmcourse/course/__init__.py", "")
-        self.write("vlmcourse/course/results.py", textwrap.dedent(RESULTS_MODULE))
         self.write("book/results/measured.json", "1")
         self.write("book/_toc.yml", "format: jb-book\nroot: book/intro\nchapters:\n- file: lectures/01_alpha\n")
         self.write("book/intro.md", "# Intro\n")
@@ -63,12 +54,12 @@ class Project:
         (self.root / "lectures").mkdir(exist_ok=True)
         nbformat.write(new_notebook(cells=cells), self.root / "lectures" / f"{name}.ipynb")
 
-    def build(self, environment: tool.Environment = ENVIRONMENT) -> tuple[int, list[str]]:
+    def build(self, machine: tool.Machine = MACHINE, *, timeout: int = 60) -> tuple[int, list[str]]:
         """Build; return the exit status and the chapters that were executed."""
         log = self.root / "executed.log"
         log.write_text("")
         self.book = tool.Book(self.root)
-        status = tool.build(self.book, environment, timeout=60)
+        status = tool.build(self.book, machine, timeout)
         return status, sorted(log.read_text().split())  # chapters run at once, in no order
 
     def page(self, name: str) -> str:
@@ -84,8 +75,9 @@ def project(tmp_path, monkeypatch):
 
     def render(book: tool.Book, signature: str) -> bool:
         made.rendered += 1
-        tool.write(book.html / "index.html", "")
-        tool.write(book.build / "rendered", signature)
+        book.html.mkdir(exist_ok=True)
+        (book.html / "index.html").write_text("")
+        (book.build / "rendered").write_text(signature)
         return True
 
     monkeypatch.setattr(tool.Book, "render", render)
@@ -162,13 +154,10 @@ def test_a_changed_or_new_data_file_of_the_package_executes_every_chapter(built,
     assert built.build() == (0, ["01_alpha", "02_beta"])
 
 
-def test_a_result_that_a_chapter_read_executes_it_when_it_changes(project):
-    project.chapter(
-        "02_beta", "# Beta", "from vlmcourse.course.results import load_result\nload_result('measured.json')"
-    )
-    assert project.build()[0] == 0
-    project.write("book/results/measured.json", "2")
-    assert project.build() == (0, ["02_beta"])
+@pytest.mark.parametrize(("name", "executed"), [("measured", ["01_alpha", "02_beta"]), ("02_beta_quick", ["02_beta"])])
+def test_a_recorded_result_executes_every_chapter_or_the_one_it_belongs_to(built, name, executed):
+    built.write(f"book/results/{name}.json", "2")
+    assert built.build() == (0, executed)
 
 
 def test_a_chapter_that_starts_processes_depends_on_the_whole_package(project):
@@ -186,26 +175,48 @@ def test_a_module_edited_while_its_chapter_runs_is_noticed_by_the_next_build(pro
 
 
 @pytest.mark.parametrize(
-    "change", [{"device": "cuda NVIDIA H200"}, {"profile": "full"}, {"torch": "2.15.0"}, {"python": "3.13.1"}]
+    "change", [{"device": "cuda NVIDIA H200"}, {"profile": "full"}, {"PyTorch": "2.15.0"}, {"seed": "7"}]
 )
-def test_another_device_profile_or_version_executes_every_chapter(built, change, capsys):
-    assert built.build(dataclasses.replace(ENVIRONMENT, **change)) == (0, ["01_alpha", "02_beta"])
+def test_another_device_profile_version_or_seed_executes_every_chapter(built, change, capsys):
+    assert built.build(MACHINE | change) == (0, ["01_alpha", "02_beta"])
     ((key, value),) = change.items()
-    assert f"{key} was {getattr(ENVIRONMENT, key)}, is {value}" in capsys.readouterr().out
+    assert f"{key} was {MACHINE[key]}, is {value}" in capsys.readouterr().out
 
 
-def test_a_failing_cell_is_shown_and_the_other_chapters_are_kept(project, capsys):
-    project.chapter("01_alpha", "# Alpha", "unfinished = 1", "colour = 'red'\nraise ValueError(f'no paint: {colour}')")
+# --- cells that fail, and claims that do not hold -----------------------------------------------------------
+
+
+def test_a_failing_cell_is_shown_on_its_page_and_everything_else_is_there(project, capsys):
+    failing = "colour = 'red'\nraise ValueError(f'no paint: {colour}')"
+    project.chapter("01_alpha", "# Alpha\n\nArea {glue:text}`area`.", "unfinished = 1", failing, "6 * 7", "1 / 0")
     assert project.build() == (1, ["01_alpha", "02_beta"])
     said = capsys.readouterr().out
-    assert "01_alpha: cell 3 of 3 failed" in said
-    assert "    | colour = 'red'" in said
-    assert "ValueError: no paint: red" in said
-    assert project.rendered == 0, "half a book is not rendered"
+    for part in (
+        "01_alpha: cell 3 of 5 failed",
+        "    | colour = 'red'",
+        "ValueError: no paint: red",
+        "2 cell(s) failed",
+    ):
+        assert part in said
+    assert project.rendered == 1
+    page = read(project.book.source / "lectures/01_alpha.ipynb")
+    assert [cell.cell_type for cell in page.cells] == [
+        *["markdown"],
+        *["code"] * 3,
+        "markdown",
+        "code",
+        "code",
+        "markdown",
+    ]
+    assert page.cells[5].outputs[0].data["text/plain"] == "42", "the cells below run all the same"
+    assert "The cell above failed" in page.cells[4].source
+    assert "`ValueError: no paint: red`" in page.cells[4].source
+    assert "{dropdown} Traceback" in page.cells[4].source
+    assert page.cells[3].outputs == [], "the traceback is shown once, folded"
+    assert page.cells[0].source.endswith("Area *(not measured here)*.")
     assert project.build() == (1, ["01_alpha"]), "the chapter that worked is not executed again"
     project.chapter("01_alpha", "# Alpha", "1")
     assert project.build() == (0, ["01_alpha"])
-    assert not list(project.book.failed.glob("*.ipynb"))
 
 
 def test_a_cell_that_is_meant_to_raise_does_not_fail_the_chapter(project):
@@ -214,18 +225,60 @@ def test_a_cell_that_is_meant_to_raise_does_not_fail_the_chapter(project):
     assert "as expected" in project.page("lectures/01_alpha.ipynb")
 
 
-def test_a_kernel_that_dies_is_reported_as_such(project, capsys):
-    project.chapter("01_alpha", "# Alpha", "import os\nos._exit(1)")
+def test_a_chapter_that_is_no_python_is_shown_as_such(project, capsys):
+    project.chapter("01_alpha", "# Alpha", "x = = 1", "6 * 7")
     assert project.build()[0] == 1
-    assert "Kernel died" in capsys.readouterr().out
+    assert "SyntaxError" in capsys.readouterr().out
+    assert '"42"' in project.page("lectures/01_alpha.ipynb")
+
+
+def test_a_kernel_that_dies_is_reported_as_such_and_leaves_its_page(project, capsys):
+    project.chapter("01_alpha", "# Alpha", "6 * 7", "import os\nos._exit(1)", "'never run'")
+    assert project.build()[0] == 1
+    assert "The kernel died here" in capsys.readouterr().out
+    assert '"42"' in project.page("lectures/01_alpha.ipynb")
+    assert "The kernel died here" in project.page("lectures/01_alpha.ipynb")
 
 
 def test_a_cell_that_takes_too_long_is_stopped_and_named(project, capsys):
     project.chapter("01_alpha", "# Alpha", "import time\ntime.sleep(60)")
-    assert tool.build(tool.Book(project.root), ENVIRONMENT, timeout=1) == 1
+    assert project.build(timeout=1)[0] == 1
     said = capsys.readouterr().out
     assert "01_alpha: cell 2 of 2 failed" in said
     assert "longer than 1 s" in said
+
+
+@pytest.mark.parametrize("source", ["%notamagic", "!exit 3"])
+def test_a_magic_that_does_not_exist_and_a_command_that_fails_are_failures(project, source, capsys):
+    project.chapter("01_alpha", "# Alpha", source)
+    assert project.build()[0] == 1
+    assert "01_alpha: cell 2 of 2 failed" in capsys.readouterr().out
+
+
+def test_a_kernel_starts_with_no_name_that_a_chapter_did_not_make(project):
+    project.chapter("01_alpha", "# Alpha", "[name for name in globals() if name[0] != '_']")
+    assert project.build()[0] == 0
+    assert "['In', 'Out', 'get_ipython', 'exit', 'quit', 'open']" in project.page("lectures/01_alpha.ipynb")
+
+
+def test_a_claim_that_does_not_hold_is_counted_and_is_no_failure(project, capsys, monkeypatch):
+    project.chapter("01_alpha", "# Alpha", LOG.format(claims={"one": 0.9, "two": 0.1}))
+    project.chapter("02_beta", "# Beta", LOG.format(claims={"three": 0.4}))
+    assert project.build()[0] == 0
+    said = capsys.readouterr().out
+    assert "2 of 3 claims held." in said
+    assert "Did not hold here: 01 S07 two: measured 0.1" in said
+    monkeypatch.setenv("VLMCOURSE_CLAIMS", "strict")
+    assert project.build() == (1, []), "nothing is executed to judge again"
+
+
+def test_a_build_without_end_of_output_ends_in_seconds(project):
+    project.chapter("01_alpha", "# Alpha", "for i in range(100): print(f'{i}' * 500_000)")
+    began = time.monotonic()
+    assert project.build()[0] == 0
+    assert time.monotonic() - began < 60
+    assert len(project.page("lectures/01_alpha.ipynb")) < 100_000
+    assert "more characters are cut here" in project.page("lectures/01_alpha.ipynb")
 
 
 @pytest.mark.parametrize("torn", ["01_alpha.ipynb", "01_alpha.json"])
@@ -235,6 +288,7 @@ def test_a_half_written_result_does_not_count_as_done(built, torn):
     assert built.build() == (0, ["01_alpha"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(project, sign):
     """In a process of its own, and with its own kernel's id written down by the chapter."""
@@ -242,9 +296,9 @@ def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(proj
     wait = "import os, time\nopen('../kernel.pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
     project.chapter("02_beta", "# Beta", wait)
     script = (
-        f"import signal, sys; sys.path.insert(0, {str(TOOLS)!r}); import build, pathlib\n"
+        f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); from book.tools import build\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script in the background may ignore it
-        f"build.current_environment = lambda root: build.Environment(**{dataclasses.asdict(ENVIRONMENT)!r})\n"
+        f"build.current_machine = lambda root: {MACHINE!r}\n"
         f"sys.exit(build.main(['--root', {str(project.root)!r}]))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -276,6 +330,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_chapters_run_at_once_on_a_cpu(project, monkeypatch):
     monkeypatch.setattr(tool, "CORES", 2)
     meet = "import pathlib, time\nfor _ in range(300):\n    pathlib.Path('../{me}').touch()\n    time.sleep(0.1)\n"
@@ -288,8 +343,8 @@ def test_chapters_run_at_once_on_a_cpu(project, monkeypatch):
 @pytest.mark.parametrize("changed", [{"device": "cuda NVIDIA H200"}, {"profile": "full"}])
 def test_a_gpu_and_a_long_run_are_not_shared(monkeypatch, changed):
     monkeypatch.setattr(tool, "CORES", 16)
-    assert tool.chapters_at_once(ENVIRONMENT) == 4
-    assert tool.chapters_at_once(dataclasses.replace(ENVIRONMENT, **changed)) == 1
+    assert tool.chapters_at_once(MACHINE) == 4
+    assert tool.chapters_at_once(MACHINE | changed) == 1
 
 
 def test_two_builds_at_once_do_not_mix(project):
@@ -302,14 +357,6 @@ def test_figures_do_not_depend_on_the_users_backend(project, monkeypatch):
     project.chapter("01_alpha", "# Alpha", "import matplotlib.pyplot as plt\nplt.plot([2, 3, 5]);")
     assert project.build()[0] == 0
     assert "image/png" in project.page("lectures/01_alpha.ipynb")
-
-
-def test_the_build_page_tells_device_versions_and_seconds(built):
-    page = built.page("book/this_build.md")
-    record = built.book.record(built.root / "lectures/01_alpha.ipynb")
-    for part in ("| device | cpu |", "| PyTorch | 2.14.1 |", "| profile | quick |", f"| {record.seconds:.1f} |"):
-        assert part in page
-    assert "{doc}`/lectures/02_beta`" in page
 
 
 def test_a_page_that_was_removed_is_removed_from_the_copy(built):
@@ -327,23 +374,48 @@ def test_an_edited_docstring_renders_again_even_where_no_chapter_uses_it(built):
     assert built.rendered == 2
 
 
-def test_a_warning_fails_the_rendering_every_time_and_keeps_the_last_good_book(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_the_rendered_book_shows_failures_claims_and_machine_and_a_warning_does_not_hide_it(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     project = Project(tmp_path)
-    project.chapter("01_alpha", "# Alpha", "6 * 7")
-    (tmp_path / "lectures/02_beta.ipynb").unlink()
+    project.chapter("01_alpha", "# Alpha\n\n(S07)=\n## Slide", "6 * 7", "raise ValueError('no `paint`')")
+    project.chapter("02_beta", "# Beta", LOG.format(claims={"two is more": 0.9, "one is not": 0.1}))
+    extensions = {name: (ROOT / "book" / "_ext" / f"{name}.py").read_text() for name in ("provenance", "machine")}
+    for name, text in extensions.items():
+        project.write(f"book/_ext/{name}.py", text)
+    for name in ("this_build", "claims"):
+        project.write(f"book/{name}.md", (ROOT / "book" / f"{name}.md").read_text())
+    pages = "".join(
+        f"- file: {name}\n" for name in ("lectures/01_alpha", "lectures/02_beta", "book/this_build", "book/claims")
+    )
+    project.write("book/_toc.yml", f"format: jb-book\nroot: book/intro\nchapters:\n{pages}")
     config = {"title": "Trial", "execute": {"execute_notebooks": "off"}, "only_build_toc_files": True}
-    project.write("_config.yml", json.dumps(config))
-    status, _ = project.build()
-    assert status == 0, capsys.readouterr().out
-    page = project.book.html / "lectures/01_alpha.html"
-    assert "42" in page.read_text()
+    local = {"local_extensions": dict.fromkeys(extensions, "book/_ext")}
+    project.write("_config.yml", json.dumps({**config, "sphinx": {**local, "extra_extensions": list(extensions)}}))
+    # The tiny package stands in for the real one in kernels only.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert project.build()[0] == 1, "a cell failed"
+    said = capsys.readouterr().out
+    assert "Rendering complained" not in said, said
+    page = (project.book.html / "lectures/01_alpha.html").read_text()
+    assert "42" in page
+    assert "The cell above failed" in page
+    assert re.search(r"<details(.|\n)*Traceback(.|\n)*no `paint`", page)
+    claims = (project.book.html / "book/claims.html").read_text()
+    assert "1 of 2 claims held on this machine" in claims
+    assert re.search(r'href="../lectures/01_alpha.html#s07"(.|\n)*two is more', claims)
+    assert "pst-scrollable-table-container" in claims
+    build = (project.book.html / "book/this_build.html").read_text()
+    for part in ("cpu AVX2", "2.14.1", "1 cell(s) failed", "1 of 2 claims held"):
+        assert part in build
 
     project.write("book/intro.md", "# Intro\n\n[](nowhere.md)\n")
     for _ in range(2):  # a second time too: Sphinx's memory of the page must not hide its warning
-        assert project.build() == (1, [])
+        assert project.build()[0] == 1
         assert "nowhere.md" in capsys.readouterr().out
-        assert "42" in page.read_text()
+        assert (project.book.html / "book/intro.html").is_file()
 
 
 def test_the_server_takes_the_next_port_when_one_is_taken(capsys):

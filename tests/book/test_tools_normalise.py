@@ -1,19 +1,16 @@
 """The committed form of notebooks: executing again changes nothing, and nothing of the author's is lost."""
 
 import copy
-import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-TOOLS = Path(__file__).parents[2] / "book" / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import normalise as tool  # noqa: E402
-from execute import ChapterError  # noqa: E402
-from refresh import refresh  # noqa: E402
+from book.tools import normalise as tool
+from book.tools.execute import ChapterError
+from book.tools.refresh import keep_volatile_outputs, refresh
 
 
 def messy_notebook(root: Path) -> nbformat.NotebookNode:
@@ -116,6 +113,51 @@ def test_a_progress_bar_written_over_itself_leaves_its_last_state():
     assert tool.overwrite_lines("start\n 10%\r 50%\r100%\nend\r\n") == "start\n100%\nend\n"
 
 
+def printing(*pieces: str) -> nbformat.NotebookNode:
+    outputs = [new_output("stream", name="stdout", text=piece) for piece in pieces]
+    return new_notebook(cells=[new_code_cell("1", outputs=outputs)])
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [["x" * 1_000_000 + "\n"] * 100, ["x" * 10_000_000], ["x\r" * 1_000_000], ["\r" * 5_000_000], ["x" * 100] * 50_000],
+    ids=["lines", "one line", "a progress bar", "returns", "pieces"],
+)
+def test_output_without_end_is_cut_in_seconds_with_a_line_that_says_so(pieces):
+    nb = printing(*pieces)
+    began = time.monotonic()
+    tool.normalise(nb)
+    assert time.monotonic() - began < 10
+    text = "".join(output.text for output in nb.cells[0].outputs)
+    whole = "".join(pieces)
+    if "\r" in whole:
+        assert text in ("x", "")
+    else:
+        shown = text.partition("\n[")[0].removesuffix("\n")
+        assert whole.startswith(shown)
+        assert len(text) <= tool.TEXT_LIMIT
+        assert f"[{len(whole) - len(shown):,} more characters are cut here]" in text
+    assert tool.text_of(tool.normalise(copy.deepcopy(nb))) == tool.text_of(nb)
+
+
+def test_an_output_too_large_for_a_page_is_left_out_by_name_and_the_others_are_kept():
+    picture = {"image/png": "A" * 3_000_000}
+    outputs = [new_output("display_data", data) for data in (picture, picture, {"text/plain": "'small'"})]
+    nb = tool.normalise(new_notebook(cells=[new_code_cell("1", outputs=outputs)]))
+    first, second, third = nb.cells[0].outputs
+    assert first.data == picture
+    assert second.data["text/plain"].startswith("[an output of 3,000,")
+    assert third.data["text/plain"] == "'small'"
+    assert tool.text_of(tool.normalise(copy.deepcopy(nb))) == tool.text_of(nb)
+
+
+def test_the_text_of_an_endless_error_is_cut_too():
+    error = new_output("error", ename="ValueError", evalue="x" * 10**6, traceback=["a", "x" * 10**6])
+    (output,) = tool.normalise(new_notebook(cells=[new_code_cell("1", outputs=[error])])).cells[0].outputs
+    assert len(output.evalue) <= tool.TEXT_LIMIT
+    assert len("\n".join(output.traceback)) <= tool.TEXT_LIMIT
+
+
 @pytest.mark.parametrize("prefix", ["{root}/", "~/course/"])
 def test_tracebacks_name_files_from_the_repository_down(prefix, monkeypatch, tmp_path):
     root = tmp_path / "course"
@@ -143,9 +185,9 @@ def test_a_volatile_cell_keeps_its_outputs_only_while_its_source_is_the_same():
         return new_notebook(cells=[new_code_cell(source, metadata={"tags": ["volatile"]}, outputs=[output])])
 
     stored = timing("measure(3)", "1.2 s")
-    same = tool.keep_volatile_outputs(timing("measure(3)", "9.9 s"), stored)
+    same = keep_volatile_outputs(timing("measure(3)", "9.9 s"), stored)
     assert same.cells[0].outputs[0].text == "1.2 s"
-    edited = tool.keep_volatile_outputs(timing("measure(5)", "9.9 s"), stored)
+    edited = keep_volatile_outputs(timing("measure(5)", "9.9 s"), stored)
     assert edited.cells[0].outputs[0].text == "9.9 s"
 
 
