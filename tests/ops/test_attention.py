@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import TOLERANCE, assert_equal_in_value_and_gradient, randn
 
@@ -15,7 +15,6 @@ from vlmcourse.ops.attention import KeyValueCache
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
-@settings(max_examples=1000, deadline=None)
 @given(
     batch=st.sampled_from([(), (1,), (3,), (2, 3)]),
     i=st.integers(1, 7),
@@ -113,7 +112,6 @@ def test_attention_takes_non_contiguous_tokens():
     torch.testing.assert_close(self_attention(tokens, tokens, tokens), self_attention(dense, dense, dense))
 
 
-@settings(max_examples=1000, deadline=None)
 @given(
     b=st.integers(1, 3),
     n=st.integers(1, 7),

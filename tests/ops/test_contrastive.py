@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     assert_equal_in_value_and_gradient,
@@ -27,7 +27,6 @@ def pair(n, d, *, dtype=torch.float64, device="cpu", seed=0):
     return [randn(n, d, dtype=dtype, device=device, seed=seed + k) for k in (0, 1)]
 
 
-@settings(max_examples=1000, deadline=None)
 @given(n=st.integers(2, 5), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
 def test_nt_xent_equals_the_papers_algorithm_as_a_double_loop(n, d, temperature, dtype, seed):
     assert_equal_in_value_and_gradient(
@@ -38,7 +37,6 @@ def test_nt_xent_equals_the_papers_algorithm_as_a_double_loop(n, d, temperature,
     )
 
 
-@settings(max_examples=1000, deadline=None)
 @given(n=counts, m=counts, d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
 def test_slide_loss_equals_a_double_loop(n, m, d, temperature, dtype, seed):
     negatives = randn(n, m, d, dtype=dtype, device="cpu", seed=seed + 2)
@@ -50,7 +48,6 @@ def test_slide_loss_equals_a_double_loop(n, m, d, temperature, dtype, seed):
     )
 
 
-@settings(max_examples=1000, deadline=None)
 @given(n=st.integers(2, 5), d=widths, temperature=temperatures, dtype=dtypes, seed=seeds)
 def test_info_nce_equals_a_double_loop(n, d, temperature, dtype, seed):
     assert_equal_in_value_and_gradient(
@@ -61,7 +58,6 @@ def test_info_nce_equals_a_double_loop(n, d, temperature, dtype, seed):
     )
 
 
-@settings(max_examples=300, deadline=None)
 @given(n=st.integers(2, 6), d=widths, dtype=dtypes, seed=seeds)
 def test_uniformity_equals_a_double_loop(n, d, dtype, seed):
     inputs = (randn(n, d, dtype=dtype, device="cpu", seed=seed),)

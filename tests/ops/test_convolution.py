@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import assert_equal_in_value_and_gradient, randn
 from torch import nn
@@ -28,7 +28,6 @@ def wide_conv3d(*inputs, **options):
 triple = st.tuples(small, small, small)
 
 
-@settings(max_examples=1000, deadline=None)
 @given(
     b=small,
     c_in=small,

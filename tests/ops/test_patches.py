@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import TOLERANCE, assert_equal_in_value_and_gradient, randn
 
@@ -26,7 +26,6 @@ def strided_convolution(embed: PatchEmbed):
     return convolve
 
 
-@settings(max_examples=1000, deadline=None)
 @given(b=sizes, c=sizes, nh=sizes, nw=sizes, ph=st.integers(1, 4), pw=st.integers(1, 4), seed=st.integers(0, 999))
 def test_patchify_places_every_pixel_where_index_arithmetic_says(b, c, nh, nw, ph, pw, seed):
     images = randn(b, c, nh * ph, nw * pw, dtype=torch.float32, device="cpu", seed=seed).detach()
@@ -44,7 +43,6 @@ def test_patchify_places_every_pixel_where_index_arithmetic_says(b, c, nh, nw, p
     assert torch.equal(patchify(images, patch_size=(ph, pw)), patches)  # one number or two
 
 
-@settings(max_examples=1000, deadline=None)
 @given(
     b=st.integers(1, 3),
     c=st.integers(1, 3),
