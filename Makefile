@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve results pilot test lint types unit chapters test-pages notebooks normalise format lock clean clean-venv
+.PHONY: help setup book serve results pilot test test-fast lint types unit chapters test-pages notebooks normalise format lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -32,6 +32,9 @@ pilot: setup  ## show what a few runs of a chapter measure, and by how much clai
 
 test: setup  ## lint, types, tests with doctests, and every chapter under nbval
 	@$(VENV_PYTHON) -m book.tools.check
+
+test-fast: setup  ## lint, types and short tests, for people who work on the code
+	@$(VENV_PYTHON) -m book.tools.check lint format types normalised fast-tests
 
 lint: setup  ## only ruff, on code and notebooks
 	@$(VENV_PYTHON) -m book.tools.check lint format
