@@ -12,6 +12,9 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 WORKERS = min(CORES, 8)  # each worker imports torch: half a gigabyte
 CODE = ["vlmcourse", "tests", "book", "lectures"]
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
+# Every cell of every chapter runs; cells tagged nbval-check-output must also give what is stored.
+# nbval interrupts a cell that takes too long, so pytest-timeout stays out of the way.
+NBVAL = [*PYTEST, "--nbval", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "--timeout=0"]
 PARALLEL = ["-n", str(WORKERS), "--dist", "loadfile"]
 
 CHECKS = {
@@ -22,12 +25,7 @@ CHECKS = {
     "tests": [*PYTEST, "-m", "not browser", *PARALLEL],
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
     "model-tests": [*PYTEST, *PARALLEL, "tests/models", "tests/train", "vlmcourse/models", "vlmcourse/train"],
-    # Every cell of every chapter runs; cells tagged nbval-check-output must also give what is stored.
-    # nbval interrupts a cell that takes too long, so pytest-timeout stays out of the way.
-    "chapters": [
-        *[*PYTEST, "--nbval", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "--timeout=0"],
-        *["-n", str(min(WORKERS, 2)), "--dist", "loadfile", "lectures"],
-    ],
+    "chapters": [*NBVAL, "-n", str(min(WORKERS, 2)), "--dist", "loadfile", "lectures"],
     "pages": [*PYTEST, "-m", "browser", "tests/book"],
 }
 ALL = ["lint", "format", "types", "normalised", "tests", "chapters"]  # pages need a built book: make test-pages
