@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
+from vlmcourse.course.chapter import Measurement
 from vlmcourse.course.figures import plots
 
 mpl.use("agg")
@@ -80,24 +81,38 @@ def test_every_color_shows_on_a_white_card():
 
 
 def test_reach_is_drawn_below_the_accuracies_on_the_same_axis():
-    runs = {"near": [[1.0, 0.2, 0.4], [1.0, 0.4, 0.2]], "far": [[1.0, 1.0, 1.0]]}
-    upper, lower = plots.show_reach([0, 2, 4], runs, reaches={"far": 4, "near": 2}, chance=0.25)
+    near = Measurement("near", [1.0, 0.2, 0.4], ([1.0, 0.3, 0.3], [1.0, 0.4, 0.2]))
+    far = Measurement("far", None, ([1.0, 0.9, 1.0], [1.0, 1.0, 0.8]))
+    reaches = {"far": 4, "near": 2}
+    upper, lower = plots.show_reach([0, 2, 4], {"near": near, "far": far}, reaches=reaches, chance=0.25)
     assert [bar.get_width() for bar in lower.patches] == [2, 4]
     assert [label.get_text() for label in lower.get_yticklabels()] == ["near", "far"]
     assert upper.get_xlim() == lower.get_xlim()
     curves = {line.get_label(): line.get_ydata() for line in upper.lines}
-    assert curves["near"] == pytest.approx([1.0, 0.3, 0.3])
+    assert curves["near"] == pytest.approx([1.0, 0.2, 0.4])  # this run
+    assert curves["far"] == pytest.approx([1.0, 0.95, 0.9])  # none here: the mean of the recorded ones
+    assert {text.get_text() for text in upper.texts} == {"near", "far", "chance"}
     walls = [line.get_xdata()[0] for line in upper.lines if line.get_linestyle() == ":"]
     assert walls == [2]  # who sees everything has no wall
 
 
-def test_a_timeline_sorts_its_events_and_marks_each_with_its_group():
+def test_lines_of_networks_that_are_equally_right_do_not_hide_each_other():
+    curves = {name: Measurement(name, [1.0, 1.0], ()) for name in ("a", "b")}
+    upper, _ = plots.show_reach([0, 2], curves, reaches={"a": 2, "b": 2}, chance=0.5)
+    first, second = (line.get_transform().transform((0.0, 1.0))[1] for line in upper.lines[:2])
+    assert first - second == pytest.approx(3 * upper.figure.dpi / 72)
+
+
+def test_a_timeline_is_to_scale_and_has_a_lane_for_each_group():
     events = [(2020.8, "later", 1), (1989.0, "first", 0), (2012.9, "between", 1)]
     ax = plots.show_timeline(events, names=["old", "new"])
-    assert [text.get_text() for text in ax.texts] == ["1989", "first", "2012", "between", "2020", "later"]
-    places = {scatter.get_label(): scatter.get_offsets()[:, 1].tolist() for scatter in ax.collections}
-    assert places == {"old": [0], "new": [1, 2]}
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the past is above
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["old", "new"]
+    assert [marks.get_offsets().tolist() for marks in ax.collections] == [[[1989.0, 0]], [[2012.9, 1], [2020.8, 1]]]
+    assert {text.get_text(): text.xy for text in ax.texts} == {
+        "first": (1989.0, 0),
+        "between": (2012.9, 1),
+        "later": (2020.8, 1),
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,7 +121,14 @@ def test_a_timeline_sorts_its_events_and_marks_each_with_its_group():
         (lambda: plots.show_images(torch.rand(3, 8, 8)), r"received \(3, 8, 8\)"),
         (lambda: plots.show_images(torch.rand(3, 1, 8, 8), titles=["a"]), "each of 3 images, received 1"),
         (lambda: plots.show_similarity(torch.eye(5)), r"received \(5, 5\)"),
-        (lambda: plots.show_reach([0], {"a": [[1.0]]}, reaches={"b": 0}, chance=0.1), r"\['a'\], received \['b'\]"),
+        (
+            lambda: plots.show_reach([0], {"a": Measurement("a", [1.0], ())}, reaches={"b": 0}, chance=0.1),
+            r"\['a'\], received \['b'\]",
+        ),
+        (
+            lambda: plots.show_reach([0, 2], {"a": Measurement("a", [1.0], ())}, reaches={"a": 0}, chance=0.1),
+            "each of 2 distances, a does not",
+        ),
         (lambda: plots.show_timeline([(2000, "x", 2)], names=["a", "b"]), "groups 0 to 1"),
         (lambda: plots.show_band([1, 2], [[1, 2, 3]], label="", ax=plt.gca()), r"\(seeds, 2\), received \(1, 3\)"),
         (lambda: plots.show_on_circle(torch.rand(4, 3), torch.rand(4, 3)), r"received \(4, 3\)"),

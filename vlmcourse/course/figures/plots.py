@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from vlmcourse.course.chapter import Measurement
@@ -232,7 +233,9 @@ def show_attention(
 
 
 def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw α: row i is a query and says how much it takes from each j. Colours follow the square root of the weight.
+    """Draw α: row i is a query and says how much it takes from each j, the darker the more.
+
+    Shades follow the square root of the weight, so that small weights can be told from none.
 
     Shapes:
         weights ``(i, j)``, not negative.
@@ -246,7 +249,7 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
     if weights.ndim != 2:
         raise ValueError(f"weights must have shape (i, j), received {tuple(weights.shape)}")
     ax = ax or plt.subplots(figsize=(3.8, 3.1), layout="constrained")[1]
-    shades = plt.get_cmap("viridis", 24)  # few, for a smaller file
+    shades = plt.get_cmap("viridis_r", 24)  # few, for a smaller file
     picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap=shades, norm=PowerNorm(0.5, vmin=0))
     ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="α")
     ax.set(xlabel="j, the patch looked at", ylabel="i, the patch that looks", title=title)
@@ -340,21 +343,24 @@ def _draw_runs(
 
 def show_reach(
     distances: Sequence[int],
-    accuracies: Mapping[str, Sequence[Sequence[float]]],
+    accuracies: Mapping[str, Measurement],
     *,
     reaches: Mapping[str, int],
     chance: float,
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
+    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines that would
+    hide each other are set apart by a hair.
+
     Shapes:
-        ``accuracies`` maps a network's name to ``(seeds, distances)``, ``reaches`` the same names to one distance.
+        ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
 
     Raises:
-        ValueError: networks without a reach, or runs that do not have one value for each distance.
+        ValueError: networks without a reach, or curves that do not have one value for each distance.
 
-    >>> upper, lower = show_reach([0, 2], {"near": [[1.0, 0.5]], "far": [[1.0, 1.0]]}, reaches={"near": 0, "far": 2},
-    ...                           chance=0.5)
+    >>> near, far = Measurement("near", [1.0, 0.5], ()), Measurement("far", [1.0, 1.0], ())
+    >>> upper, lower = show_reach([0, 2], {"near": near, "far": far}, reaches={"near": 0, "far": 2}, chance=0.5)
     >>> [float(bar.get_width()) for bar in lower.patches]
     [0.0, 2.0]
     """
@@ -364,18 +370,28 @@ def show_reach(
     upper, lower = plt.subplots(
         2, 1, sharex=True, figsize=(6.5, sum(heights)), height_ratios=heights, layout="constrained"
     )[1]
-    for k, (name, runs) in enumerate(accuracies.items()):
+    ends = 0  # names at the right, of networks that see everything
+    for k, (name, curve) in enumerate(accuracies.items()):
         color, marker = COLORS[k % len(COLORS)], "osD^vPX"[k % 7]
-        show_band(distances, runs, label=name, ax=upper, color=color)
-        thickness = len(accuracies) - k  # curves lie on top of each other: the later, the thinner
-        upper.lines[-1].set(marker=marker, markersize=4 + 2 * thickness, linewidth=2 * thickness)
+        apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
+        runs = np.asarray(curve.recorded or [curve.live])
+        line = np.asarray(curve.live) if curve.live is not None else runs.mean(0)
+        if line.shape != (len(distances),):
+            raise ValueError(f"accuracies must have one value for each of {len(distances)} distances, {name} does not")
+        upper.fill_between(distances, runs.min(0), runs.max(0), color=color, alpha=0.25, linewidth=0, transform=apart)
+        upper.plot(distances, line, color=color, marker=marker, markersize=5, label=name, transform=apart)
         lower.barh(k, reaches[name], height=0.5, color=color)
         lower.plot(reaches[name], k, marker=marker, color=color)
+        words = {"color": color, "fontsize": "small", "textcoords": "offset points"}
         if reaches[name] < max(distances):
             upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
+            upper.annotate(name, (reaches[name], (1 + chance) / 2), xytext=(4, 14 - 14 * k), **words)
+        else:
+            upper.annotate(name, (max(distances), 1), xytext=(8, -4 - 14 * ends), **words)
+            ends += 1
     upper.axhline(chance, color="gray", linestyle="--", linewidth=1)
     upper.annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize="small", color="gray")
-    upper.set(ylabel="accuracy", ylim=(0, 1.05))
+    upper.set(ylabel="accuracy", ylim=(0, 1.05), xticks=distances)
     lower.set(xlabel="distance to the cell that holds the answer", yticks=range(len(reaches)), ylim=(len(reaches), -1))
     lower.set_yticklabels(list(accuracies))
     lower.set_title("what each network can see", fontsize="small", loc="left")
@@ -383,7 +399,7 @@ def show_reach(
 
 
 def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Draw dated events from top to bottom, each marked by the group it belongs to.
+    """Draw dated events from left to right, to scale, in one lane for each group.
 
     Shapes:
         ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
@@ -393,23 +409,27 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
 
     >>> ax = show_timeline([(2012.9, "AlexNet", 0), (2020.8, "ViT", 1)], names=["convolution", "attention"])
     >>> [text.get_text() for text in ax.texts]
-    ['2012', 'AlexNet', '2020', 'ViT']
+    ['AlexNet', 'ViT']
     """
     if not events or not all(0 <= group < len(names) for _, _, group in events):
         raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
-    ax = ax or plt.subplots(figsize=(6.5, 0.5 + 0.28 * len(events)), layout="constrained")[1]
-    events = sorted(events)
+    ax = ax or plt.subplots(figsize=(8.5, 0.8 + 0.9 * len(names)), layout="constrained")[1]
     for group, name in enumerate(names):
-        mine = [row for row, event in enumerate(events) if event[2] == group]
-        marker, color = "osD^vPX"[group % 7], COLORS[group % len(COLORS)]
-        ax.scatter([0] * len(mine), mine, s=60, marker=marker, color=color, label=name)
-    ax.axvline(0, color="lightgray", zorder=0)
-    for row, (year, text, _) in enumerate(events):
-        ax.text(-0.3, row, f"{int(year)}", ha="right", va="center")
-        ax.text(0.3, row, text, ha="left", va="center")
-    ax.set(xlim=(-1.5, 9), ylim=(len(events) - 0.5, -0.5))
-    ax.set_axis_off()
-    ax.legend(loc="upper right", frameon=False)
+        mine = sorted(event for event in events if event[2] == group)
+        color = color_of(name, group)
+        ax.axhline(group, color="lightgray", linewidth=1, zorder=0)
+        ax.scatter([event[0] for event in mine], [group] * len(mine), s=50, marker="osD^vPX"[group % 7], color=color)
+        for k, (year, text, _) in enumerate(mine):  # names above and below the lane by turns, further out each time
+            away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
+            ax.annotate(
+                text, (year, group), (0, away), textcoords="offset points", ha="center", va="center", fontsize="small"
+            )
+    first, last = min(event[0] for event in events), max(event[0] for event in events)
+    ax.set(xlim=(int(first) - 0.2, int(last) + 1.2), ylim=(len(names) - 0.4, -0.6))
+    ax.set(yticks=range(len(names)), yticklabels=list(names))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    ax.spines[["left", "right", "top"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
     return ax
 
 
