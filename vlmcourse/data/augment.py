@@ -193,7 +193,10 @@ def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tenso
         torch.stack([-sin * width / height, cos, (sin * right - cos * down) * 2 / height], 1),
     ], 1)  # fmt: skip
     grid = F.affine_grid(back.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Looking no further than the outermost pixels' centres repeats the edge. Asking grid_sample for that
+    # (padding_mode="border") would leave out Apple's GPUs.
+    middles = 1 - 1 / torch.tensor([width, height]).to(images)
+    return F.grid_sample(images, grid.clamp(-middles, middles), mode="bilinear", align_corners=False)
 
 
 def random_affine(
@@ -367,7 +370,8 @@ def random_recolor(
     _check_images(images, channels=(3,), in_unit_range=True)
     check_range("contrast", contrast, low=1e-3, high=1.0)
     where = generator.device if generator is not None else images.device
-    q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where))
+    # On the CPU, since not every device factorises matrices.
+    q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where).cpu())
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
     factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
     return _where(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)

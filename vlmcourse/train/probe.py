@@ -112,7 +112,9 @@ class LinearProbe:
         """Fit one map a penalty on the training data and keep the one that is best on the validation data."""
         _check_features("train", train_features, train_labels)
         _check_features("validation", validation_features, validation_labels)
-        train_features, validation_features = train_features.detach(), validation_features.detach()
+        # On the CPU, wherever the features lie: not every device has float64.
+        train_features, validation_features = train_features.detach().cpu(), validation_features.detach().cpu()
+        train_labels, validation_labels = train_labels.cpu(), validation_labels.cpu()
         self.num_classes = int(train_labels.max()) + 1
         wide = train_features.double()
         self.mean = wide.mean(dim=0)
@@ -140,15 +142,15 @@ class LinearProbe:
         check_rank("features", features, "n d")
         if features.shape[1] != len(self.mean):
             raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[1]}")
-        return (self._standardise(features) @ self.weight.T + self.bias).argmax(dim=1)
+        return (self._standardise(features) @ self.weight.T + self.bias).argmax(dim=1).to(features.device)
 
     def score(self, features: Tensor, labels: Tensor) -> float:
         """Return the accuracy, a fraction. On test data, call it once."""
         _check_features("test", features, labels)
-        return (self.predict(features) == labels).double().mean().item()
+        return (self.predict(features).cpu() == labels.cpu()).double().mean().item()
 
     def _standardise(self, features: Tensor) -> Tensor:
-        return (features.double() - self.mean) / self.scale
+        return (features.cpu().double() - self.mean) / self.scale
 
     def _warn_at_an_end(self) -> None:
         ends = {min(self.penalties): ("weakest", "weaker"), max(self.penalties): ("strongest", "stronger")}
@@ -247,13 +249,13 @@ class SegmentationProbe:
             raise ValueError("the probe must be fitted before it predicts; call fit first")
         inputs = self.probe._standardise(rearrange(maps, "n c h w -> n h w c"))
         logits = rearrange(inputs @ self.probe.weight.T + self.probe.bias, "n h w k -> n k h w")
-        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1)
+        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1).to(maps.device)
 
     def score(self, maps: Tensor, masks: Tensor) -> float:
         """Return the mean intersection over union, a fraction. On test data, call it once."""
         check_rank("masks", masks, "n h w")
         height, width = masks.shape[1:]
-        return mean_iou(self.predict(maps, size=(height, width)), masks, num_classes=self.num_classes)
+        return mean_iou(self.predict(maps, size=(height, width)).to(masks), masks, num_classes=self.num_classes)
 
 
 def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int) -> float:
@@ -281,7 +283,7 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int) -> float:
         if lowest < 0 or highest >= num_classes:
             raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received {lowest} to {highest}")
     pairs = torch.bincount((num_classes * masks + predicted).flatten(), minlength=num_classes**2)
-    confusion = rearrange(pairs, "(true guess) -> true guess", true=num_classes).double()
+    confusion = rearrange(pairs, "(true guess) -> true guess", true=num_classes).cpu().double()
     intersection = confusion.diagonal()
     union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
     return (intersection / union)[union > 0].mean().item()

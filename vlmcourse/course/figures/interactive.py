@@ -10,7 +10,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Template
 
 import torch
@@ -27,7 +27,17 @@ from vlmcourse.ops.contrastive import nt_xent_loss
 LEVELS = 255
 
 
-def attention_picture(image: Tensor, weights: Tensor, *, grid_size: tuple[int, int], label: str) -> str:
+def attention_picture(
+    image: Tensor,
+    weights: Tensor,
+    *,
+    grid_size: tuple[int, int],
+    label: str,
+    names: Sequence[str] | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    start: tuple[int, int] | None = None,
+) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
     Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade into the page.
@@ -39,8 +49,14 @@ def attention_picture(image: Tensor, weights: Tensor, *, grid_size: tuple[int, i
     Units:
         image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
 
+    Options:
+        names: what to call the layers, in place of their numbers; so one picture can show several networks.
+        layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
+        without them the last layer, the mean of its heads, and the middle.
+
     Raises:
-        ValueError: weights that do not fit the grid or are negative, or an empty ``label``.
+        ValueError: weights that do not fit the grid or are negative, an empty ``label``, names that are not one for
+            each layer, or a layer, head or patch that is not there.
         TypeError: an image or weights that are not floating point.
 
     Source:
@@ -66,21 +82,36 @@ def attention_picture(image: Tensor, weights: Tensor, *, grid_size: tuple[int, i
         raise ValueError(f"weights must not be negative, received values from {weights.min():.3g}")
     if not label.strip():
         raise ValueError("label must describe the picture for readers who do not see it, received none")
-    weights = weights.detach().double().cpu()
+    weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
     levels = (LEVELS * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
-    start = n // 2 + columns // 2 if rows % 2 == 0 else n // 2  # near the middle
+    layer = depth - 1 if layer is None else layer
+    row, column = (rows // 2, columns // 2) if start is None else start
+    if names is not None and len(names) != depth:
+        raise ValueError(f"names must be one for each of {depth} layers, received {list(names)}")
+    if not (0 <= layer < depth and (head is None or 0 <= head < heads) and 0 <= row < rows and 0 <= column < columns):
+        raise ValueError(
+            f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
+            f"received {layer}, {head} and {(row, column)}"
+        )
+    query = row * columns + column
     content = {
         "rows": rows,
         "columns": columns,
         "heads": heads,
-        "start": start,
+        "start": query,
         "weights": base64.b64encode(levels.numpy().tobytes()).decode(),
     }
     photo = _jpeg(image)
-    name = "attention-" + hashlib.sha256(json.dumps([content, photo, label]).encode()).hexdigest()[:10]
-    first = weights[-1, :, start].mean(dim=0)  # shown before the first move
+    name = (
+        "attention-"
+        + hashlib.sha256(json.dumps([content, photo, label, names and list(names), layer, head]).encode()).hexdigest()[
+            :10
+        ]
+    )
+    chosen = weights[layer, :, query]  # shown before the first move
+    first = chosen.mean(dim=0) if head is None else chosen[head]
     light = (first / first.max()).sqrt().tolist()
-    tiles = [f'<i class="{"query" * (k == start)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
+    tiles = [f'<i class="{"query" * (k == query)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
     return _ATTENTION.substitute(
         name=name,
         label=html.escape(label, quote=True),
@@ -88,10 +119,17 @@ def attention_picture(image: Tensor, weights: Tensor, *, grid_size: tuple[int, i
         veil="".join(tiles),
         columns=columns,
         rows=rows,
-        layers="".join(f'<option value="{k}"{" selected" * (k == depth - 1)}>{k + 1}</option>' for k in range(depth)),
-        heads="".join(f'<option value="{k}">{k + 1}</option>' for k in range(heads)),
+        which="Layer" if names is None else "Shown",
+        no_layers=" hidden" * (depth == 1),
+        no_heads=" hidden" * (heads == 1),
+        layers="".join(_option(k, k == layer, str(k + 1) if names is None else names[k]) for k in range(depth)),
+        heads=_option(-1, head is None, "mean") + "".join(_option(k, k == head, str(k + 1)) for k in range(heads)),
         content=json.dumps(content),
     )
+
+
+def _option(value: int, selected: bool, shown: str) -> str:
+    return f'<option value="{value}"{" selected" * selected}>{html.escape(shown)}</option>'
 
 
 def path_picture(
@@ -233,11 +271,11 @@ _ATTENTION = Template("""\
 </style>
 <div class="photo" tabindex="0" role="application" aria-label="$label" aria-describedby="$name-help">$veil</div>
 <figcaption class="controls">
-<label>Layer<select class="layer">$layers</select></label>
-<label>Head<select class="head"><option value="-1" selected>mean</option>$heads</select></label>
-<p id="$name-help">Point at a patch or tap it. With the keyboard: the arrow keys move, Home goes to the middle.</p>
+<label$no_layers>$which<select class="layer">$layers</select></label>
+<label$no_heads>Head<select class="head">$heads</select></label>
+<p id="$name-help">Point at a patch or tap it. With the keyboard: the arrow keys move, Home goes back to the first.</p>
 <p class="says" aria-live="polite"></p>
-<noscript><p>Without scripts, this shows one patch, the middle one, in the last layer.</p></noscript>
+<noscript><p>Without scripts, this shows one patch.</p></noscript>
 </figcaption>
 <script>
 (() => {
