@@ -23,9 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,22 +76,25 @@ class Book:
 
     def inputs(self, chapter: Path) -> dict[str, str]:
         """Return the hashes of the chapter's code and of every file that it may use."""
-        nb = read(chapter)
-        package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file()]
-        files = {file for file in package if file.suffix not in (".py", ".pyc")}  # data are read without a trace
-        source = "\n".join(cell.source for cell in code_cells(nb))
+        cells = code_cells(read(chapter))
+        tags = [sorted(EXECUTION_TAGS & set(cell.metadata.get("tags", []))) for cell in cells]
+        code = json.dumps([[cell.source for cell in cells], tags])
+        package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file() and file.suffix != ".pyc"]
         try:
-            files |= set(used_modules(syntax_of(code_cells(nb)), self.root).values())
+            modules = list(used_modules(syntax_of(cells), self.root).values())
         except SyntaxError:
-            files |= set(package)
-        if STARTS_PROCESSES.search(source):
-            files |= {file for file in package if file.suffix == ".py"}
+            modules = package
+        if any(STARTS_PROCESSES.search(cell.source) for cell in cells):
+            modules = package
+        data = [file for file in package if file.suffix != ".py"]  # read in ways that leave no trace
         others = {other.stem for other in self.chapters} - {chapter.stem}
-        results = (self.root / "book" / "results").glob("*.json")
-        files |= {file for file in results if file.stem.rpartition("_")[0] not in others}
-        hashes = {file.relative_to(self.root).as_posix(): sha256(file.read_bytes()) for file in sorted(files)}
-        tags = [sorted(EXECUTION_TAGS & set(cell.metadata.get("tags", []))) for cell in code_cells(nb)]
-        return {"its code": sha256(json.dumps([source, tags]).encode()), **hashes}
+        results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
+        files = sorted({*modules, *data, *results})
+        return {"its code": sha256(code.encode()), **{self.name(file): sha256(file.read_bytes()) for file in files}}
+
+    def name(self, file: Path) -> str:
+        """Return a file's path in the repository."""
+        return file.relative_to(self.root).as_posix()
 
     def record(self, chapter: Path) -> dict[str, Any] | None:
         """Return what was noted about the executed chapter, or None where it is not whole."""
@@ -119,18 +120,16 @@ class Book:
 
     # --- executing ----------------------------------------------------------------------------------------------
 
-    def execute(self, chapter: Path, inputs: dict[str, str], machine: Machine, **options: Any) -> dict[str, Any]:
+    def execute(
+        self, chapter: Path, inputs: dict[str, str], machine: Machine, environment: dict[str, str], timeout: int | None
+    ) -> dict[str, Any]:
         """Execute one chapter to its end, keep what it gave, and return its record."""
         nb = read(chapter)
         measured = self.executed / f"{chapter.stem}.measured.json"
         measured.unlink(missing_ok=True)
-        environment = {
-            **kernel_environment(self.build / "ipython"),
-            "VLMCOURSE_MEASURED": str(measured),
-            "VLMCOURSE_CLAIMS": "",  # the page says what did not hold, and the end of the build counts
-            **options.pop("environment", {}),
-        }
-        seconds = execute(nb, folder=chapter.parent, environment=environment, go_on=True, **options)
+        own = {"VLMCOURSE_MEASURED": str(measured), "VLMCOURSE_CLAIMS": ""}  # the page says what did not hold
+        environment = {**kernel_environment(self.build / "ipython"), **environment, **own}
+        seconds = execute(nb, folder=chapter.parent, environment=environment, timeout=timeout, go_on=True)
         text = text_of(normalise(nb, root=self.root))
         record = {
             "machine": machine,
@@ -139,7 +138,7 @@ class Book:
             "failed": failures(nb, chapter.stem),
             "seconds": round(seconds, 1),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "commit": commit_of(self.root),
+            "commit": git(self.root, "describe", "--always", "--dirty", "--exclude=*") or "unknown",
         }
         write_whole(self.executed / chapter.name, text.encode())
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
@@ -152,38 +151,37 @@ class Book:
 
     # --- rendering ----------------------------------------------------------------------------------------------
 
-    def stage(self) -> str:
-        """Bring _build/source/ up to date, and return a hash of all that the pages are made from."""
-        pages = [self.root / "_config.yml", *self.root.glob("*.md")]
-        pages += [file for folder in ("book", "lectures") for file in (self.root / folder).rglob("*")]
+    def stage(self) -> bool:
+        """Bring _build/source/ up to date, and return whether anything changed that the pages are made from."""
         hidden = {"tools", "__pycache__", ".ipynb_checkpoints"}
-        content = {
-            page.relative_to(self.root).as_posix(): page.read_bytes()
-            for page in pages
-            if page.is_file() and not hidden & set(page.relative_to(self.root).parts)
-        }
+        found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
+        pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
+        content = {self.name(page): page.read_bytes() for page in pages}
         for chapter in self.chapters:
             page = page_of(read(chapter), read(self.executed / chapter.name))
-            content[f"lectures/{chapter.name}"] = text_of(normalise(page, root=self.root)).encode()
-        for old in [file for file in self.source.rglob("*") if file.is_file()]:
-            if old.relative_to(self.source).as_posix() not in content:
-                old.unlink()
-        for name, data in content.items():
-            (self.source / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.source / name).write_bytes(data)
+            content[self.name(chapter)] = text_of(normalise(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
-        parts = {**content, "renderer": (version("jupyter-book") + version("sphinx")).encode()}
-        for file in [*(self.root / "vlmcourse").rglob("*.py"), *self.executed.glob("*.json")]:
-            parts[str(file)] = file.read_bytes()
-        return sha256("".join(f"{name} {sha256(data)}" for name, data in sorted(parts.items())).encode())
+        others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
+        hashes = {self.name(file): sha256(file.read_bytes()) for file in sorted(others)}
+        content["made_from.json"] = json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode()
+        present = {self.source / name for name in content}
+        removed = [file for file in self.source.rglob("*") if file.is_file() and file not in present]
+        for file in removed:
+            file.unlink()
+        changed = bool(removed)
+        for name, data in content.items():
+            file = self.source / name
+            if not file.is_file() or file.read_bytes() != data:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
+                changed = True
+        return changed
 
-    def render(self, signature: str) -> bool:
+    def render(self) -> bool:
         """Render the staged pages; return whether Sphinx had nothing to complain about."""
-        stamp, log = self.build / "rendered", self.build / "render.log"
-        stamp.unlink(missing_ok=True)
         # From scratch: what Sphinx remembers of unchanged pages would hide their warnings and keep old titles in menus.
         # And apart: the book of the last call stays whole until this one is.
-        rendering = self.build / "rendering"
+        rendering, log = self.build / "rendering", self.build / "render.log"
         shutil.rmtree(rendering, ignore_errors=True)
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "."]
         command += ["--path-output", str(rendering), "--toc", "book/_toc.yml", "--config", "_config.yml"]
@@ -195,18 +193,11 @@ class Book:
         if (rendering / "_build" / "html" / "index.html").is_file():  # written last, and with complaints too
             shutil.rmtree(self.html, ignore_errors=True)
             (rendering / "_build" / "html").replace(self.html)
-        if result.returncode == 0:
-            stamp.write_text(signature)
-            return True
-        complaints = [line for line in output.splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Exception", line)]
-        print("\n".join(complaints or output.splitlines()[-20:]))
-        print(f"\nRendering complained; all that Sphinx said is in {log.relative_to(self.root)}")
-        return False
-
-    def is_rendered(self, signature: str) -> bool:
-        """Whether the book that is there was made from what is there now."""
-        stamp = self.build / "rendered"
-        return stamp.is_file() and stamp.read_text() == signature and (self.html / "index.html").is_file()
+        if result.returncode:
+            complaints = [line for line in output.splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Exception", line)]
+            print("\n".join(complaints or output.splitlines()[-20:]))
+            print(f"\nRendering complained; all that Sphinx said is in {self.name(log)}")
+        return result.returncode == 0
 
 
 def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
@@ -248,17 +239,11 @@ def current_machine(root: Path) -> Machine:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Return what git says about a checkout."""
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def commit_of(root: Path) -> str:
-    """Name the commit a checkout is at, and say when files differ from it."""
+    """Return what git says about a checkout, and nothing where there is none."""
     try:
-        return git(root, "rev-parse", "--short=10", "HEAD") + " with changes" * bool(git(root, "status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def sha256(data: bytes) -> str:
@@ -266,57 +251,21 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@contextmanager
-def only_one(build: Path) -> Iterator[None]:
-    """Keep a second build out of the same folder."""
-    build.mkdir(exist_ok=True)
-    try:
-        with FileLock(build / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise SystemExit(f"Another build is running in {build}; wait for it to end.") from None
-
-
 def chapters_at_once(machine: Machine) -> int:
     """Two or more where cores are all they share; one where a chapter wants a GPU, or the machine, for itself."""
     return min(4, CORES) if machine["device"].startswith("cpu") and machine["profile"] == "quick" else 1
-
-
-class Progress:
-    """A line for each chapter when it is done, and on a terminal one more that says where the others are."""
-
-    def __init__(self) -> None:
-        self.running: dict[str, str] = {}
-
-    def say(self, chapter: str, where: str, *, done: bool = False) -> None:
-        """Note where a chapter is."""
-        self.running[chapter] = where
-        if done or not sys.stdout.isatty():
-            print("\r\033[K" * sys.stdout.isatty() + f"  {chapter:<32} {where}", flush=True)
-            del self.running[chapter]
-        if sys.stdout.isatty():
-            now = ", ".join(f"{name[:2]} {where}" for name, where in self.running.items())
-            print(f"\r\033[K  {now}", end="", flush=True)
 
 
 def execute_all(book: Book, todo: dict[Path, dict[str, str]], machine: Machine, timeout: int | None) -> None:
     """Execute chapters, some at once, each with its share of the cores."""
     at_once = min(chapters_at_once(machine), len(todo)) or 1
     environment = {"OMP_NUM_THREADS": str(CORES // at_once)} if at_once > 1 else {}
-    progress = Progress()
 
     def run(chapter: Path) -> None:
-        total = len(code_cells(read(chapter)))
-
-        def started(number: int) -> None:
-            if number == 1 or sys.stdout.isatty():
-                progress.say(chapter.stem, f"cell {number} of {total}")
-
-        record = book.execute(
-            chapter, todo[chapter], machine, environment=environment, timeout=timeout, started=started
-        )
-        failed = f", {len(record['failed'])} FAILED" if record["failed"] else ""
-        progress.say(chapter.stem, f"{total} cells{failed}, {record['seconds']:.1f} s", done=True)
+        print(f"  {chapter.stem:<32} ...", flush=True)
+        record = book.execute(chapter, todo[chapter], machine, environment, timeout)
+        failed = f"  {len(record['failed'])} cell(s) FAILED" if record["failed"] else ""
+        print(f"  {chapter.stem:<32} {record['seconds']:>6.1f} s{failed}", flush=True)
 
     threads = ThreadPoolExecutor(at_once)  # whose end nobody waits for, when the build is stopped
     running = [threads.submit(run, chapter) for chapter in todo]
@@ -337,17 +286,18 @@ def build(book: Book, machine: Machine, timeout: int | None) -> int:
         if reasons[chapter] != "no results yet":
             print(f"  {chapter.stem}: {reasons[chapter]}")
     execute_all(book, todo, machine, timeout)
-    signature = book.stage()
-    complaints = False
-    if book.is_rendered(signature):
+    good = book.build / "rendered"  # there while the book is as good as its pages
+    if not book.stage() and good.is_file():
         print("Nothing changed since the book was rendered.")
     else:
         print("Rendering the pages ...", flush=True)
-        complaints = not book.render(signature)
+        good.unlink(missing_ok=True)
+        if book.render():
+            good.touch()
     failed = report(book, todo)
     print(f"\nThe book is in {book.html / 'index.html'} (this call took {time.monotonic() - began:.0f} s)")
     print("See it with: make serve")
-    return 1 if failed or complaints else 0
+    return 1 if failed or not good.is_file() else 0
 
 
 def report(book: Book, todo: dict[Path, Any]) -> bool:
@@ -378,16 +328,17 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     book = Book(options.root.resolve())
-    with only_one(book.build):
-        try:
+    book.build.mkdir(exist_ok=True)
+    try:
+        with FileLock(book.build / ".lock", timeout=0):
             machine = current_machine(book.root)
-            timeout = options.timeout
-            if timeout is None and machine["profile"] == "quick":
-                timeout = 1800  # a cell of the full profile may train for hours
-            return build(book, machine, timeout)
-        except KeyboardInterrupt:
-            print("\nStopped. Chapters that were executed to their end are kept.", flush=True)
-            os._exit(130)  # at once: files are written whole or not at all, and kernels end with the process they serve
+            default = 1800 if machine["profile"] == "quick" else None  # a cell of the full profile may train for hours
+            return build(book, machine, default if options.timeout is None else options.timeout)
+    except Timeout:
+        raise SystemExit(f"Another build is running in {book.build}; wait for it to end.") from None
+    except KeyboardInterrupt:
+        print("\nStopped. Chapters that were executed to their end are kept.", flush=True)
+        os._exit(130)  # at once: files are written whole or not at all, and kernels end with the process they serve
 
 
 if __name__ == "__main__":

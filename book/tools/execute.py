@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from nbclient import NotebookClient
@@ -26,32 +26,24 @@ def execute(
     environment: Mapping[str, str],
     timeout: int | None = None,
     go_on: bool = False,
-    started: Callable[[int], object] = lambda number: None,
 ) -> float:
     """Execute ``nb`` in place, in ``folder``, and return the seconds it took; :func:`failures` finds what went wrong.
 
     A cell that raises ends the run, or with ``go_on`` leaves the others to run all the same. A kernel that dies and a
-    cell that takes longer than ``timeout`` seconds end it always. ``started`` is told the number of each cell.
+    cell that takes longer than ``timeout`` seconds end it always.
     """
-    cells = code_cells(nb)
-    running = cells[0] if cells else None
-
-    def note(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal running
-        running = cell
-        started(next(number for number, other in enumerate(cells, start=1) if other is cell))
-
+    running = code_cells(nb)[:1] or [v4.new_code_cell()]
     client = NotebookClient(
         nb,
         kernel_name="python3",
         timeout=timeout,
         allow_errors=go_on,
         shutdown_kernel="immediate",
-        on_cell_execute=note,
+        on_cell_execute=lambda cell, cell_index: running.append(cell),
         resources={"metadata": {"path": str(folder)}},
     )
     client.create_kernel_manager().transport_encryption = "auto"  # other users of the machine cannot listen in
-    for cell in cells:
+    for cell in code_cells(nb):
         cell.outputs = []
     began = time.monotonic()
     try:
@@ -60,9 +52,7 @@ def execute(
         pass  # the cell shows it
     except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died, or never came up
         reason = TOO_LONG.format(timeout) if isinstance(error, CellTimeoutError) else DIED
-        if running is None:
-            raise
-        running.outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
+        running[-1].outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
     return time.monotonic() - began
 
 

@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -77,10 +78,7 @@ class Result:
         self.made_from = made_from(self.notebook, self.profile, root=root)
         self.runs = root / "_build" / "results" / f"{self.path.stem}_{self.made_from}"
 
-    @property
-    def recorded(self) -> dict[str, Any] | None:
-        """What is in ``book/results`` now."""
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else None
+        self.recorded = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else None
 
     @property
     def complaint(self) -> str | None:
@@ -92,8 +90,7 @@ class Result:
     def refuse_changed_files(self) -> None:
         """Raise where a file that the numbers come from differs from the commit that would be named."""
         used = used_modules(syntax_of(measured_cells(read(self.notebook))), self.root).values()
-        changed = git(self.root, "status", "--porcelain", "--", *map(str, (self.notebook, *used)))
-        if changed:
+        if changed := git(self.root, "status", "--porcelain", "--", *map(str, (self.notebook, *used))):
             raise ResultError(f"{self.chapter} uses files that differ from the last commit; commit first:\n{changed}")
 
     def log(self, condition: Condition) -> Path:
@@ -110,12 +107,12 @@ class Result:
         unfinished.unlink(missing_ok=True)
         nb = read(self.notebook)
         nb.cells = measured_cells(nb)
-        environment = {**kernel_environment(self.root / "_build" / "ipython"), **condition.environment}
-        environment["VLMCOURSE_MEASURED"] = str(unfinished)
-        if self.profile == "quick":
-            environment["VLMCOURSE_DEVICE"] = "cpu"
         name = f"{self.chapter}, seed {condition.seed}, {condition.threads} threads, {condition.capability}"
         print(f"  {name} ...", flush=True)
+        environment = {**kernel_environment(self.root / "_build" / "ipython"), **condition.environment}
+        environment |= {"VLMCOURSE_MEASURED": str(unfinished)} | (
+            {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
+        )
         seconds = execute(nb, folder=self.notebook.parent, environment=environment)
         if failed := failures(nb, name):
             raise ChapterError(failed[0])
@@ -159,14 +156,11 @@ class Result:
             return False
         known = Condition(*(old["runs"][0][key] for key in ("seed", "threads", "capability")))
         fresh = self.run_all([known], deadline=deadline)
-        if not fresh:
-            return False
-        names = renamed({name: runs[0] for name, runs in old["values"].items()}, fresh[0]["values"])
-        if names is None:
-            return False
-        values = {names[name]: runs for name, runs in old["values"].items()}
-        self.write(old["runs"], {name: values[name] for name in fresh[0]["values"]}, fresh[0])
-        return True
+        names = fresh and renamed({name: runs[0] for name, runs in old["values"].items()}, fresh[0]["values"])
+        if names:
+            values = {names[name]: runs for name, runs in old["values"].items()}
+            self.write(old["runs"], {name: values[name] for name in fresh[0]["values"]}, fresh[0])
+        return bool(names)
 
     def record(self, found: list[dict[str, Any]]) -> None:
         """Write the chapter's file from all of its runs."""
@@ -174,19 +168,20 @@ class Result:
         self.write([{**run["run"], "commit": commit} for run in found], merged(found), found[0])
 
     def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> None:
-        head = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from, "units": log["units"]}
+        """Write the chapter's file: what a run's log says of names and bounds, and the runs and values given."""
+        content: dict[str, Any] = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from}
+        content |= {"units": log["units"], "claims": promised(log), "runs": runs, "values": values}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {**head, "claims": promised(log), "runs": runs, "values": values}
         write_whole(self.path, (as_text(content) + "\n").encode())
+        self.recorded = content
 
 
 def merged(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return the values of all runs by name, or raise and say which run lacks which name."""
     names = dict.fromkeys(name for run in found for name in run["units"])
-    for name in names:
-        for run in found:
-            if name not in run["values"]:
-                raise ResultError(f"the run with seed {run['seed']} has no value for {name!r}, others do or should")
+    for name, run in ((name, run) for name in names for run in found):
+        if name not in run["values"]:
+            raise ResultError(f"the run with seed {run['seed']} has no value for {name!r}; each must have one")
     return {name: [run["values"][name] for run in found] for name in names}
 
 
@@ -203,18 +198,11 @@ def renamed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str] | None:
     return dict(pairs) if same and not moved else None
 
 
-def as_text(value: Any, indent: str = "") -> str:
+def as_text(result: dict[str, Any]) -> str:
     """Return JSON with what holds only numbers and words on one line, so that a run is a line."""
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(child, dict | list) for child in children):
-        return json.dumps(value, ensure_ascii=False)
-    deeper = indent + " "
-    if isinstance(value, dict):
-        lines = [f"{json.dumps(key, ensure_ascii=False)}: {as_text(child, deeper)}" for key, child in value.items()]
-    else:
-        lines = [as_text(child, deeper) for child in value]
-    first, last = "{}" if isinstance(value, dict) else "[]"
-    return f"{first}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{last}"
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    short = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda match: " ".join(match[0].split()), text)
+    return short if json.loads(short) == result else text  # a bracket in somebody's sentence
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -222,13 +210,12 @@ def summary(result: dict[str, Any]) -> str:
     claims = {claim["text"]: claim for claim in result["claims"]}
     lines = [f"{'min':>10} {'mean':>10} {'max':>10} {'spread':>10}"]
     for name, values in result["values"].items():
-        unit = result["units"][name]
-        if any(isinstance(value, list) for value in values):
+        if isinstance(values[0], list):
             lines.append(f"{'':43}  {name} (curves)")
             continue
-        measured = Measurement(name, None, tuple(values), unit)
-        four = (min(values), measured.mean, max(values), measured.spread)
-        line = " ".join(f"{show_number(value, unit):>10}" for value in four)
+        measured = Measurement(name, None, tuple(values))
+        numbers = min(values), measured.mean, max(values), measured.spread
+        line = " ".join(f"{show_number(number, result['units'][name]):>10}" for number in numbers)
         if name in claims:
             claim = Claim(value=None, recorded=tuple(values), **claims[name])
             kept = "" if claim.held_in_all_recorded else " NOT KEPT BY ALL RUNS,"
@@ -239,12 +226,9 @@ def summary(result: dict[str, Any]) -> str:
 
 def processor() -> str:
     """Return the name of this machine's CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def measuring_chapters(root: Path = ROOT) -> list[str]:
@@ -278,7 +262,8 @@ def bring_up_to_date(result: Result, deadline: float) -> str:
     if len(found) < len(conditions()):
         return f"{len(found)} of {len(conditions())} runs are done; call again to go on"
     result.record(found)
-    return f"measured anew\n{summary(result.recorded or {})}"
+    assert result.recorded is not None
+    return f"measured anew\n{summary(result.recorded)}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -73,11 +73,10 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # edits within a second would go unnoticed by import
     made = Project(tmp_path)
 
-    def render(book: tool.Book, signature: str) -> bool:
+    def render(book: tool.Book) -> bool:
         made.rendered += 1
         book.html.mkdir(exist_ok=True)
         (book.html / "index.html").write_text("")
-        (book.build / "rendered").write_text(signature)
         return True
 
     monkeypatch.setattr(tool.Book, "render", render)
@@ -348,7 +347,8 @@ def test_a_gpu_and_a_long_run_are_not_shared(monkeypatch, changed):
 
 
 def test_two_builds_at_once_do_not_mix(project):
-    with tool.only_one(project.book.build), pytest.raises(SystemExit, match="Another build is running"):
+    project.book.build.mkdir()
+    with tool.FileLock(project.book.build / ".lock"), pytest.raises(SystemExit, match="Another build is running"):
         tool.main(["--root", str(project.root)])
 
 

@@ -120,7 +120,7 @@ def printing(*pieces: str) -> nbformat.NotebookNode:
 
 @pytest.mark.parametrize(
     "pieces",
-    [["x" * 1_000_000 + "\n"] * 100, ["x" * 10_000_000], ["x\r" * 1_000_000], ["\r" * 5_000_000], ["x" * 100] * 50_000],
+    [["x" * 1_000_000 + "\n"] * 100, ["x" * 10_000_000], ["x\r" * 1_000_000], ["\r" * 5_000_000], ["x" * 100] * 5_000],
     ids=["lines", "one line", "a progress bar", "returns", "pieces"],
 )
 def test_output_without_end_is_cut_in_seconds_with_a_line_that_says_so(pieces):

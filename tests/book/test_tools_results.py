@@ -177,9 +177,9 @@ def test_names_may_change_only_where_the_numbers_stay_in_their_places():
 def test_results_are_written_a_run_to_a_line():
     text = tool.as_text({"runs": [{"seed": 1}, {"seed": 2}], "values": {"x": [1, 2], "curve": [[1, 2], [3, 4]]}})
     assert json.loads(text)["values"]["curve"] == [[1, 2], [3, 4]]
-    assert '{"seed": 1},\n' in text
-    assert '"x": [1, 2],\n' in text
-    assert "[1, 2],\n" in text
+    assert '{ "seed": 1 },\n' in text
+    assert '"x": [ 1, 2 ],\n' in text
+    assert "[ 1, 2 ],\n" in text
 
 
 # --- what a hash depends on ---------------------------------------------------------------------------------
