@@ -35,6 +35,41 @@ class Results(SphinxDirective):
         return [table(COLUMNS, [row(result) for result in results])]
 
 
+class Recorded(SphinxDirective):
+    """A table of the chapters' recorded runs: how many, of how many numbers, and on what they were measured."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table, or the words that nothing has been recorded yet."""
+        rows = []
+        for path in sorted((Path(self.env.srcdir) / "book" / "results").glob("*.json")):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if "runs" in result:
+                self.env.note_dependency(str(path))
+                rows.append([nodes.literal("", path.stem), *map(nodes.Text, about_runs(result))])
+        if not rows:
+            return [nodes.paragraph("", "", nodes.emphasis("", "Nothing is recorded yet."))]
+        return [table(("file", "holds", "seeds", "threads", "CPU", "seconds a run", "PyTorch", "when"), rows)]
+
+
+def about_runs(result: dict[str, Any]) -> list[str]:
+    """Return the circumstances of recorded runs in words, each once."""
+    runs = result["runs"]
+
+    def each(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(run[key]) for run in sorted(runs, key=lambda run: str(run[key]))))
+
+    seconds = sorted(run["seconds"] for run in runs)
+    return [
+        f"{len(result['values'])} numbers, {len(result['claims'])} of them claims",
+        f"{min(run['seed'] for run in runs)} to {max(run['seed'] for run in runs)}",
+        each("threads"),
+        f"{each('cpu')}; instructions {each('capability')}",
+        f"{seconds[0]:.0f} to {seconds[-1]:.0f}",
+        each("torch"),
+        f"{each('date')}; {each('commit')}",
+    ]
+
+
 def row(result: dict[str, Any]) -> list[nodes.Node]:
     """Return one result as the cells of a table."""
     made = result["provenance"]
@@ -79,5 +114,6 @@ class Seconds(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the role."""
     app.add_directive("results", Results)
+    app.add_directive("recorded", Recorded)
     app.add_role("seconds", Seconds())
     return {"parallel_read_safe": True}
