@@ -503,7 +503,7 @@ def show_grouped_runs(
 
 
 def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
-    """Draw tables of :func:`evaluate` side by side as heat maps, with every number written in its cell.
+    """Draw tables of :func:`~vlmcourse.train.vlm.evaluate` side by side as heat maps, every number in its cell.
 
     >>> asked = {"seen": pd.DataFrame([[0.9, 0.2]], index=["blank"], columns=["exact", "color"])}
     >>> show_scores(asked)[0].get_title()
