@@ -86,7 +86,9 @@ class Claims(Machine):
         for name, chapter in chapters.items():
             title = nodes.rubric("", "", self.link("doc", f"/lectures/{name}"))
             ordered = sorted(chapter["claims"], key=lambda claim: claim["slide"] or "~")
-            found += [title, table(columns, [self.row(claim) for claim in ordered])]
+            tabled = table(columns, [self.row(claim) for claim in ordered])
+            tabled["classes"].append("claims")
+            found += [title, tabled]
         return found
 
     def row(self, entry: dict[str, Any]) -> list[nodes.Node]:
