@@ -89,5 +89,6 @@ def kernel_environment(scratch: Path) -> dict[str, str]:
     startup.mkdir(parents=True, exist_ok=True)
     shutil.copy(STARTUP, startup)
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # may hide figures
-    # The python3 kernel of this environment comes before one of the user's.
-    return {**environment, "IPYTHONDIR": str(scratch), "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}
+    # The python3 kernel of this environment comes before one of the user's, and threads that wait do not spin.
+    own = {"IPYTHONDIR": str(scratch), "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}
+    return {"GOMP_SPINCOUNT": "10000", **environment, **own}
