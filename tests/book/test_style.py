@@ -114,7 +114,8 @@ def figures_without_alt_text(nb: dict) -> list[str]:
 
 
 def long_cells(nb: dict, *, most: int = 25) -> list[str]:
-    counted = [(len(source(cell).strip().splitlines()), source(cell)[:60]) for cell in code_cells(nb)]
+    shown = [cell for cell in code_cells(nb) if "hide-input" not in cell["metadata"].get("tags", [])]
+    counted = [(len(source(cell).strip().splitlines()), source(cell)[:60]) for cell in shown]
     return [f"{lines} lines: {start}" for lines, start in counted if lines > most]
 
 
