@@ -57,8 +57,9 @@ The cell above failed on the machine that built this page: {what}
 ```````````"""
 ASK_FOR_DEVICE = """
 import torch
+from vlmcourse.course.runtime import profile
 from vlmcourse.train.runtime import device
-where = device()
+where, _ = device(), profile()
 name = torch.cuda.get_device_name(where) if where.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 print(where.type, name if where.type in ("cpu", "cuda") else "")
 """
@@ -70,6 +71,7 @@ class Book:
     def __init__(self, root: Path) -> None:
         self.root, self.build = root, root / "_build"
         self.executed, self.source, self.html = (self.build / name for name in ("executed", "source", "html"))
+        self.good = self.build / "rendered"  # a file that is there while the rendered book is what the sources say
         self.chapters = sorted((root / "lectures").glob("*.ipynb"))
 
     # --- what a chapter depends on ------------------------------------------------------------------------------
@@ -151,8 +153,8 @@ class Book:
 
     # --- rendering ----------------------------------------------------------------------------------------------
 
-    def stage(self) -> bool:
-        """Bring _build/source/ up to date, and return whether anything changed that the pages are made from."""
+    def stage(self) -> None:
+        """Bring _build/source/ up to date; where that changes anything, the rendered book is good no more."""
         hidden = {"tools", "__pycache__", ".ipynb_checkpoints"}
         found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
@@ -164,21 +166,19 @@ class Book:
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
         hashes = {self.name(file): sha256(file.read_bytes()) for file in sorted(others)}
         content["made_from.json"] = json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode()
-        present = {self.source / name for name in content}
-        removed = [file for file in self.source.rglob("*") if file.is_file() and file not in present]
+        files = {self.source / name: data for name, data in content.items()}
+        removed = [file for file in self.source.rglob("*") if file.is_file() and file not in files]
+        changed = {file: data for file, data in files.items() if not file.is_file() or file.read_bytes() != data}
+        if removed or changed:
+            self.good.unlink(missing_ok=True)
         for file in removed:
             file.unlink()
-        changed = bool(removed)
-        for name, data in content.items():
-            file = self.source / name
-            if not file.is_file() or file.read_bytes() != data:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(data)
-                changed = True
-        return changed
+        for file, data in changed.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
 
-    def render(self) -> bool:
-        """Render the staged pages; return whether Sphinx had nothing to complain about."""
+    def render(self) -> None:
+        """Render the staged pages; the book is good where Sphinx has nothing to complain about."""
         # From scratch: what Sphinx remembers of unchanged pages would hide their warnings and keep old titles in menus.
         # And apart: the book of the last call stays whole until this one is.
         rendering, log = self.build / "rendering", self.build / "render.log"
@@ -193,11 +193,12 @@ class Book:
         if (rendering / "_build" / "html" / "index.html").is_file():  # written last, and with complaints too
             shutil.rmtree(self.html, ignore_errors=True)
             (rendering / "_build" / "html").replace(self.html)
-        if result.returncode:
-            complaints = [line for line in output.splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Exception", line)]
-            print("\n".join(complaints or output.splitlines()[-20:]))
-            print(f"\nRendering complained; all that Sphinx said is in {self.name(log)}")
-        return result.returncode == 0
+        if result.returncode == 0:
+            self.good.touch()
+            return
+        complaints = [line for line in output.splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Exception", line)]
+        print("\n".join(complaints or output.splitlines()[-20:]))
+        print(f"\nRendering complained; all that Sphinx said is in {self.name(log)}")
 
 
 def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
@@ -286,18 +287,16 @@ def build(book: Book, machine: Machine, timeout: int | None) -> int:
         if reasons[chapter] != "no results yet":
             print(f"  {chapter.stem}: {reasons[chapter]}")
     execute_all(book, todo, machine, timeout)
-    good = book.build / "rendered"  # there while the book is as good as its pages
-    if not book.stage() and good.is_file():
+    book.stage()
+    if book.good.is_file() and (book.html / "index.html").is_file():
         print("Nothing changed since the book was rendered.")
     else:
         print("Rendering the pages ...", flush=True)
-        good.unlink(missing_ok=True)
-        if book.render():
-            good.touch()
+        book.render()
     failed = report(book, todo)
     print(f"\nThe book is in {book.html / 'index.html'} (this call took {time.monotonic() - began:.0f} s)")
     print("See it with: make serve")
-    return 1 if failed or not good.is_file() else 0
+    return 1 if failed or not book.good.is_file() else 0
 
 
 def report(book: Book, todo: dict[Path, Any]) -> bool:

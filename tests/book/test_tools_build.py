@@ -73,11 +73,11 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # edits within a second would go unnoticed by import
     made = Project(tmp_path)
 
-    def render(book: tool.Book) -> bool:
+    def render(book: tool.Book) -> None:
         made.rendered += 1
         book.html.mkdir(exist_ok=True)
         (book.html / "index.html").write_text("")
-        return True
+        book.good.touch()
 
     monkeypatch.setattr(tool.Book, "render", render)
     return made
@@ -366,6 +366,12 @@ def test_a_page_that_was_removed_is_removed_from_the_copy(built):
     (built.root / "book/extra.md").unlink()
     built.build()
     assert not (built.book.source / "book/extra.md").exists()
+
+
+def test_a_book_that_is_gone_is_rendered_again(built):
+    (built.book.html / "index.html").unlink()
+    assert built.build() == (0, [])
+    assert built.rendered == 2
 
 
 def test_an_edited_docstring_renders_again_even_where_no_chapter_uses_it(built):
