@@ -1,25 +1,47 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write beside the place, sync, rename: killed at any moment, the old file or the new one is there.
+    """Write beside the place, sync, read back, rename: killed at any moment, the old file or the new one is there.
+
+    Folders on the way are made, and ``~`` is the home folder.
 
     Raises:
         OSError: the file cannot be written; what was there before is left as it was.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if temporary.read_bytes() != content:
+            raise OSError(errno.EIO, "the disk holds something else than was written")
         os.replace(temporary, path)
-    except OSError:
+        _sync_folder(path.parent)
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise
+        kept = "the one written before is untouched" if path.is_file() else "nothing was written"
+        hint = "free some space" if error.errno in _FULL else "try another folder"
+        message = f"could not write {path} ({error.strerror}); {kept}; {hint} and call again"
+        raise OSError(error.errno, message) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut. Where folders cannot be opened (Windows), the system decides."""
+    with suppress(PermissionError, IsADirectoryError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -19,6 +19,7 @@ import torch
 import torch._dynamo  # an optimiser imports it on first use: once here, not once in every fork
 from torch import nn
 
+from vlmcourse import _files
 from vlmcourse.train import checkpoints, loop
 
 STEPS, KILLS = 120, 24
@@ -81,24 +82,23 @@ def die_later(function, calls, *, before=lambda *args: None):
 def arm(moment, dice):
     """Prepare this process to be killed at a moment."""
     if moment == "in the loss":
-        global loss_fn
-        loss_fn = die_later(loss_fn, dice.randrange(2, 7))
+        nn.functional.cross_entropy = die_later(nn.functional.cross_entropy, dice.randrange(2, 7))
     elif moment == "between two weights":  # the optimiser has moved some parameters and not the others
         torch.Tensor.addcdiv_ = die_later(torch.Tensor.addcdiv_, dice.randrange(13, 40))
         torch.Tensor.add_ = die_later(torch.Tensor.add_, dice.randrange(13, 60))
     elif moment == "half written":
-        checkpoints.os.fsync = die_later(
+        _files.os.fsync = die_later(
             os.fsync,
             2 * dice.randrange(1, 3),
             before=lambda handle: os.ftruncate(handle, os.fstat(handle).st_size // 2),
         )
     elif moment == "before the rename":
-        checkpoints.os.replace = die_later(os.replace, dice.randrange(1, 3))
+        _files.os.replace = die_later(os.replace, dice.randrange(1, 3))
     elif moment == "after the rename":
-        checkpoints._sync_folder = die_later(checkpoints._sync_folder, dice.randrange(1, 3))
+        _files._sync_folder = die_later(_files._sync_folder, dice.randrange(1, 3))
     else:  # killed from outside; a slow disk, so that it often happens during a save
         sync = os.fsync
-        checkpoints.os.fsync = lambda handle: (time.sleep(0.02), sync(handle))
+        _files.os.fsync = lambda handle: (time.sleep(0.02), sync(handle))
 
 
 def fork(path, optimizer, moment=None, dice=None):

@@ -1,13 +1,9 @@
 """The training loop: what it computes, and what it says when something is wrong."""
 
 import itertools
-import json
 import math
 import os
-import pickle
 import random
-import resource
-import signal
 import subprocess
 import sys
 import warnings
@@ -19,46 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from small_training import CLASSES, QUIET, N, assert_same, loss_fn, network, pictures, train
 from torch import nn
 
-from vlmcourse.train import checkpoints, loop
-from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
+from vlmcourse.train._surroundings import has_bfloat16
+from vlmcourse.train.checkpoints import load_checkpoint
 from vlmcourse.train.loop import batch_of_step, fit, warmup_cosine
 from vlmcourse.train.runtime import seed_everything
 
 HERE = Path(__file__).parent
-N, CLASSES = 23, 5
-QUIET = {"device": "cpu", "progress": False}
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(7 * 36, CLASSES)
-    )
-
-
-def pictures():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(256, (N, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    return images, torch.arange(N) % CLASSES
-
-
-def loss_fn(model, batch):
-    images, labels = batch
-    return F.cross_entropy(model(images), labels)
-
-
-def train(model=None, loss=loss_fn, data=None, **options):
-    model = network() if model is None else model
-    options = {"steps": 6, "batch_size": 8, "lr": 1e-2, **QUIET, **options}
-    history = fit(model, loss, pictures() if data is None else data, **options)
-    return {name: value.clone() for name, value in model.state_dict().items()}, history
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 # --- what it computes ------------------------------------------------------------------------------------------------
@@ -255,7 +220,7 @@ def test_channels_last_leaves_models_with_3d_convolutions_alone():
     train(model, lambda model, batch: model(batch).float().square().mean(), clips)
 
 
-@pytest.mark.skipif(not loop._has_bfloat16(torch.device("cpu")), reason="this CPU only emulates bfloat16")
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU only emulates bfloat16")
 def test_autocast_computes_the_model_in_bfloat16_and_the_loss_in_float32():
     dtypes = []
 
@@ -326,191 +291,6 @@ def test_weights_that_are_shared_stay_shared():
     train(model, lambda model, batch: (model(batch) - batch).square().mean(), torch.randn(8, 4))
     assert model.there.weight is model.back.weight
     assert not torch.equal(model.there.weight, before)
-
-
-# --- killed, interrupted, continued ----------------------------------------------------------------------------------
-
-
-def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_bits():
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
-    done = subprocess.run(
-        [sys.executable, HERE / "killed_runs.py", "0"], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    for optimizer, report in json.loads(done.stdout.splitlines()[-1]).items():
-        assert sum(report["kills"].values()) >= 20, (optimizer, report)
-        assert len(report["kills"]) == 6, (optimizer, report)  # every kind of moment
-        assert report["different"] == [], (optimizer, report)
-        assert report["left_over"] == [], (optimizer, report)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_continues_exactly(tmp_path, optimizer):
-    steps = []
-
-    def interrupted_loss(model, batch):
-        steps.append(None)
-        if len(steps) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return loss_fn(model, batch)
-
-    calm, calm_history = train(optimizer=optimizer)
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"after step 3 of 6; .*run\.pt holds it"):
-        train(loss=interrupted_loss, optimizer=optimizer, checkpoint=tmp_path / "run.pt")
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert load_checkpoint(tmp_path / "run.pt")["step"] == 3
-    weights, history = train(optimizer=optimizer, checkpoint=tmp_path / "run.pt")
-    assert_same(weights, calm)
-    assert history["loss"].tolist() == calm_history["loss"].tolist()
-    assert history["seconds"].is_monotonic_increasing
-
-
-def test_a_second_ctrl_c_does_not_wait_for_the_step():
-    def stuck(model, batch):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("went on")
-
-    with pytest.raises(KeyboardInterrupt):
-        train(loss=stuck)
-
-
-def test_resuming_a_finished_run_trains_nothing(tmp_path, capsys):
-    weights, history = train(checkpoint=tmp_path / "run.pt")
-    written = (tmp_path / "run.pt").stat().st_mtime_ns
-
-    def never(model, batch):
-        raise AssertionError("trained again")
-
-    again, same_history = train(loss=never, checkpoint=tmp_path / "run.pt")
-    assert_same(again, weights)
-    assert same_history.equals(history)
-    assert (tmp_path / "run.pt").stat().st_mtime_ns == written
-    assert "after step 6 of 6" in capsys.readouterr().out
-
-
-def test_a_checkpoint_of_another_model_is_refused_and_says_where_it_differs(tmp_path):
-    path = tmp_path / "run.pt"
-    train(checkpoint=path)
-    before = path.read_bytes()
-    other = network()
-    other[5] = nn.Linear(7 * 36, CLASSES + 1)
-    with pytest.raises(ValueError, match=r"another model .*5\.weight: \(5, 252\) there, \(6, 252\) here"):
-        train(other, checkpoint=path)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lr": 2e-2}, "lr: 0.01 there, 0.02 here"),
-        ({"steps": 7}, "steps: 6 there, 7 here"),
-        ({"batch_size": 9}, "batch_size: 8 there, 9 here"),
-        ({"optimizer": "sgd"}, "optimizer: adamw there, sgd here"),
-        ({"seed": 1}, "seed: 0 there, 1 here"),
-        ({"weight_decay": 0.5}, "weight_decay: 0.0001 there, 0.5 here"),
-        ({"warmup": 3}, "warmup: 0 there, 3 here"),
-        ({"clip_norm": 1.0}, "clip_norm: None there, 1.0 here"),
-        ({"autocast": False}, "autocast: True there, False here"),
-        ({"data": tuple(t[1:] for t in pictures())}, r"\(23, 3, 8, 8\) torch.uint8.* there, .*\(22, 3, 8, 8\)"),
-    ],
-)
-def test_a_checkpoint_of_another_configuration_is_refused_and_says_which(tmp_path, options, message):
-    train(checkpoint=tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=f"another configuration .*{message}"):
-        train(checkpoint=tmp_path / "run.pt", **options)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_checkpoint_cut_short_is_refused_and_left_alone(tmp_path, share):
-    path = tmp_path / "run.pt"
-    train(checkpoint=path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    cut = path.read_bytes()
-    with pytest.raises(ValueError, match=r"run\.pt cannot be used: it is damaged, cut short.*left as it is"):
-        train(checkpoint=path)
-    assert path.read_bytes() == cut
-
-
-def test_a_single_wrong_bit_in_the_weights_is_noticed(tmp_path):
-    path = tmp_path / "run.pt"
-    save_checkpoint(path, {"weights": torch.arange(1000.0)})
-    content = bytearray(path.read_bytes())
-    place = content.index(torch.arange(500.0, 503.0).numpy().tobytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="checksum"):
-        load_checkpoint(path)
-
-
-def test_a_file_that_is_something_else_is_refused(tmp_path):
-    path = tmp_path / "run.pt"
-    save_checkpoint(path, network().state_dict())
-    with pytest.raises(ValueError, match="was not written by fit"):
-        train(checkpoint=path)
-    path.write_text("notes of the day")
-    with pytest.raises(ValueError, match="no checkpoint"):
-        train(checkpoint=path)
-    torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="holds a list"):
-        train(checkpoint=path)
-
-
-class Trap:
-    """An object whose pickle runs code."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_reading_a_checkpoint_executes_no_code(tmp_path):
-    torch.save({"model": Trap(tmp_path / "sprung")}, tmp_path / "run.pt")
-    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    for name in ("run.pt", "raw.pt"):
-        with pytest.raises(ValueError, match="cannot be used"):
-            load_checkpoint(tmp_path / name)
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
-    path = tmp_path / "run.pt"
-    save_checkpoint(path, {"step": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # a file larger than this cannot be written
-    try:
-        with pytest.raises(OSError, match=r"could not write .*untouched; free some space"):
-            save_checkpoint(path, {"step": 2, "weights": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert load_checkpoint(path) == {"step": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
-
-
-def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_path):
-    def never(model, batch):
-        raise AssertionError("trained before it looked")
-
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"could not write checkpoint .*nothing was written"):
-        train(loss=never, checkpoint=tmp_path / "file" / "run.pt")
-    if os.geteuid() != 0:  # root may write anywhere
-        tmp_path.chmod(0o500)
-        with pytest.raises(PermissionError, match="try another folder"):
-            train(loss=never, checkpoint=tmp_path / "run.pt")
-
-
-def test_a_state_that_could_not_be_read_back_is_noticed_before_the_first_step(tmp_path):
-    class WithExtra(nn.Linear):
-        def get_extra_state(self):
-            return Trap(tmp_path / "sprung")
-
-    with pytest.raises(ValueError, match="cannot be used"):
-        train(WithExtra(2, 1), lambda model, batch: 1 / 0, torch.randn(4, 2), checkpoint=tmp_path / "run.pt")
 
 
 # --- when something goes wrong ---------------------------------------------------------------------------------------
@@ -638,11 +418,3 @@ def test_cuda_trains_to_the_result_of_the_cpu_in_float32():
     one, _ = train(loss=noiseless, autocast=False, optimizer="sgd")
     other, _ = train(loss=noiseless, autocast=False, optimizer="sgd", device="cuda")
     torch.testing.assert_close({k: v.cpu() for k, v in other.items()}, one, rtol=1e-2, atol=1e-3)
-
-
-def test_checkpoints_of_one_name_do_not_disturb_those_of_another(tmp_path):
-    save_checkpoint(tmp_path / "a.pt", {"step": 1})
-    (tmp_path / ".b.pt.123.tmp").write_text("being written by another run")
-    save_checkpoint(tmp_path / "a.pt", {"step": 2})
-    assert (tmp_path / ".b.pt.123.tmp").exists()
-    assert checkpoints.load_checkpoint(tmp_path / "a.pt") == {"step": 2}

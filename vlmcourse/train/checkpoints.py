@@ -1,23 +1,28 @@
-"""Files that a run resumes from: never half written, and no code in them is executed when they are read."""
+"""Files that a run resumes from: never half written, and without code, so that reading one executes nothing.
 
-import contextlib
-import errno
-import io
+A checkpoint is a file of the safetensors format: all tensors, the rest of the state as JSON, and a checksum of both.
+Its size is what it holds: nothing in it unpacks to more.
+"""
+
+import hashlib
+import json
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vlmcourse._files import write_whole
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, text, and lists and dictionaries of them) so that ``path`` is never half done.
+    """Write ``state`` (tensors, numbers, text, and lists, tuples and dictionaries of them), whole or not at all.
 
-    The file is written beside its place, synced to the disk and renamed. Killed at any moment, or on a full disk, the
-    previous file at ``path`` survives whole.
+    Killed at any moment, or on a full disk, the previous file at ``path`` survives.
 
     Raises:
         OSError: the file cannot be written; what was there before is left as it was.
@@ -28,64 +33,87 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     >>> load_checkpoint(path)
     {'model': {'weight': tensor([1., 1.])}, 'step': 7}
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = io.BytesIO()  # serialised in memory first, so that a full disk is met by a plain write
-    torch.save(dict(state), content)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a run killed while it was writing
-            leftover.unlink()
-        with open(temporary, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        kept = "the one written before is untouched" if path.is_file() else "nothing was written"
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else "try another folder"
-        raise OSError(
-            error.errno, f"could not write checkpoint {path} ({error.strerror}); {kept}; {hint} and call again"
-        ) from error
+    tensors: dict[str, Tensor] = {}
+    places: dict[Any, str] = {}
+
+    def encoded(value: Any, where: str) -> Any:
+        """Return what JSON can hold, and put tensors aside, each one once."""
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, Tensor):
+            place = places.setdefault(
+                (value.data_ptr() or id(value), value.dtype, value.shape, value.stride()), str(len(tensors))
+            )
+            if place not in tensors:  # a copy, because the format wants whole tensors that share no memory
+                tensors[place] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            return {"tensor": place}
+        if isinstance(value, tuple | list):
+            items = [encoded(item, f"{where}[{k}]") for k, item in enumerate(value)]
+            return {"tuple": items} if isinstance(value, tuple) else items
+        if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
+            return {"items": [[key, encoded(item, f"{where}[{key!r}]")] for key, item in value.items()]}
+        raise TypeError(
+            f"{where} must be a tensor, a number, text, or a list, tuple or dictionary of them with keys of text or "
+            f"integers, received {type(value).__name__}; leave it out, or try torch.from_numpy(...) for arrays"
+        )
+
+    text = json.dumps(encoded(dict(state), "state")).encode()
+    tensors["state"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    write_whole(path, save(tensors, {"checksum": _checksum(tensors)}))
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU. Executes no code from the file.
+def load_checkpoint(path: str | Path, *, max_bytes: int | None = None) -> dict[str, Any]:
+    """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU.
+
+    To start another run from the weights of one that :func:`~vlmcourse.train.loop.fit` trained, load them as
+    ``model.load_state_dict(load_checkpoint(path)["model"])``.
 
     Raises:
-        ValueError: the file is damaged, cut short, or holds something else than tensors, numbers and text.
+        ValueError: the file is damaged, cut short, no checkpoint, or larger than ``max_bytes``.
         OSError: the file cannot be read.
 
     >>> load_checkpoint("nowhere.pt")
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.pt'
     """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError(f"holds a {type(state).__name__}, not a dictionary")
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"checkpoint {path} cannot be used: it is damaged, cut short, or no checkpoint ({reason}). It was left as "
-            f"it is; move it away to start from the beginning, or put a good copy in its place"
-        ) from error
-    return state
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut. Where folders cannot be opened (Windows), the system decides."""
-    with contextlib.suppress(PermissionError, IsADirectoryError):
-        handle = os.open(folder, os.O_RDONLY)
+    path = Path(path).expanduser()
+    with open(path, "rb") as file:
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            size = os.fstat(file.fileno()).st_size
+            if max_bytes is not None and size > max_bytes:
+                raise ValueError(f"it has {size} bytes, and this run's can have {max_bytes}")
+            content = file.read()
+            tensors = load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            if header["__metadata__"]["checksum"] != _checksum(tensors):
+                raise ValueError("its checksum does not match")
+            return dict(_decoded(json.loads(tensors["state"].numpy().tobytes()), tensors))
+        except Exception as error:  # whatever a damaged file leads to, in whichever library
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"checkpoint {path} cannot be used: it is damaged, cut short, or no checkpoint ({reason}). It was left "
+                f"as it is; move it away to start from the beginning, or put a good copy in its place"
+            ) from error
+
+
+def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_decoded(item, tensors) for item in content)
+    return {key: _decoded(item, tensors) for key, item in content}
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,4 +1,4 @@
-"""Several processes, one training: who I am, and embeddings gathered with their gradients.
+"""Train on several processes: the rank of this one, and embeddings gathered with their gradients.
 
 Every process holds the whole model and a share of each batch. After the backward pass the gradients are averaged, so
 all processes take the same step. A contrastive loss needs the embeddings of *all* shares, because every image of the
@@ -77,9 +77,9 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def anyone(answer: bool) -> bool:
+def any_process(answer: bool) -> bool:
     """Say whether any process answers yes, the same on all of them."""
-    return bool(mean_over_processes(torch.tensor(float(answer))) > 0)
+    return answer if world_size() == 1 else bool(mean_over_processes(torch.tensor(float(answer))) > 0)
 
 
 def gather_embeddings(embeddings: Tensor) -> Tensor:
@@ -122,12 +122,12 @@ class _Gather(torch.autograd.Function):
         padded[: len(rows)] = rows
         shares = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(shares, padded)
-        ctx.mine = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
+        ctx.local = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
         return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Every process's loss depends on my rows. float32, so that the sum is no coarser than its terms.
+        # Every process's loss depends on the rows of this one. float32, so that the sum is no coarser than its terms.
         total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
         dist.all_reduce(total)
-        return total[ctx.mine].to(gradient.dtype)
+        return total[ctx.local].to(gradient.dtype)

@@ -1,0 +1,176 @@
+"""The examples of a training: in memory as tensors, or fetched one by one from a dataset."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+
+from vlmcourse.train import distributed
+from vlmcourse.train._identity import identity_of, identity_of_tensors
+from vlmcourse.train.runtime import mixed_seed, reseed
+
+Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
+
+
+class Examples(Protocol):
+    """What a training asks of its examples."""
+
+    batch_size: int | None  # None where the caller of ``fit`` chooses it
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def identity(self) -> dict[str, str]:
+        """Say which they are."""
+
+    def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
+        """Yield the batch of every step."""
+
+
+def examples_of(data: Any) -> Examples:
+    """Return the examples of whatever ``fit`` was given, checked."""
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, DataLoader):
+        return Fetched(data, data.batch_size)
+    if isinstance(data, Dataset):
+        return Fetched(DataLoader(data), None)
+    return InMemory(data)
+
+
+class InMemory:
+    """Holds tensors of one length; a batch has the form of the data: one tensor, or a tuple."""
+
+    batch_size: int | None = None
+
+    def __init__(self, data: Any) -> None:
+        form: Callable[[Iterator[Tensor]], Any] = tuple
+        if isinstance(getattr(data, "images", None), Tensor):
+            data = (data.images,) if getattr(data, "labels", None) is None else (data.images, data.labels)
+            form = tuple if len(data) > 1 else next
+        elif isinstance(data, Tensor):
+            data, form = (data,), next
+        if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
+            hint = "torch.from_numpy(...) for arrays"
+            if isinstance(getattr(data, "clips", None), Tensor):
+                hint = "(clips.clips, clips.labels), if clips are what you gave"
+            raise TypeError(
+                f"data must be a tensor, a sequence of tensors, a dataset with images and labels, or a Dataset or "
+                f"DataLoader of torch.utils.data, received {type(data).__name__}; try {hint}"
+            )
+        if not data or any(t.ndim == 0 or len(t) == 0 for t in data):
+            raise ValueError(f"data must hold at least one example, received shapes {[tuple(t.shape) for t in data]}")
+        if len({len(t) for t in data}) > 1:
+            raise ValueError(f"tensors in data must have one length, received {[len(t) for t in data]} examples")
+        self.tensors, self.form = tuple(data), form
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def identity(self) -> dict[str, str]:
+        """Say which data this is."""
+        return identity_of_tensors(self.tensors)
+
+    def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
+        """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
+        tensors = self.tensors
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        if device.type != "cuda" or sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
+            tensors = tuple(t.to(device) for t in tensors)
+        for _, rows in plan:
+            yield self.form(t[rows.to(t.device)] for t in tensors)
+
+
+class Fetched:
+    """Fetches examples from a dataset, with the workers and the ``collate_fn`` of a loader but in the order of ``fit``.
+
+    So a run is the same with any number of workers, and goes on in the middle of an epoch.
+    """
+
+    def __init__(self, loader: DataLoader, batch_size: int | None) -> None:
+        in_order = type(loader.sampler) is SequentialSampler
+        shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
+        if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not (in_order or shuffled):
+            raise TypeError(
+                f"data must have examples that fit can put in an order of its own, received a DataLoader of "
+                f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__} and "
+                f"batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True) of a dataset "
+                f"with len(dataset) and dataset[index]"
+            )
+        if len(loader.dataset) == 0:  # type: ignore[arg-type]
+            raise ValueError(f"data must hold at least one example, received an empty {type(loader.dataset).__name__}")
+        self.loader, self.batch_size = loader, batch_size
+
+    def __len__(self) -> int:
+        return len(self.loader.dataset)  # type: ignore[arg-type]
+
+    def identity(self) -> dict[str, str]:
+        """Say which data this is."""
+        return identity_of(self.loader.dataset)
+
+    def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
+        """Yield the batch of every step."""
+        own = ("collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
+               "prefetch_factor")  # fmt: skip
+        seeded = _Seeded(self.loader.dataset, seed, distributed.rank())
+        order: Any = ((step, rows.tolist()) for step, rows in plan)
+        return iter(DataLoader(seeded, batch_sampler=order, **{name: getattr(self.loader, name) for name in own}))
+
+
+class _Seeded(Dataset):
+    """Fetches the examples of a step under a seed of their own, so that augmentation does not depend on the worker."""
+
+    def __init__(self, dataset: Any, seed: int, rank: int) -> None:
+        self.dataset, self.seed, self.rank = dataset, seed, rank
+
+    def __getitems__(self, step_and_rows: tuple[int, list[int]]) -> list[Any]:
+        step, rows = step_and_rows
+        reseed(mixed_seed(self.seed, "examples", step, "process", self.rank), torch.device("cpu"))
+        together = getattr(self.dataset, "__getitems__", None)
+        return together(rows) if together else [self.dataset[row] for row in rows]
+
+
+def share_of(rows: Tensor) -> tuple[Tensor, float]:
+    """Return this process's rows of a global batch, and by how much their mean counts in the mean over processes."""
+    processes = distributed.world_size()
+    if len(rows) < processes:
+        raise ValueError(
+            f"batch_size must give each of {processes} processes an example, received a batch of {len(rows)}; try "
+            f"a larger batch_size or fewer processes"
+        )
+    local = rows.tensor_split(processes)[distributed.rank()] if processes > 1 else rows
+    return local, len(local) * processes / len(rows)
+
+
+def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> Any:
+    """Return a batch on the device: its first tensor in [0, 1] if it holds pictures or clips, and maps in a layout."""
+    first = True
+
+    def moved(part: Any) -> Any:
+        nonlocal first
+        if isinstance(part, Mapping):
+            return {name: moved(item) for name, item in part.items()}
+        if isinstance(part, tuple) and hasattr(part, "_fields"):
+            return type(part)(*map(moved, part))
+        if isinstance(part, list | tuple):
+            return type(part)(map(moved, part))
+        if not isinstance(part, Tensor):
+            return part
+        if part.device != device:
+            part = part.pin_memory() if device.type == "cuda" and part.device.type == "cpu" else part
+            part = part.to(device, non_blocking=True)
+        part, first = as_unit_range(part) if first and part.ndim in (4, 5) else part, False
+        return part.contiguous(memory_format=layout) if part.ndim == 4 and part.is_floating_point() else part
+
+    return moved(batch)
+
+
+def as_unit_range(pictures: Tensor) -> Tensor:
+    """Return uint8 pictures as float32 in [0, 1], and others as they are.
+
+    >>> as_unit_range(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8))
+    tensor([[[[0.2000]]]])
+    """
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures

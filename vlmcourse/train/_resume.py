@@ -1,0 +1,138 @@
+"""The checkpoint of one run of ``fit``: continued by the same call only, and by one process at a time."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vlmcourse.train import distributed
+from vlmcourse.train._history import History, check_weights
+from vlmcourse.train._identity import check_same, plain_name, unwrapped
+from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
+
+
+class RunFile:
+    """Keeps a run's weights, optimizer, history and identity in a file; without a path it does nothing."""
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        identity: Callable[[], dict[str, dict[str, Any]]],
+    ) -> None:
+        self.path = None if path is None else Path(path).expanduser()
+        self.model, self.optimizer = unwrapped(model), optimizer
+        self.identity = {} if path is None else identity()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Refuse a second run on the same file. The lock dies with its process."""
+        if self.path is None or distributed.rank() != 0:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=0))
+                for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*.tmp"):
+                    leftover.unlink()  # of a process that was killed while it was writing
+            except Timeout:
+                raise RuntimeError(
+                    f"checkpoint {self.path} is in use by another run; wait for its end, or give this run a "
+                    f"checkpoint of its own"
+                ) from None
+            except (OSError, NotImplementedError):  # a folder that cannot be written: the first save says so
+                pass
+            yield
+
+    def start(self, *, resume: bool) -> tuple[int, History]:
+        """Put model and optimizer where the file left them, or write the first one where there is none."""
+        if self.path is None:
+            return 0, History()
+        found = resume and self.path.exists()
+        distributed.wait_for_all()  # no process writes before all have looked
+        if not found:
+            # A folder that cannot be written, or a state that cannot be kept, fails now and not after an hour.
+            self.save(0, History())
+            distributed.wait_for_all()
+        state = load_checkpoint(self.path, max_bytes=self._max_bytes())
+        try:
+            self._check(self.path, state)
+            saved, names = state["model"], self.model.state_dict().keys()
+            self.model.load_state_dict({name: saved[plain_name(name)] for name in names})
+            self._load_optimizer(state["optimizer"])
+            step, history = state["step"], History(state["history"])
+            if step not in range(self.identity["configuration"]["steps"] + 1) or len(history.rows) != step:
+                raise TypeError
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"checkpoint {self.path} was not written by fit: it holds {sorted(map(str, state))}; try another name"
+            ) from error
+        if found and distributed.rank() == 0:
+            steps = self.identity["configuration"]["steps"]
+            tqdm.write(f"resumed from {self.path} after step {step} of {steps}")
+        return step, history
+
+    def save(self, step: int, history: History) -> None:
+        """Write the state after a step, unless its weights are not finite."""
+        if self.path is None:
+            return
+        if history.rows:
+            history.fetch()
+        check_weights(self.model, step)  # before a good checkpoint is replaced
+        if distributed.rank() == 0:
+            save_checkpoint(
+                self.path,
+                {
+                    "model": self._weights(), "optimizer": self.optimizer.state_dict()["state"],
+                    "step": step, "history": history.columns(), **self.identity,
+                },
+            )  # fmt: skip
+
+    def farewell(self, step: int, steps: int) -> str:
+        """Say what an interrupted run leaves."""
+        kept = "no checkpoint was asked for" if self.path is None else f"{self.path} holds it; the same call continues"
+        return f"stopped after step {step} of {steps}; {kept}"
+
+    def _weights(self) -> dict[str, Any]:
+        return {plain_name(name): value for name, value in self.model.state_dict().items()}
+
+    def _check(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Raise unless the file holds a run of this model and this identity, or one that this run extends."""
+        check_same("model", path, _shapes(state["model"]), _shapes(self._weights()))
+        for what, present in self.identity.items():
+            saved = dict(state[what])
+            finished = what == "configuration" and saved["steps"] == state["step"] < present["steps"]
+            if finished:  # more steps than before: those of the longer run, from here on
+                saved |= {name: present[name] for name in ("steps", "warmup")}
+            if distributed.rank() == 0:  # a loss may know its rank
+                check_same(what, path, saved, present)
+
+    def _load_optimizer(self, saved: Mapping[int, Mapping[str, Any]]) -> None:
+        """Load the optimizer's memory, each tensor laid out as its parameter is."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        adam = isinstance(self.optimizer, torch.optim.AdamW)
+        names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
+        state = {}
+        for k, memory in saved.items():
+            if any(memory[name].shape != parameters[k].shape for name in names):
+                raise TypeError
+            laid_out = {name: torch.empty_like(parameters[k]).copy_(memory[name]) for name in names}
+            state[k] = {**memory, **laid_out}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+    def _max_bytes(self) -> int:
+        """Return more than any checkpoint of this run takes: weights, two moments, and thousand numbers a step."""
+        weights = sum(t.nbytes for t in self.model.state_dict().values() if isinstance(t, Tensor))
+        return 4 * weights + 8_000 * self.identity["configuration"]["steps"] + 2**24
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else type(value) for name, value in state.items()}

@@ -1,0 +1,159 @@
+"""What is around a training loop: each of these changes something while the loop runs, and puts it back."""
+
+import contextlib
+import random
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+def bfloat16_where_it_pays(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """Return autocast to bfloat16, switched off where the hardware would only emulate it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
+
+
+@lru_cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether bfloat16 is faster than float32 here, rather than emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+
+
+def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -> torch.memory_format:
+    """Return the layout to train in: channels-last where it is wanted and safe.
+
+    PyTorch's CPU kernel for the gradient of a 1 × 1 convolution with a stride and fewer than 8 input channels writes
+    past its memory when channels come last (CHANGELOG, Known). A network that has such a layer trains contiguous.
+    """
+    unsafe = device.type == "cpu" and any(
+        set(layer.kernel_size) == {1} and max(layer.stride) > 1 and layer.in_channels < 8
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
+    return torch.channels_last if channels_last and not unsafe else torch.contiguous_format
+
+
+@contextlib.contextmanager
+def surroundings(
+    model: nn.Module, device: torch.device, layout: torch.memory_format
+) -> Iterator[tuple[Callable[[], None], Callable[[], bool]]]:
+    """Yield what puts the model into training mode again, and what says whether Ctrl-C was pressed."""
+    with (
+        stored_as(layout, model),
+        random_state_kept(device),
+        cudnn_benchmark(device),
+        training(model) as train_mode,
+        interrupt_between_steps() as interrupted,
+    ):
+        yield train_mode, interrupted
+
+
+@contextlib.contextmanager
+def stored_as(layout: torch.memory_format, model: nn.Module) -> Iterator[None]:
+    """Store 2-D convolution kernels in a layout, and contiguous afterwards, as files of weights must have them.
+
+    ``Module.to(memory_format=...)`` refuses models that also have 3-D kernels.
+    """
+
+    def store(layout: torch.memory_format) -> None:
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+
+    store(layout)
+    try:
+        yield
+    finally:
+        store(torch.contiguous_format)
+
+
+@contextlib.contextmanager
+def training(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Put the parts that learn into training mode and the frozen ones into evaluation mode; undo it in the end."""
+
+    def train() -> None:
+        model.train()
+        for module in model.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+
+    before = [(module, module.training) for module in model.modules()]
+    train()
+    try:
+        yield train
+    finally:
+        for module, was_training in before:
+            module.training = was_training
+
+
+@contextlib.contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give the caller the global generators back as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  loss functions may draw from it
+    on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+            if on_mps is not None:
+                torch.mps.set_rng_state(on_mps)
+
+
+@contextlib.contextmanager
+def cudnn_benchmark(device: torch.device) -> Iterator[None]:
+    """Let cuDNN time its algorithms once: shapes hardly change from batch to batch."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or (device.type == "cuda" and not torch.backends.cudnn.deterministic)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextlib.contextmanager
+def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C wait for the end of a step, where weights, optimizer and history agree. A second one does not wait."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield asked.is_set
+        return
+
+    def note(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def explained_out_of_memory(batch_size: int) -> Iterator[None]:
+    """Say which batch size to try when a GPU's memory is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill the memory
+        smaller = 1 << max(batch_size // 2, 1).bit_length() - 1
+        advice = f"try batch_size={smaller}" if batch_size > 1 else "try smaller images or a smaller model"
+        raise MemoryError(f"the GPU has too little memory for batch_size={batch_size}; {advice} ({error})") from None
+
+
+def progress_bar(steps: int, *, start: int, show: bool) -> tqdm:
+    """Return a bar, which the environment variable TQDM_DISABLE can also switch off."""
+    return tqdm(total=steps, initial=start, desc="fit", unit="step", **({} if show else {"disable": True}))
