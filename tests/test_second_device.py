@@ -40,6 +40,7 @@ def in_a_process_of_its_own(*command, **environment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("like", ["cuda", "mps"])
 def test_everything_runs_on_a_strict_second_device(like):
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=short")

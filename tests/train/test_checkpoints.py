@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 # --- killed, interrupted, continued ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_bits():
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(

@@ -14,6 +14,8 @@ import torch
 from vlmcourse.train import distributed
 from vlmcourse.train.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "VLMCOURSE_DEVICE": "cpu"}
 
