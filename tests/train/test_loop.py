@@ -17,7 +17,17 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from small_training import CLASSES, QUIET, N, assert_same, loss_fn, network, pictures, train
 from torch import nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)  # fmt: skip
 
+from vlmcourse.data import scenes
 from vlmcourse.train._surroundings import has_bfloat16
 from vlmcourse.train.checkpoints import load_checkpoint
 from vlmcourse.train.loop import batch_of_step, fit, warmup_cosine
@@ -146,6 +156,118 @@ def test_data_may_be_a_tensor_a_tuple_or_a_dataset_and_keeps_its_form():
     assert forms == [tensor, [tensor, tensor], [tensor], [tensor, tensor], tensor]
 
 
+def test_only_the_first_tensor_of_a_batch_is_taken_for_pictures():
+    batches = []
+
+    def watching(model, batch):
+        batches.append(batch)
+        return F.cross_entropy(model(batch[0]), batch[2])
+
+    images, labels = pictures()
+    masks = torch.randint(3, (N, 1, 8, 8), dtype=torch.uint8)
+    train(loss=watching, data=(images, masks, labels), steps=1, batch_size=N)
+    assert torch.equal(batches[0][1], masks[batch_of_step(0, n=N, batch_size=N)])
+
+
+class Examples(Dataset):
+    """The same pictures one by one, shifted by a random number each."""
+
+    def __init__(self, noise=0.0):
+        self.images, self.labels = pictures()
+        self.noise = noise
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        noise = self.noise * (torch.randn(1) + random.random() + np.random.rand())
+        return self.images[index].float() / 255 + noise, self.labels[index]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TensorDataset(*pictures()),
+        Examples,
+        lambda: DataLoader(TensorDataset(*pictures()), batch_size=8, shuffle=True),
+        lambda: DataLoader(Examples(), batch_size=8, num_workers=2),
+        lambda: DataLoader(Subset(Examples(), range(N)), batch_size=8),
+    ],
+    ids=["tensor dataset", "dataset", "loader", "loader with workers", "loader of a subset"],
+)
+def test_a_dataset_and_a_loader_train_to_the_weights_of_their_tensors(make):
+    weights, history = train()
+    batch_size = None if isinstance(make(), DataLoader) else 8
+    other, other_history = train(data=make(), batch_size=batch_size)
+    assert_same(other, weights)
+    assert other_history["loss"].tolist() == history["loss"].tolist()
+
+
+def test_random_examples_depend_on_seed_and_step_and_not_on_workers_or_where_a_run_was_resumed(tmp_path, monkeypatch):
+    weights, _ = train(data=Examples(noise=0.1))
+    for workers in (0, 1, 2):
+        loader = DataLoader(Examples(noise=0.1), batch_size=8, num_workers=workers)
+        assert_same(train(data=loader, batch_size=None)[0], weights)
+    assert not torch.equal(train(data=Examples(noise=0.1), seed=1)[0]["0.weight"], weights["0.weight"])
+    with monkeypatch.context() as patched:
+        left = [1] * 4  # the run dies in the middle of its second epoch
+        patched.setattr(F, "cross_entropy", lambda *arguments, f=F.cross_entropy: left.pop() * f(*arguments))
+        with pytest.raises(IndexError):
+            train(data=Examples(noise=0.1), checkpoint=tmp_path / "run.pt", checkpoint_every=2)
+    assert load_checkpoint(tmp_path / "run.pt")["step"] == 4
+    assert_same(train(data=Examples(noise=0.1), checkpoint=tmp_path / "run.pt")[0], weights)
+    with pytest.raises(ValueError, match=r"another dataset \(noise: 0\.1 there, 0\.2 here\)"):
+        train(data=Examples(noise=0.2), checkpoint=tmp_path / "run.pt")
+
+
+def test_a_loader_keeps_its_batch_size_and_the_form_that_its_collate_function_gives():
+    forms = []
+
+    def watching(model, batch):
+        forms.append((list(batch), batch["image"].shape, batch["name"]))
+        return F.cross_entropy(model(batch["image"]), batch["label"])
+
+    class Named(Examples):
+        def __getitem__(self, index):
+            return {"name": f"no. {index}", "image": self.images[index], "label": self.labels[index]}
+
+    train(loss=watching, data=DataLoader(Named(), batch_size=12), batch_size=None, steps=1)
+    ((keys, shape, names),) = forms
+    assert keys == ["name", "image", "label"]
+    assert shape == (12, 3, 8, 8)
+    assert names == [f"no. {index}" for index in batch_of_step(0, n=N, batch_size=12)]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(pictures())
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (lambda: DataLoader(Examples(), batch_size=4), ValueError, "left to the DataLoader, which has 4, received 8"),
+        (Stream, TypeError, "an order of its own, received a DataLoader of Stream"),
+        (lambda: DataLoader(Stream(), batch_size=8), TypeError, "received a DataLoader of Stream"),
+        (lambda: DataLoader(Examples(), batch_size=None), TypeError, "batch_size=None; try DataLoader"),
+        (
+            lambda: DataLoader(Examples(), batch_size=8, sampler=WeightedRandomSampler([1.0] * N, N)),
+            TypeError, "with WeightedRandomSampler",
+        ),
+        (
+            lambda: DataLoader(Examples(), batch_size=8, sampler=RandomSampler(Examples(), replacement=True)),
+            TypeError, "with RandomSampler",
+        ),
+        (lambda: Subset(Examples(), []), ValueError, "at least one example, received an empty Subset"),
+        (lambda: scenes.clips(4, seed=0), TypeError, r"received Clips; try \(clips\.clips, clips\.labels\)"),
+        (lambda: SimpleNamespace(images=["a.png"]), TypeError, "received SimpleNamespace"),
+    ],
+)  # fmt: skip
+def test_data_that_fit_cannot_put_in_order_are_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        train(data=data())
+
+
 def test_channels_last_and_compile_change_the_speed_and_not_the_result(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, real=torch.compile: real(model, backend="eager"))
 
@@ -182,6 +304,7 @@ print("all trained")
 """  # PyTorch's kernel for strided 1 × 1 convolutions of few channels, stored last, crashes or hangs: see CHANGELOG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize(
     "capability",

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vlmcourse import device, pick, profile, seed_everything
+from vlmcourse.train.runtime import reseed
 
 
 def pretend(monkeypatch, *, cuda=0, mps=False):
@@ -67,6 +68,18 @@ def test_seeding_reaches_every_generator(device):
     assert draw() == first
     seed_everything(12)
     assert draw() != first
+
+
+def test_a_step_seeds_as_everything_is_seeded():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(2).tolist(), torch.rand(2, device="cpu").tolist()
+
+    drawn = []
+    for seeding in (seed_everything, lambda seed: reseed(seed, torch.device("cpu"))):
+        torch.rand(3)
+        seeding(11)
+        drawn.append(draw())
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "0", None, True])

@@ -84,6 +84,19 @@ def test_nothing_but_the_training_steps_leaves_a_trace_in_the_encoder(training):
     assert all(part.training is training for part in trained.modules())
 
 
+def test_a_part_in_evaluation_mode_stays_in_it_also_when_the_encoder_fails():
+    trained = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5).eval(), nn.Flatten(), nn.Linear(1, 1))
+    with pytest.raises(RuntimeError):
+        train_simclr(trained, IMAGES, steps=2, **QUICK)
+    assert [part.training for part in trained] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(IMAGES, 1), (IMAGES[:1], 13)])
+def test_one_image_a_batch_has_nothing_to_be_told_from(images, batch_size):
+    with pytest.raises(ValueError, match="at least two embeddings"):
+        train_simclr(encoder(), images, views={"darker": darker}, steps=2, **{**QUICK, "batch_size": batch_size})
+
+
 def test_the_loss_sees_the_embeddings_of_all_processes(monkeypatch):
     monkeypatch.setattr(simclr, "gather_embeddings", lambda rows: torch.cat([2 * rows, rows]))  # a process before ours
     seen = []

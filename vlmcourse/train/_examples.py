@@ -55,7 +55,7 @@ class InMemory:
         if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
             hint = "torch.from_numpy(...) for arrays"
             if isinstance(getattr(data, "clips", None), Tensor):
-                hint = "(clips.clips, clips.labels), if clips are what you gave"
+                hint = "(clips.clips, clips.labels)"
             raise TypeError(
                 f"data must be a tensor, a sequence of tensors, a dataset with images and labels, or a Dataset or "
                 f"DataLoader of torch.utils.data, received {type(data).__name__}; try {hint}"

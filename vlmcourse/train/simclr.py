@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
 from vlmcourse.ops._checks import check_positive_int
+from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
 from vlmcourse.train.loop import fit
@@ -84,10 +85,8 @@ def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
 def _width(encoder: nn.Module, images: Tensor) -> int:
     """Ask the encoder for two vectors, in evaluation mode so that nothing in it changes."""
     where = next((tensor for tensor in (*encoder.parameters(), *encoder.buffers())), torch.empty(0)).device
-    was_training = encoder.training
-    with torch.no_grad():
-        vectors = encoder.eval()(images[:2].float().to(where))
-    encoder.train(was_training)
+    with torch.no_grad(), evaluating(encoder):
+        vectors = encoder(images[:2].float().to(where))
     if vectors.ndim != 2:
         raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
     return vectors.shape[1]
