@@ -74,6 +74,13 @@ def test_after_a_stage_every_part_may_learn_again():
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_a_copy_of_the_weights_is_on_the_cpu_and_shares_nothing():
+    model = small_model()
+    copies, own = vlm.copy_weights(model), model.state_dict()
+    assert {copy.device.type for copy in copies.values()} == {"cpu"}
+    assert not {copy.data_ptr() for copy in copies.values()} & {tensor.data_ptr() for tensor in own.values()}
+
+
 def test_movement_notices_the_running_statistics_of_a_norm():
     model = small_model()
     before = vlm.copy_weights(model)
@@ -194,12 +201,18 @@ def test_the_first_words_of_an_answer_can_be_given():
     assert all(len(word.split()) <= 1 for word in said)
 
 
-def test_after_a_stage_the_model_computes_in_float32_again():
+def test_a_stage_leaves_the_model_its_own_methods_while_it_trains():
     model, asked = small_model(), described()
-    options = {name: value for name, value in QUIET.items() if name != "autocast"}
-    vlm.train_stage(model, asked, "connector", **options)
-    assert "features" not in vars(model)
-    assert model.features(asked.images[:2]).dtype == torch.float32
+    own = []
+    vlm.train_stage(
+        model,
+        asked,
+        "connector",
+        **QUIET,
+        callback_every=1,
+        callback=lambda *_: own.append("features" in vars(model)) or {},
+    )
+    assert own == [False, False]
 
 
 def test_word_by_word_is_what_the_loss_is_made_of():
@@ -209,6 +222,15 @@ def test_word_by_word_is_what_the_loss_is_made_of():
     loss = model.eval()(asked.images, ids, is_answer)[1]
     assert len(chances) == len(asked.answers[0].split()) + 1
     torch.testing.assert_close(-chances.log().mean(), loss)
+
+
+def test_word_by_word_puts_every_part_back_into_its_own_mode():
+    model, asked = small_model(), described(1)
+    model.train()
+    model.encoder.eval()  # a frozen encoder under a model that learns
+    vlm.word_by_word(model, asked)
+    assert model.training
+    assert not model.encoder.training
 
 
 def test_word_by_word_refuses_answers_of_different_lengths():

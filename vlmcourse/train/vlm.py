@@ -5,10 +5,10 @@ held out, so that a model which recites can be told from one that composes. Besi
 blank image, the image of another question, and no image at all.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -26,7 +26,7 @@ from vlmcourse.models.vlm import VisionLanguageModel
 from vlmcourse.ops._checks import check_positive_int
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.train import runtime
-from vlmcourse.train.loop import _autocast, fit
+from vlmcourse.train.loop import fit
 
 Pair = tuple[str, str]
 Stage = Literal["language model", "connector", "joint"]
@@ -178,32 +178,12 @@ def train_stage(
         images, (ids, is_answer) = (batch[0], batch[1:]) if with_images else (None, batch)
         return model(images, ids, is_answer)[1]
 
+    if torch.device(options.get("device") or runtime.device()).type == "cpu":
+        options.setdefault("autocast", False)  # bfloat16 slows the narrow language model there
     try:
-        with _bfloat16_where_it_pays(model, options):
-            return fit(model, loss_fn, data, lr=lr, clip_norm=1.0, **options)
+        return fit(model, loss_fn, data, lr=lr, clip_norm=1.0, **options)
     finally:
         model.requires_grad_(True)
-
-
-@contextmanager
-def _bfloat16_where_it_pays(model: VisionLanguageModel, options: dict[str, Any]) -> Iterator[None]:
-    """On a CPU, bfloat16 halves the time of convolutions and slows the narrow language model: use it for the first."""
-    where = torch.device(options.get("device") or runtime.device())
-    if where.type != "cpu" or "autocast" in options:
-        yield
-        return
-    options["autocast"] = False
-    features = model.features
-
-    def in_bfloat16(images: Tensor) -> Tensor:
-        with _autocast(where, True):
-            return features(images).float()
-
-    model.features = in_bfloat16  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del model.features
 
 
 def train_vlm(
@@ -220,7 +200,8 @@ def train_vlm(
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
     Without an encoder it starts from a new one. With the model comes the history of all stages, one below the other; a
-    column says which stage a row belongs to.
+    column says which stage a row belongs to. With ``checkpoint="run.pt"`` each stage has a file of its own, such as
+    ``run-connector.pt``.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
@@ -230,10 +211,19 @@ def train_vlm(
     ['connector', 'joint', 'joint']
     """
     runtime.seed_everything(seed)
-    image_size = asked.images.shape[-1]
+    image_size, file = asked.images.shape[-1], options.pop("checkpoint", None)
     model = build_vlm(deepcopy(encoder), image_size=image_size, embed_dim=embed_dim, depth=depth)
     histories = [
-        train_stage(model, asked, stage, freeze=freeze if stage == "joint" else (), steps=count, seed=seed, **options)
+        train_stage(
+            model,
+            asked,
+            stage,
+            freeze=freeze if stage == "joint" else (),
+            steps=count,
+            seed=seed,
+            **options,
+            checkpoint=file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}"),
+        )
         for stage, count in steps.items()
     ]
     return model, pd.concat(histories, keys=steps, names=["stage"]).reset_index("stage")
@@ -298,9 +288,8 @@ def word_by_word(model: VisionLanguageModel, asked: Questions, *, control: Contr
     if int(lengths.min()) != int(lengths.max()):
         raise ValueError(f"answers must have one length, received from {lengths.min()} to {lengths.max()} words")
     where, words = next(model.parameters()).device, int(lengths[0])
-    was_training = model.training
-    logits = model.eval()(None if images is None else images.to(where), ids)[0]
-    model.train(was_training)
+    with evaluating(model):
+        logits = model(None if images is None else images.to(where), ids)[0]
     chances = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
     return chances.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
 
@@ -402,14 +391,14 @@ def leading(model: VisionLanguageModel, asked: Questions, *, partners: int = 2) 
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of all that a model is: weights, and the running statistics of its norms."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """Return a copy of all that a model is, on the CPU: weights, and the running statistics of its norms."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
     """Return how far each part has moved since ``before``: the largest change of any of its numbers.
 
-    Zero means that not one bit is different.
+    Zero means that not one bit is different. The model may have moved to another device meanwhile, as in training.
 
     >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
     >>> before = copy_weights(model)
@@ -423,5 +412,5 @@ def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]
         part = name.split(".")[0]
         if not tensor.is_floating_point():  # BatchNorm counts its batches; its statistics are looked at
             continue
-        moved[part] = max(moved[part], (tensor - before[name]).abs().max().item())
+        moved[part] = max(moved[part], (tensor.cpu() - before[name].cpu()).abs().max().item())
     return moved

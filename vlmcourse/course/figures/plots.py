@@ -217,12 +217,11 @@ def show_attention(
     if not all(0 <= row < nh and 0 <= column < nw for row, column in queries):
         raise ValueError(f"queries must be (row, column) on a grid of {nh} × {nw} patches, received {list(queries)}")
     image = image.detach().float().cpu().expand(3, -1, -1)
-    pale = 0.7 + 0.2 * ((image.mean(0) * 8).round() / 8 - 0.5)  # few shades, for a smaller file
     panels = []
     for row, column in queries:
         light = weights[row * nw + column].detach().float().cpu().reshape(nh, nw)
         light = (light / light.max()).repeat_interleave(patch_size, 0).repeat_interleave(patch_size, 1)
-        panel = image * light + pale * (1 - light)
+        panel = _lit(image, light)
         top, left = row * patch_size, column * patch_size
         bottom, right = top + patch_size, left + patch_size
         for wider, shade in ((2, 0.0), (1, 1.0)):  # one pixel of black round one pixel of white round the patch
@@ -510,26 +509,26 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
     'seen'
     """
     rows, columns = next(iter(tables.values())).shape
-    panels = plt.subplots(
+    figure, panels = plt.subplots(
         1, len(tables), squeeze=False, sharey=True, layout="constrained",
-        figsize=(1.8 + 0.62 * columns * len(tables), 0.8 + 0.36 * rows),
-    )[1]  # fmt: skip
+        figsize=(2.2 + 0.66 * columns * len(tables), 0.9 + 0.4 * rows),
+    )  # fmt: skip
     for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
         labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]
-        ax.imshow(table.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-        ax.set(xticks=range(columns), yticks=range(rows), yticklabels=labels, title=title)
-        ax.set_xticklabels(table.columns, fontsize="small")
+        drawn = ax.imshow(100 * table.to_numpy(), cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        ax.set(xticks=range(columns), yticks=range(rows), xticklabels=table.columns, yticklabels=labels, title=title)
         for (row, column), value in np.ndenumerate(table.to_numpy()):
             shade = "white" if value < 0.6 else "black"
-            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade, fontsize="small")
-    panels[0, 0].set_ylabel("percent of answers", fontsize="small")
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade)
+    figure.colorbar(drawn, ax=panels[0, -1], label="% of answers")
     return list(panels[0])
 
 
 def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
     """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
 
-    A place is brightened by its weight, relative to the word's largest; layers are averaged unless one is named.
+    As in :func:`show_attention`, a place keeps its colours in proportion to its weight, relative to the word's largest,
+    and fades to a pale grey copy where the weight is small; layers are averaged unless one is named.
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
@@ -542,4 +541,10 @@ def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = 
     maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
     light = maps.mean(0)[:, None]
     light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
-    return show_images(image.cpu() + 0.5 * light, titles=list(answer.words), ax=ax)
+    return show_images(_lit(image.cpu(), light), titles=list(answer.words), ax=ax)
+
+
+def _lit(image: Tensor, light: Tensor) -> Tensor:
+    """Return the image in its colours where the light is one, and as a pale grey copy of itself where it is zero."""
+    pale = 0.7 + 0.2 * ((image.mean(0) * 8).round() / 8 - 0.5)  # few shades, for a smaller file
+    return image * light + pale * (1 - light)
