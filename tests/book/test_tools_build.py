@@ -17,6 +17,8 @@ from book.tools import build as tool
 from book.tools import serve
 from book.tools.normalise import read
 
+pytestmark = pytest.mark.slow  # nearly every test below starts kernels
+
 ROOT = Path(__file__).parents[2]
 MACHINE = {"device": "cpu AVX2", "profile": "quick", "seed": "0", "Python": "3.11.0", "PyTorch": "2.14.1"}
 LOG = """import json, os
@@ -287,7 +289,6 @@ def test_a_half_written_result_does_not_count_as_done(built, torn):
     assert built.build() == (0, ["01_alpha"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(project, sign):
     """In a process of its own, and with its own kernel's id written down by the chapter."""
@@ -329,7 +330,6 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.slow
 def test_chapters_run_at_once_on_a_cpu(project, monkeypatch):
     monkeypatch.setattr(tool, "CORES", 2)
     meet = "import pathlib, time\nfor _ in range(300):\n    pathlib.Path('../{me}').touch()\n    time.sleep(0.1)\n"
@@ -380,7 +380,6 @@ def test_an_edited_docstring_renders_again_even_where_no_chapter_uses_it(built):
     assert built.rendered == 2
 
 
-@pytest.mark.slow
 def test_the_rendered_book_shows_failures_claims_and_machine_and_a_warning_does_not_hide_it(
     tmp_path, monkeypatch, capsys
 ):

@@ -208,6 +208,7 @@ def chapter(path: Path, *sources: str, volatile: str = "print(time.time())") -> 
     return path
 
 
+@pytest.mark.slow
 def test_executing_a_committed_chapter_again_changes_no_byte(tmp_path, monkeypatch):
     monkeypatch.setenv("VLMCOURSE_PROFILE", "full")  # what the author happens to have set does not count
     path = chapter(tmp_path / "01_x.ipynb", *CHAPTER)
@@ -220,6 +221,7 @@ def test_executing_a_committed_chapter_again_changes_no_byte(tmp_path, monkeypat
     assert tool.main(["--check", str(path)]) == 0
 
 
+@pytest.mark.slow
 def test_a_chapter_that_fails_is_left_as_it_was(tmp_path):
     path = chapter(tmp_path / "01_x.ipynb", "1 + 1", "raise RuntimeError('out of paint')")
     before = path.read_bytes()
