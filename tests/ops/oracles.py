@@ -26,6 +26,8 @@ def assert_equal_in_value_and_gradient(mine, theirs, inputs, *, dtype: torch.dty
         torch.autograd.grad((other * weights).sum(), inputs),
         strict=True,
     ):
+        # Backward has twice the products of forward, and in bfloat16 both sides round every one of them.
+        tolerance = {"rtol": 3 * TOLERANCE[dtype], "atol": 3 * TOLERANCE[dtype]}
         scale = max(1.0, their_grad.abs().max().item())
         torch.testing.assert_close(mine_grad / scale, their_grad / scale, **tolerance)
 

@@ -63,13 +63,14 @@ class Connector(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return one vector a place, as wide as a word's."""
         (height, width), r = self.in_grid, self.reduction
-        if features.shape[1:] == (height * width, self.in_features):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        if shape[1:] == (height * width, self.in_features):
             features = rearrange(features, "b (h w) d -> b d h w", h=height)
-        if features.shape[1:] != (self.in_features, height, width):
+        elif shape[1:] != (self.in_features, height, width):
             raise ValueError(
                 f"features must have shape (b, {self.in_features}, {height}, {width}) or "
-                f"(b, {height * width}, {self.in_features}), received {tuple(features.shape)}; set in_features and "
-                f"grid_size to what the encoder gives for these images; a class token counts as one"
+                f"(b, {height * width}, {self.in_features}), received {shape}; set in_features and grid_size to what "
+                f"the encoder gives for each place of these images; a class token counts as one"
             )
         joined = rearrange(features, "b d (h rh) (w rw) -> b (h w) (rh rw d)", rh=r, rw=r)
         return self.mlp(self.norm(joined)) + self.position_embedding

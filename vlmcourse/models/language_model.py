@@ -119,13 +119,12 @@ class LanguageModel(nn.Module):
             raise ValueError(f"attention_mask must be boolean of shape {tuple(x.shape[:2])}, received {received}")
         if cache is not None and cache.attention_mask is not None:
             attention_mask = torch.cat([cache.attention_mask, attention_mask], dim=1)
-        if attention_mask.shape[1] > self.context_length:
-            longest = int(attention_mask.sum(1).max())
-            if longest > self.context_length:
-                raise ValueError(
-                    f"tokens must fit into context_length={self.context_length}, received {longest}; shorten the text, "
-                    f"use fewer or smaller images, or build the model with a longer context"
-                )
+        limit = self.context_length
+        if attention_mask.shape[1] > limit and (longest := int(attention_mask.sum(1).max())) > limit:
+            raise ValueError(
+                f"tokens must fit into context_length={limit}, received {longest}; shorten the text, use fewer or "
+                f"smaller images, or build the model with a longer context"
+            )
         return attention_mask
 
 
@@ -147,10 +146,8 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
     True
     """
     if logits.shape[:2] != ids.shape or loss_mask.shape != ids.shape:
-        raise ValueError(
-            f"logits (b, n, words), ids (b, n) and loss_mask (b, n) must agree, received {tuple(logits.shape)}, "
-            f"{tuple(ids.shape)} and {tuple(loss_mask.shape)}"
-        )
+        received = ", ".join(str(tuple(tensor.shape)) for tensor in (logits, ids, loss_mask))
+        raise ValueError(f"logits (b, n, words), ids (b, n) and loss_mask (b, n) must agree, received {received}")
     marked = loss_mask[:, 1:]  # nothing comes before the first token, so nothing predicts it
     if not marked.any():
         raise ValueError("loss_mask must mark at least one token after the first, received none")

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.transformer import MLP, TransformerBlock
-from vlmcourse.ops._checks import Backend, as_sizes, check_floating, check_positive_int, check_rank
+from vlmcourse.ops._checks import Backend, as_sizes, check_floating, check_positive_ints
 from vlmcourse.ops.convolution import AXES, Conv3d
+
+Encoder = nn.Module | None  # the default one where there is none
 
 
 class FrameEncoder(nn.Module):
@@ -24,10 +26,6 @@ class FrameEncoder(nn.Module):
 
     Shapes:
         clips ``(b, c, t, h, w)`` → ``(b, t, embed_dim)``, with the encoder's ``embed_dim``.
-
-    Raises:
-        ValueError: clips of another rank, or with channels the encoder does not take.
-        TypeError: an encoder that does not say how wide its vectors are, or clips that are not floating point.
 
     Source:
         Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
@@ -68,11 +66,6 @@ class FrameAverage(nn.Module):
         encoder: takes the place of the default ``ConvEncoder(in_channels=in_channels, width=width)``; any module that
         maps images to vectors and says how wide they are by its attribute ``embed_dim``.
 
-    Raises:
-        ValueError: a size below one, or clips of another rank or with other channels.
-        TypeError: a size that is not an integer, an encoder without ``embed_dim``, or clips that are not floating
-            point.
-
     Source:
         Karpathy et al. 2014, "Large-scale video classification with convolutional neural networks", the single-frame
         and late-fusion baselines. Slide S11.
@@ -83,16 +76,10 @@ class FrameAverage(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: int = 3,
-        width: int = 8,
-        embed_dim: int = 64,
-        encoder: nn.Module | None = None,
+        self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64, encoder: Encoder = None
     ) -> None:
         super().__init__()
-        check_positive_int("num_classes", num_classes)
+        check_positive_ints(num_classes=num_classes, embed_dim=embed_dim)
         self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
         self.mlp = MLP(self.frames.embed_dim, 4 * embed_dim, embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -112,10 +99,6 @@ class CNNLSTM(nn.Module):
     Options:
         width, embed_dim, encoder: as for :class:`FrameAverage`; ``embed_dim`` is the width of the LSTM's state.
 
-    Raises:
-        ValueError: as for :class:`FrameAverage`.
-        TypeError: as for :class:`FrameAverage`.
-
     Source:
         Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
 
@@ -125,17 +108,10 @@ class CNNLSTM(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: int = 3,
-        width: int = 8,
-        embed_dim: int = 64,
-        encoder: nn.Module | None = None,
+        self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64, encoder: Encoder = None
     ) -> None:
         super().__init__()
-        check_positive_int("num_classes", num_classes)
-        check_positive_int("embed_dim", embed_dim)
+        check_positive_ints(num_classes=num_classes, embed_dim=embed_dim)
         self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
         self.lstm = nn.LSTM(self.frames.embed_dim, embed_dim, batch_first=True)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -158,10 +134,6 @@ class CNNTransformer(nn.Module):
     Options:
         width, embed_dim, encoder: as for :class:`FrameAverage`. num_heads, depth: of the transformer's layers.
 
-    Raises:
-        ValueError: as for :class:`FrameAverage`; an odd ``embed_dim``, or one that ``num_heads`` does not divide.
-        TypeError: as for :class:`FrameAverage`.
-
     Source:
         Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762). Slide S11.
 
@@ -179,11 +151,10 @@ class CNNTransformer(nn.Module):
         embed_dim: int = 64,
         num_heads: int = 4,
         depth: int = 1,
-        encoder: nn.Module | None = None,
+        encoder: Encoder = None,
     ) -> None:
         super().__init__()
-        check_positive_int("num_classes", num_classes)
-        check_positive_int("depth", depth)
+        check_positive_ints(num_classes=num_classes, embed_dim=embed_dim, depth=depth)
         sinusoids(torch.zeros(1, 1, embed_dim))  # refuses an odd width now rather than at the first clip
         self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
         self.frame_proj = nn.Linear(self.frames.embed_dim, embed_dim)
@@ -212,11 +183,6 @@ class CNN3D(nn.Module):
         width: channels of the first convolution; each further one doubles them and halves height and width. backend:
         ``"fused"`` or ``"einops"``, see :class:`~vlmcourse.Conv3d`.
 
-    Raises:
-        ValueError: a size below one, an even kernel, an unknown backend, or clips of another rank or with other
-            channels.
-        TypeError: a size that is not an integer, or clips that are not floating point.
-
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
 
@@ -235,23 +201,16 @@ class CNN3D(nn.Module):
         backend: Backend = "fused",
     ) -> None:
         super().__init__()
-        check_positive_int("num_classes", num_classes)
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("width", width)
+        check_positive_ints(num_classes=num_classes, in_channels=in_channels, width=width)
         kernel = as_sizes("kernel_size", kernel_size, axes=AXES, minimum=1)
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(f"kernel_size must be odd, so that the clip keeps its length, received {kernel_size}")
-        self.in_channels = in_channels
+        self.in_channels, padding = in_channels, [size // 2 for size in kernel]
         self.layers = nn.Sequential()
         for stride, out_channels in ((1, width), (2, 2 * width), (2, 4 * width)):
+            strides = (1, stride, stride)
             convolution = Conv3d(
-                in_channels,
-                out_channels,
-                kernel,
-                stride=(1, stride, stride),
-                padding=[size // 2 for size in kernel],
-                bias=False,
-                backend=backend,
+                in_channels, out_channels, kernel, stride=strides, padding=padding, bias=False, backend=backend
             )
             self.layers.extend([convolution, nn.BatchNorm3d(out_channels), nn.ReLU()])
             in_channels = out_channels
@@ -270,13 +229,10 @@ class CNN3D(nn.Module):
 
 
 def sinusoids(tokens: Tensor) -> Tensor:
-    """Return the times 0 to t - 1 as waves of geometrically growing length, in the dtype of the tokens.
+    """Return the times 0 to t - 1 as waves of geometrically growing length.
 
     Shapes:
-        tokens ``(b, t, d)``, of which only the shape counts → ``(t, d)``, with d even.
-
-    Raises:
-        ValueError: an odd d.
+        tokens ``(b, t, d)``, of which only shape, dtype and device count → ``(t, d)``, with d even.
 
     Source:
         Vaswani et al. 2017, section 3.5 (arXiv 1706.03762).
@@ -289,10 +245,9 @@ def sinusoids(tokens: Tensor) -> Tensor:
     t, d = tokens.shape[-2:]
     if d % 2:
         raise ValueError(f"embed_dim must be even, a sine and a cosine for each wave, received {d}")
-    times = torch.arange(t, device=tokens.device, dtype=torch.float64)
-    waves = 10_000 ** (-torch.arange(0, d, 2, device=tokens.device, dtype=torch.float64) / d)
-    angles = times[:, None] * waves
-    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave t d -> t (d wave)").to(tokens.dtype)
+    waves = 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)  # on the CPU: Apple's GPUs have no float64
+    angles = torch.arange(t, dtype=torch.float64)[:, None] * waves
+    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave t d -> t (d wave)").to(tokens)
 
 
 def check_clips(clips: Tensor) -> None:
@@ -300,5 +255,4 @@ def check_clips(clips: Tensor) -> None:
     if isinstance(clips, Tensor) and clips.ndim == 4:
         received = f"{tuple(clips.shape)}; for a clip of one frame try images[:, :, None]"
         raise ValueError(f"clips must have shape (b c t h w), received {received}")
-    check_rank("clips", clips, "b c t h w")
-    check_floating("clips", clips)
+    check_floating("clips", clips, "b c t h w")

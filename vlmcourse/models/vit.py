@@ -60,8 +60,7 @@ class SlideViT(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.layers = nn.Sequential()
         for _ in range(depth):
-            self.layers.append(MultiHeadSelfAttention(embed_dim, num_heads))
-            self.layers.append(MLP(embed_dim, hidden))
+            self.layers.extend([MultiHeadSelfAttention(embed_dim, num_heads), MLP(embed_dim, hidden)])
         self.head = MLP(nh * nw * embed_dim, hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -128,14 +127,11 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "class" else None
         self.position_embedding = nn.Parameter(0.02 * torch.randn(1, tokens, embed_dim)) if positions else None
-        self.blocks = nn.Sequential()
-        for _ in range(depth):
-            options: dict[str, Any] = {"mlp_ratio": mlp_ratio, "residual": residual, "norm": norm, "norm_eps": norm_eps}
-            self.blocks.append(TransformerBlock(embed_dim, num_heads, **options))
+        options: dict[str, Any] = {"mlp_ratio": mlp_ratio, "residual": residual, "norm": norm, "norm_eps": norm_eps}
+        self.blocks = nn.Sequential(*[TransformerBlock(embed_dim, num_heads, **options) for _ in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norm else nn.Identity()
-        self.head: nn.Module = nn.Identity()
-        if num_classes is not None:
-            self.head = nn.Linear(patches * embed_dim if pool == "flatten" else embed_dim, num_classes)
+        width = patches * embed_dim if pool == "flatten" else embed_dim
+        self.head = nn.Identity() if num_classes is None else nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one vector an image, or one score a class if the model has ``num_classes``."""
@@ -182,11 +178,8 @@ class VisionTransformer(nn.Module):
 
         The corners keep their positions, and the others are bicubic between them, as torchvision has it.
 
-        Raises:
-            ValueError: a classifier on ``pool="flatten"``, which has weights for each patch.
-
         Source:
-            Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929); slide S24.
+            Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
 
         >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
         >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape
@@ -215,7 +208,6 @@ class VisionTransformer(nn.Module):
         ``nn.Identity()`` gives an encoder.
 
         Raises:
-            TypeError: a model that is not torchvision's ``VisionTransformer``.
             ValueError: one of its rarer forms: a stem of several convolutions, or a classifier of several layers.
 
         >>> from torchvision.models import VisionTransformer as Theirs
@@ -242,35 +234,20 @@ class VisionTransformer(nn.Module):
             mlp_ratio=model.mlp_dim / model.hidden_dim,
             norm_eps=model.encoder.ln.eps,  # 1e-6, a tenth of PyTorch's default
         ).to(model.class_token)  # before loading, which would round float64 to float32
-        ours.load_state_dict({_our_name(name): _our_layout(name, w) for name, w in model.state_dict().items()})
+        state = model.state_dict()
+        state["conv_proj.weight"] = rearrange(state["conv_proj.weight"], "d c ph pw -> d (ph pw c)")
+        for theirs, name in _OUR_NAMES.items():
+            state = {key.replace(theirs, name): weights for key, weights in state.items()}
+        ours.load_state_dict(state)
         return ours.train(model.training)
 
 
-def _our_name(name: str) -> str:
-    """Translate a name in torchvision's state to ours."""
-    for theirs, ours in _TORCHVISION_NAMES:
-        name = name.replace(theirs, ours)
-    return name
-
-
-def _our_layout(name: str, weights: Tensor) -> Tensor:
-    """Reorder a convolution's kernel as the linear map on a flattened patch that it is."""
-    return rearrange(weights, "d c ph pw -> d (ph pw c)") if name == "conv_proj.weight" else weights
-
-
-_TORCHVISION_NAMES = (
-    ("conv_proj.", "patch_embed.proj."),
-    ("encoder.pos_embedding", "position_embedding"),
-    ("encoder.layers.encoder_layer_", "blocks."),
-    ("encoder.ln.", "norm."),
-    ("ln_1.", "attention_norm."),
-    ("self_attention.in_proj_", "attention.qkv_proj."),
-    ("self_attention.out_proj.", "attention.out_proj."),
-    ("ln_2.", "mlp_norm."),
-    ("mlp.0.", "mlp.in_proj."),
-    ("mlp.3.", "mlp.out_proj."),
-    ("heads.head.", "head."),
-)
+_OUR_NAMES = {
+    "conv_proj.": "patch_embed.proj.", "encoder.pos_embedding": "position_embedding",
+    "encoder.layers.encoder_layer_": "blocks.", "encoder.ln.": "norm.", "ln_1.": "attention_norm.",
+    "self_attention.in_proj_": "attention.qkv_proj.", "self_attention.out_proj.": "attention.out_proj.",
+    "ln_2.": "mlp_norm.", "mlp.0.": "mlp.in_proj.", "mlp.3.": "mlp.out_proj.", "heads.head.": "head.",
+}  # fmt: skip
 
 
 def _check_size(images: Tensor, image_size: tuple[int, int]) -> None:

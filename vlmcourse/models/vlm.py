@@ -7,9 +7,10 @@ Read :mod:`~vlmcourse.models.tokenizer`, :mod:`~vlmcourse.models.language_model`
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf, isfinite
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +98,20 @@ class VisionLanguageModel(nn.Module):
         self, encoder: nn.Module, connector: Connector, language_model: LanguageModel, tokenizer: Tokenizer
     ) -> None:
         super().__init__()
-        if connector.out_features != language_model.embed_dim:
+        width, context_length = language_model.embed_dim, language_model.context_length
+        if connector.out_features != width:
             raise ValueError(
-                f"connector must give vectors as wide as the language model's, {language_model.embed_dim}, received "
-                f"out_features={connector.out_features}"
+                f"connector must have the language model's width, out_features={width}, received "
+                f"{connector.out_features}"
             )
-        if connector.num_tokens >= language_model.context_length:
+        if connector.num_tokens >= context_length:
             raise ValueError(
-                f"connector must leave room for words: an image is {connector.num_tokens} tokens, and the language "
-                f"model's context_length is {language_model.context_length}; try a larger reduction or a longer context"
+                f"connector must leave room for words in {context_length=}, received {connector.num_tokens} tokens an "
+                f"image; try a larger reduction, or a language model with a longer context"
             )
         if language_model.vocabulary_size != len(tokenizer):
-            raise ValueError(
-                f"tokenizer must have the language model's {language_model.vocabulary_size} words, received "
-                f"{len(tokenizer)}"
-            )
+            words = language_model.vocabulary_size
+            raise ValueError(f"tokenizer must have the language model's {words} words, received {len(tokenizer)}")
         self.encoder, self.connector, self.language_model = encoder, connector, language_model
         self.tokenizer = tokenizer
 
@@ -128,18 +128,13 @@ class VisionLanguageModel(nn.Module):
         if not prompts or (answers is not None and len(prompts) != len(answers)):
             received = f"{len(prompts)} prompts" + ("" if answers is None else f" and {len(answers)} answers")
             raise ValueError(f"prompts must hold at least one text, and answers as many, received {received}")
-        asked = [self.tokenizer.encode(prompt) for prompt in prompts]
-        said = [[*self.tokenizer.encode(answer), self.tokenizer.end_id] for answer in answers or ()] or [[]] * len(
-            asked
-        )
+        asked, end = [self.tokenizer.encode(prompt) for prompt in prompts], [self.tokenizer.end_id]
         if [] in asked:
             raise ValueError(f"prompt {asked.index([])} must hold at least one word, received none; try {PROMPT!r}")
-        longest = max(len(prompt) + len(answer) for prompt, answer in zip(asked, said, strict=True))
-        ids, is_answer = [], []
-        for prompt, answer in zip(asked, said, strict=True):
-            padding = longest - len(prompt) - len(answer)
-            ids.append([self.tokenizer.pad_id] * padding + prompt + answer)
-            is_answer.append([False] * (padding + len(prompt)) + [True] * len(answer))
+        said = [[]] * len(asked) if answers is None else [self.tokenizer.encode(answer) + end for answer in answers]
+        longest = max(map(len, map(add, asked, said)))
+        ids = [[self.tokenizer.pad_id] * (longest - len(a) - len(b)) + a + b for a, b in zip(asked, said, strict=True)]
+        is_answer = [[False] * (longest - len(answer)) + [True] * len(answer) for answer in said]
         return torch.tensor(ids), torch.tensor(is_answer)
 
     def forward(self, images: Images, ids: Tensor, is_answer: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -155,45 +150,21 @@ class VisionLanguageModel(nn.Module):
 
     def image_tokens(self, images: Images, *, batch: int) -> tuple[Tensor | None, list[int]]:
         """Return the connector's vectors of all images, ``(all images, num_tokens, embed_dim)``, and how many a row."""
-        if images is None:
-            return None, [0] * batch
-        if isinstance(images, Tensor):
-            if images.ndim not in (4, 5):
-                expected = f"(b, c, h, w) or (b, k, c, h, w), received {tuple(images.shape)}"
-                raise ValueError(f"images must have shape {expected}; for one image try images[None]")
-            images = images[:, None] if images.ndim == 4 else images
-        if any(not isinstance(row, Tensor) or row.ndim != 4 for row in images):
-            raise ValueError("images in a list must be tensors (k, c, h, w), one a prompt; k may be 0")
-        if len(images) != batch:
-            raise ValueError(f"images must come for each of the {batch} prompts, received {len(images)}")
-        if len({row.shape[1:] for row in images}) > 1:
-            raise ValueError(f"images must all have one size, received {sorted({tuple(row.shape) for row in images})}")
-        together = torch.cat(list(images))
-        return (self.connector(self.features(together)) if len(together) else None), [len(row) for row in images]
+        pixels, counts = _collated(images, batch)
+        return (None if pixels is None else self.connector(self.features(pixels))), counts
 
     def features(self, images: Tensor) -> Tensor:
         """Return whatever the encoder has for places: a map, or tokens."""
-        for name in ("feature_map", "tokens"):
-            if hasattr(self.encoder, name):
-                return getattr(self.encoder, name)(images)
-        features = self.encoder(images)
-        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            expected = "a map (b, c, h, w) or tokens (b, n, d), since one vector for an image has lost its places"
-            raise ValueError(f"encoder must give {expected}, received {received}")
-        return features
+        ways = [name for name in ("feature_map", "tokens") if hasattr(self.encoder, name)]
+        return getattr(self.encoder, ways[0])(images) if ways else self.encoder(images)
 
     def _make_room(self, ids: Tensor, is_answer: Tensor | None, counts: list[int]) -> tuple[Tensor, Tensor | None]:
         """Repeat each placeholder once for every vector of its image; rows still end in the same column."""
         ids = ids.to(next(self.language_model.parameters()).device)
         placeholder = ids == self.tokenizer.image_id
-        found = placeholder.sum(1).tolist()
-        if found != counts:
-            row = next(row for row, (there, wanted) in enumerate(zip(counts, found, strict=True)) if there != wanted)
-            raise ValueError(
-                f"prompt {row} has {found[row]} of the placeholder {IMAGE}, and {counts[row]} images came for it; each "
-                f"placeholder stands for one image"
-            )
+        for row, (found, came) in enumerate(zip(placeholder.sum(1).tolist(), counts, strict=True)):
+            if found != came:
+                raise ValueError(f"prompt {row} has {found} of the placeholder {IMAGE}, one an image, received {came}")
         ends = torch.where(placeholder, self.connector.num_tokens, 1).cumsum(1)  # where each token's last copy lands
         columns = torch.arange(int(ends[:, -1].max()), device=ids.device)
         columns = columns - (len(columns) - ends[:, -1:])  # below zero: padding on the left
@@ -238,30 +209,27 @@ class VisionLanguageModel(nn.Module):
                 of your own may want them.
         """
         check_positive_int("max_new_tokens", max_new_tokens)
-        _check_pixels(images)
-        words, language_model = self.tokenizer, self.language_model
+        tokenizer, language_model = self.tokenizer, self.language_model
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
-        recorder: AbstractContextManager[list[Tensor]] = nullcontext([])
-        if return_attention:
-            recorder = record_attention(language_model)
+        recorder = record_attention(language_model) if return_attention else nullcontext[list[Tensor]]([])
         generated, probabilities, looks = [], [], []
         with evaluating(self), recorder as maps:
             ids, tokens, room = self._read(images, prompt)
-            attention_mask, cache = ids != words.pad_id, language_model.new_cache()
+            attention_mask, cache = ids != tokenizer.pad_id, language_model.new_cache()
             running, room = torch.ones_like(room, dtype=torch.bool), room.clamp(max=max_new_tokens)
             for step in range(int(room.max())):
                 logits = language_model(tokens, attention_mask=attention_mask, cache=cache)[:, -1].float().cpu()
-                logits[:, [words.pad_id, words.image_id]] = -inf  # these cannot be said
+                logits[:, [tokenizer.pad_id, tokenizer.image_id]] = -inf  # these cannot be said
                 distribution = next_token_probabilities(logits, temperature=temperature, top_p=top_p)
                 chosen = torch.multinomial(distribution, 1, generator=generator)
                 probabilities.append(logits.softmax(-1).gather(1, chosen)[:, 0])
                 chosen = chosen.to(ids.device)
-                generated.append(chosen[:, 0].masked_fill(~running, words.pad_id))
+                generated.append(chosen[:, 0].masked_fill(~running, tokenizer.pad_id))
                 if maps:
                     last = torch.stack([weights[..., -1, : ids.shape[1]] for weights in maps], dim=1)
                     looks.append(reduce(last, "b depth head j -> b depth j", "mean"))
                     maps.clear()
-                running = running & (generated[-1] != words.end_id) & (step + 1 < room)
+                running = running & (generated[-1] != tokenizer.end_id) & (step + 1 < room)
                 if not running.any():
                     break
                 tokens, attention_mask = language_model.embed(chosen), running[:, None]
@@ -274,7 +242,8 @@ class VisionLanguageModel(nn.Module):
         if isinstance(prompt, str):
             prompt = [prompt] * (1 if images is None else len(images))
         ids, _ = self.tokenize(prompt)
-        image_tokens, counts = self.image_tokens(images, batch=len(ids))
+        pixels, counts = _collated(images, len(ids))
+        _check_pixels(pixels)
         ids, _ = self._make_room(ids, None, counts)
         lengths = (ids != self.tokenizer.pad_id).sum(1)
         context_length = self.language_model.context_length
@@ -283,6 +252,7 @@ class VisionLanguageModel(nn.Module):
                 f"prompt {int(lengths.argmax())} takes {int(lengths.max())} tokens, images included, and leaves no "
                 f"room for an answer in {context_length=}; shorten it"
             )
+        image_tokens = None if pixels is None else self.connector(self.features(pixels))
         return ids, self._embed(ids, image_tokens), context_length - lengths
 
     def _answer(self, ids: Tensor, generated: Tensor, probabilities: Tensor, attention: Tensor | None) -> Answer:
@@ -296,27 +266,40 @@ class VisionLanguageModel(nn.Module):
             attention = rearrange(attention, "depth n (k h w) -> depth n k h w", h=height, w=width)
         return Answer(
             self.tokenizer.decode(words),
-            words=tuple(self.tokenizer.decode([number]) for number in words),
-            probabilities=probabilities[: len(said)],
-            finished=finished,
-            attention=attention,
+            tuple(self.tokenizer.decode([number]) for number in words),
+            probabilities[: len(said)],
+            finished,
+            attention,
         )
 
 
-def _check_pixels(images: Images) -> None:
+def _collated(images: Images, batch: int) -> tuple[Tensor | None, list[int]]:
+    """Return all images as one batch, and how many belong to each prompt."""
+    if images is None:
+        return None, [0] * batch
+    rows = list(images[:, None] if isinstance(images, Tensor) and images.ndim == 4 else images)
+    shapes = [tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__ for row in rows]
+    if any(len(shape) != 4 for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
+        raise ValueError(
+            f"images must be (b, c, h, w), (b, k, c, h, w) or a list of (k, c, h, w) of one size, received for each "
+            f"prompt {shapes}; for one image try images[None]"
+        )
+    if len(rows) != batch:
+        raise ValueError(f"images must come for each of the {batch} prompts, received {len(rows)}")
+    return torch.cat(rows) if any(map(len, rows)) else None, [len(row) for row in rows]
+
+
+def _check_pixels(images: Tensor | None) -> None:
     """Refuse what is not a number, and warn of pixels that are not about from 0 to 1."""
-    for some in [images] if isinstance(images, Tensor) else images or ():
-        if isinstance(some, Tensor) and some.numel():
-            check_floating("images", some)
-            low, high = (float(end) for end in some.aminmax())
-            if not (isfinite(low) and isfinite(high)):
-                raise ValueError(f"images must hold finite numbers, received values from {low} to {high}")
-            if low < -0.1 or high > 1.1:
-                warnings.warn(
-                    f"images should lie in [0, 1], received values from {low:.3g} to {high:.3g}; try images / 255, or "
-                    f"the images before they were normalised",
-                    stacklevel=3,
-                )
+    if images is None:
+        return
+    check_floating("images", images)
+    low, high = map(float, images.aminmax())
+    if not isfinite(low + high):
+        raise ValueError(f"images must hold finite numbers, received values from {low} to {high}")
+    if low < -0.1 or high > 1.1:
+        advice = "try images / 255, or the images before they were normalised"
+        warnings.warn(f"images should lie in [0, 1], received from {low:.3g} to {high:.3g}; {advice}", stacklevel=5)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -357,11 +340,10 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     {'data': 'none: random weights'}
     """
     for name, known in _PARTS.items():
-        if type(getattr(model, name)) not in known:
+        if (received := type(getattr(model, name))) not in known:
             raise TypeError(
                 f"{name} must be a {' or '.join(part.__name__ for part in known)} to be saved whole, received "
-                f"{type(getattr(model, name)).__name__}; torch.save(model.state_dict(), path) keeps the weights alone, "
-                f"for a model that you build in code"
+                f"{received.__name__}; for a model that you build in code try torch.save(model.state_dict(), path)"
             )
     form = {
         "encoder": {"kind": type(model.encoder).__name__, **model.encoder.config},  # type: ignore[dict-item]
@@ -371,7 +353,7 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     }
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(Path(path).expanduser(), save(state, metadata))
+    write_whole(path, save(state, metadata))
 
 
 def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:

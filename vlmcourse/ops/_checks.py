@@ -36,15 +36,10 @@ def check_same_kind(**tensors: Tensor) -> None:
     (first, reference), *others = tensors.items()
     for name, tensor in others:
         if tensor.device != reference.device:
-            raise ValueError(
-                f"{name} must be on the device of {first}: expected {reference.device}, received {tensor.device}; "
-                f"try moving both to one device"
-            )
-        if tensor.dtype != reference.dtype and not torch.is_autocast_enabled(reference.device.type):
-            raise ValueError(
-                f"{name} must have the dtype of {first}: expected {reference.dtype}, received {tensor.dtype}; "
-                f"try .to({reference.dtype})"
-            )
+            raise ValueError(f"{name} must be on the device of {first}, {reference.device}, received {tensor.device}")
+        kind = reference.dtype
+        if tensor.dtype != kind and not torch.is_autocast_enabled(reference.device.type):
+            raise ValueError(f"{name} must have the dtype of {first}, {kind}, received {tensor.dtype}; try .to({kind})")
 
 
 def check_positive_int(name: str, value: int) -> None:
