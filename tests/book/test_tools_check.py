@@ -8,7 +8,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from book.tools import check
-from book.tools.count_lines import count
+from book.tools.count_lines import count, count_folder
+from book.tools.normalise import ROOT
 
 NBVAL = [
     argument
@@ -76,3 +77,7 @@ def test_code_is_counted_by_tokens_and_docstrings_apart():
     long = "def f():\n" + "    x = 1\n" * 50
     assert count(long, "m.py").long == {"m.py:f": 51}
     assert count(long.replace("x = 1", "# x", 1)).long == {}
+
+
+def test_no_function_of_the_tools_is_long():
+    assert count_folder(ROOT / "book" / "tools").long == {}
