@@ -132,16 +132,14 @@ class _Seeded(Dataset):
         return together(rows) if together else [self.dataset[row] for row in rows]
 
 
-def share_of(rows: Tensor) -> tuple[Tensor, float]:
-    """Return this process's rows of a global batch, and by how much their mean counts in the mean over processes."""
-    processes = distributed.world_size()
+def share_of(rows: Tensor, rank: int, processes: int) -> Tensor:
+    """Return the rows of a global batch that one process takes."""
     if len(rows) < processes:
         raise ValueError(
             f"batch_size must give each of {processes} processes an example, received a batch of {len(rows)}; try "
             f"a larger batch_size or fewer processes"
         )
-    local = rows.tensor_split(processes)[distributed.rank()] if processes > 1 else rows
-    return local, len(local) * processes / len(rows)
+    return rows.tensor_split(processes)[rank] if processes > 1 else rows
 
 
 def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> Any:

@@ -26,9 +26,10 @@ class History:
         """Begin the row of a step; a process's numbers count by its ``weight`` in the mean of all."""
         seconds = time.perf_counter() - self._began
         row = {"step": step, "loss": math.nan, "lr": lr, **dict.fromkeys(metrics, math.nan), "seconds": seconds}
-        numbers = [torch.as_tensor(x, dtype=loss.dtype, device=loss.device).detach() for x in (loss, *metrics.values())]
+        numbers = [torch.as_tensor(x, dtype=loss.dtype, device=loss.device).detach() for x in metrics.values()]
+        together = torch.stack([loss.detach(), *numbers]) if metrics else loss.detach()[None]
         self.rows.append(row)
-        self._waiting.append((row, ["loss", *metrics], weight * torch.stack(numbers)))
+        self._waiting.append((row, ["loss", *metrics], together if weight == 1 else weight * together))
 
     def add_columns(self, numbers: Mapping[str, float] | None) -> None:
         """Put what a callback returned beside the last step."""

@@ -9,6 +9,7 @@ are seeded anew at each step. So the number of the step is all that has to be re
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -173,24 +174,28 @@ def _steps(
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
 
-    def rows_of(step: int) -> tuple[Tensor, float]:
-        return share_of(batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed))
+    rank, processes, weights = distributed.rank(), distributed.world_size(), deque[float]()
 
-    steps = range(start, settings.steps)
-    batches = examples.batches(((step, rows_of(step)[0]) for step in steps), device, seed=settings.seed)
-    autocast = bfloat16_where_it_pays(device, wanted=settings.autocast)
-    for step in steps:
+    def plan() -> Iterator[tuple[int, Tensor]]:
+        for step in range(start, settings.steps):
+            rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
+            local_rows = share_of(rows, rank, processes)
+            weights.append(len(local_rows) * processes / len(rows))  # how much their mean counts in the mean of all
+            yield step, local_rows
+
+    batches = examples.batches(plan(), device, seed=settings.seed)
+    autocast = bfloat16_where_it_pays(device, settings.autocast)
+    for step in range(start, settings.steps):
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         with explained_out_of_memory(settings.batch_size):
-            batch = on_device(next(batches), device, layout)
-            reseed(mixed_seed(settings.seed, "step", step, "process", distributed.rank()), device)
+            batch, weight = on_device(next(batches), device, layout), weights.popleft()
+            reseed(mixed_seed(settings.seed, "step", step, "process", rank), device)
             with autocast:
                 loss, metrics = objective(batch)
-            weight = rows_of(step)[1]  # gradients are averaged over processes: a share counts by its examples
             optimizer.zero_grad()
-            (weight * loss).backward()
+            (loss if weight == 1 else weight * loss).backward()  # gradients are averaged over processes
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
             optimizer.step()
