@@ -206,12 +206,12 @@ def test_transparent_parts_become_black_and_this_is_said(tmp_path):
     assert notes == ["its transparent parts are shown as black"]
 
 
-def test_a_film_shows_its_first_frame(tmp_path):
+def test_of_an_animation_the_first_frame_is_shown_and_this_is_said(tmp_path):
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
-    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    image, notes = read_picture(tmp_path / "film.gif", image_size=32)
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    image, notes = read_picture(tmp_path / "moving.gif", image_size=32)
     assert image.amax((1, 2)).tolist() == [1, 0, 0]
-    assert notes == ["it is a film; only its first frame is looked at"]
+    assert notes == ["it has several frames; only the first is read"]
 
 
 def test_a_picture_taken_sideways_is_turned_upright(tmp_path):

@@ -29,12 +29,13 @@ def write_whole(path: str | Path, content: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = "the one written before is untouched" if path.is_file() else "nothing was written"
         hint = "free some space" if error.errno in _FULL else "try another folder"
         message = f"could not write {path} ({error.strerror}); {kept}; {hint} and call again"
         raise OSError(error.errno, message) from error
+    finally:  # also after Ctrl-C
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
     from torch import Tensor
 
 ANSWERED, BAD_INPUT, OUTSIDE = 0, 2, 3  # exit codes; 2 is also what argparse uses
-LARGEST = 50_000_000  # pixels: more than any camera in class, less than what fills a small memory
 
 EXAMPLES = """\
   What is in this image?
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ask.add_argument("image", type=Path, help="a picture that Pillow can read: PNG, JPEG, GIF, WebP, …")
+    ask.add_argument("image", type=Path, help="a picture: PNG, JPEG, GIF, WebP, BMP, TIFF or PPM")
     ask.add_argument("question", nargs="?", default="What is in this image?", help='default: "%(default)s"')
     ask.add_argument("--model", type=Path, help="a file of save_vlm, instead of the model that comes with the package")
     ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
@@ -110,40 +109,18 @@ def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
         OSError: there is no such file, it is a folder, or it cannot be read.
         ValueError: it is no picture, is damaged, or has more than fifty million pixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
+
+    from vlmcourse.data import pictures
 
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name one picture in it")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-    notes = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at below
-            picture = Image.open(path)
-        with picture:
-            width, height = picture.size
-            if width * height > LARGEST:
-                raise Image.DecompressionBombError(f"{width} × {height}")
-            if getattr(picture, "n_frames", 1) > 1:
-                notes.append("it is a film; only its first frame is looked at")
-            upright = ImageOps.exif_transpose(picture)
-            if "A" in upright.getbands() or "transparency" in upright.info:
-                notes.append("its transparent parts are shown as black")
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
-            if upright.mode.startswith("I;16"):
-                upright = upright.point(lambda value: value / 257, "L")  # 16 bits of grey to 8
-            upright = upright.convert("RGB")
-    except Image.DecompressionBombError as error:  # Pillow's own limit comes first where it is lower
-        raise ValueError(
-            f"{path} has too many pixels ({error}); make it smaller, at most {LARGEST // 10**6} million"
-        ) from error
-    except (Image.UnidentifiedImageError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{path} is not a picture that can be read ({error})") from error
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: it is damaged, cut short, or closed to you ({error})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about pictures that it can read
+        upright, notes = pictures.read_picture(path)
     if upright.size != (image_size, image_size):
         width, height = upright.size
         square = min(width, height)
@@ -153,7 +130,7 @@ def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
             upright = upright.crop((left, top, left + square, top + square))
         notes.append(f"resized from {width} × {height} to {image_size} × {image_size} pixels")
         upright = upright.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    return pil_to_tensor(upright).float() / 255, notes
+    return pictures.as_unit_range(pil_to_tensor(upright)), notes
 
 
 def as_prompt(question: str) -> tuple[str, bool]:

@@ -17,8 +17,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, STL10
 
-from vlmcourse.data import datasets
-from vlmcourse.data.datasets import ImageDataset, data_root, image_folder, load_dataset
+from vlmcourse.data import _folders, datasets
+from vlmcourse.data._folders import SPLITS, data_root
+from vlmcourse.data.datasets import ImageDataset, image_folder, load_dataset
 from vlmcourse.data.download import Archive, DownloadError
 
 
@@ -271,7 +272,7 @@ def test_stl10_goes_from_archive_to_splits(monkeypatch, tmp_path):
     monkeypatch.setattr(STL10, "test_list", [[f, sums[f]] for f in ("test_X.bin", "test_y.bin")])
     publish(monkeypatch, packed, tmp_path / "root", "stl10")
 
-    loaded = {s: load_dataset("stl10", root=tmp_path / "root", split=s) for s in (*datasets.SPLITS, "unlabeled")}
+    loaded = {s: load_dataset("stl10", root=tmp_path / "root", split=s) for s in (*SPLITS, "unlabeled")}
     assert {split: len(data) for split, data in loaded.items()} == {
         "train": 36, "validation": 4, "test": 7, "unlabeled": 5,
     }  # fmt: skip
@@ -332,8 +333,8 @@ def test_folders_are_classes_and_all_splits_number_them_alike(pets, kept):
 
 
 def test_pictures_are_decoded_once_and_again_when_a_file_changes(pets, kept, monkeypatch):
-    real, calls = datasets._decode, []
-    monkeypatch.setattr(datasets, "_decode", lambda *args: calls.append(1) or real(*args))
+    real, calls = _folders._decode, []
+    monkeypatch.setattr(_folders, "_decode", lambda *args: calls.append(1) or real(*args))
     first = image_folder(pets, split="train", **kept)
     again = image_folder(pets, split="train", **kept)
     assert len(calls) == 1
@@ -391,7 +392,7 @@ def test_a_decoded_copy_is_never_older_than_the_pictures(tmp_path, kept, change,
     assert torch.equal(again.images, fresh.images)
     assert torch.equal(again.labels, fresh.labels)
     assert again.class_names == fresh.class_names
-    monkeypatch.setattr(datasets, "_decode", None)
+    monkeypatch.setattr(_folders, "_decode", None)
     assert torch.equal(image_folder(tmp_path / "set", **kept).images, fresh.images)  # now from the copy
 
 

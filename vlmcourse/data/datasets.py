@@ -1,27 +1,28 @@
 """Datasets as one thing: all images decoded, uint8, in memory, ready to live on the device that trains on them."""
 
-import hashlib
-import json
-import os
 import tarfile
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from . import scenes
-from ._checks import check_int
-from .download import Archive, download, explained
-
-SPLITS = ("train", "validation", "test")
+from vlmcourse.data import scenes
+from vlmcourse.data._checks import check_int
+from vlmcourse.data._folders import (
+    SPLITS,
+    check_on_error,
+    data_root,
+    decode_once,
+    list_classes,
+    load_decoded,
+    save_decoded,
+)
+from vlmcourse.data.download import Archive, download, explained
+from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middle_square, read_picture
 
 ARCHIVES = {  # as torchvision has them, and their sizes
     "cifar10": Archive(
@@ -68,18 +69,18 @@ class ImageDataset:
         return len(self.images)
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
-        return self.images[index].float() / 255, self.labels[index]
+        return as_unit_range(self.images[index]), self.labels[index]
 
     def float(self) -> Tensor:
-        """All images as float32 in [0, 1], ``(n, c, h, w)``."""
-        return self.images.float() / 255
+        """Return all images as float32 in [0, 1], ``(n, c, h, w)``."""
+        return as_unit_range(self.images)
 
     def subset(self, index: Any) -> "ImageDataset":
-        """The images at ``index`` (a slice, a tensor of positions or of booleans) as a dataset."""
+        """Return the images at ``index`` (a slice, a tensor of positions or of booleans) as a dataset."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "ImageDataset":
-        """The same dataset with its tensors on ``device``."""
+        """Return the same dataset with its tensors on ``device``."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
@@ -131,16 +132,8 @@ def _photos(root: Path, split: str) -> ImageDataset:
     with Image.open(str(get_sample_data("grace_hopper.jpg", asfileobj=False))) as picture:
         portrait = picture.convert("RGB")
     pictures = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
-    images = torch.stack([_square(picture, 224) for picture in (*pictures, portrait)])
+    images = torch.stack([middle_square(picture, 224) for picture in (*pictures, portrait)])
     return ImageDataset(images, torch.arange(3), ("temple", "flower", "portrait"), "photos", split)
-
-
-def _square(picture: Any, image_size: int) -> Tensor:
-    """The middle square of a PIL picture, resized: ``(3, image_size, image_size)`` uint8."""
-    from PIL import Image, ImageOps
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    return pil_to_tensor(ImageOps.fit(picture, (image_size, image_size), Image.Resampling.LANCZOS))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -148,58 +141,10 @@ def _square(picture: Any, image_size: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def data_root(root: str | Path | None = None) -> Path:
-    """Where data is kept: ``root``, else the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``."""
-    return Path(root or os.environ.get("VLMCOURSE_DATA") or "~/.cache/vlmcourse").expanduser()
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    return "-".join(f"{zlib.crc32(tensors[name].numpy().data):08x}" for name in sorted(tensors))
-
-
-def _load_decoded(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]] | None:
-    """What ``_save_decoded`` wrote, or nothing where no whole, unharmed file lies."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("images", "labels")}
-            about = json.loads(file.metadata()["about"])
-        if about["checksum"] != _checksum(tensors):
-            raise ValueError("its checksum is wrong")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"decoding again: {path} is broken ({error})", stacklevel=3)
-        return None
-    return tensors["images"], tensors["labels"], about
-
-
-def _save_decoded(path: Path, images: Tensor, labels: Tensor, **about: Any) -> None:
-    """Keep decoded images in a format that runs no code when read; the file appears whole or not at all."""
-    from safetensors.torch import save_file
-
-    tensors = {"images": images.contiguous(), "labels": labels.contiguous()}
-    about["checksum"] = _checksum(tensors)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-        try:
-            save_file(tensors, temporary, {"about": json.dumps(about)})
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except Exception as error:  # safetensors raises its own kind for a full disk
-        warnings.warn(f"the decoded images could not be kept, and are decoded again next time: {error}", stacklevel=3)
-
-
 def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """One part of a dataset as torchvision reads it, from its decoded copy, its folder, or its archive."""
     cache = root / "decoded" / f"{name}-{part}.safetensors"
-    if decoded := _load_decoded(cache):
+    if decoded := load_decoded(cache):
         images, labels, about = decoded
         return images, labels, tuple(about["class_names"])
     try:
@@ -210,7 +155,7 @@ def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tup
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
             images, labels, class_names = _read_with_torchvision(name, Path(folder), part)
-    _save_decoded(cache, images, labels, class_names=class_names)
+    save_decoded(cache, images, labels, class_names=class_names)
     return images, labels, class_names
 
 
@@ -298,8 +243,6 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
 # Pictures of your own
 # ---------------------------------------------------------------------------------------------------------
 
-_SUBFOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-
 
 def image_folder(
     path: str | Path,
@@ -312,9 +255,9 @@ def image_folder(
 ) -> ImageDataset:
     """Read pictures from a folder with one subfolder a class, ``path/class/picture.jpg``.
 
-    With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (also ``test``, and
-    ``validation``, ``valid`` or ``val``), and all splits share one numbering of the classes. Pictures are turned
-    upright, made RGB and kept decoded; they are decoded again when a file is added, removed or changed.
+    With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
+    ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
+    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed.
 
     Shapes:
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
@@ -325,8 +268,8 @@ def image_folder(
         results, the folder's own if left out. root: where the decoded copy is kept, as for :func:`load_dataset`.
 
     Raises:
-        FileNotFoundError: where no folder is.
-        ValueError: for a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded.
+        ValueError: a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded. PNG, JPEG,
+            GIF, WebP, BMP, TIFF and PPM can, what phones save as HEIC cannot.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -338,118 +281,19 @@ def image_folder(
     >>> mine.images.shape, mine.class_names
     (torch.Size([2, 3, 6, 8]), ('leaf', 'sky'))
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', received {on_error!r}")
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    check_on_error(on_error)
     if image_size is not None:
         check_int("image_size", image_size, minimum=1)
     path = Path(path).expanduser().resolve()
-    files, labels, class_names = _list_pictures(path, split)
+    found = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
 
-    # The time of the last change of state also moves where a file is replaced and its modification time set back.
-    stats = [(f.path, f.stat().st_size, f.stat().st_mtime_ns, f.stat().st_ctime_ns) for f in files]
-    key = hashlib.sha256(json.dumps([class_names, image_size, stats]).encode()).hexdigest()[:20]
-    cache = data_root(root) / "decoded" / f"{path.name}-{split or 'all'}-{key}.safetensors"
-    if decoded := _load_decoded(cache):
-        images, kept_labels, about = decoded
-        _report_broken(about["broken"], on_error)
-    else:
-        images, kept_labels, broken = _decode(path, files, labels, image_size, on_error)
-        _save_decoded(cache, images, kept_labels, broken=broken)
-    return ImageDataset(images, kept_labels, class_names, name or path.name, split or "all")
+    def read(file: Path) -> tuple[Tensor, list[str]]:
+        picture, notes = read_picture(file)
+        return middle_square(picture, image_size) if image_size else pil_to_tensor(picture), notes
 
-
-def _list_pictures(path: Path, split: str | None) -> tuple[list[os.DirEntry[str]], list[int], tuple[str, ...]]:
-    """All picture files, their labels, and the classes of all splits."""
-    if not path.is_dir():
-        raise FileNotFoundError(f"path must be a folder of pictures, received {path}, which is none")
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)} or None, received {split!r}")
-    inside = {folder.name: folder for folder in sorted(path.iterdir()) if folder.is_dir() and folder.name[0] != "."}
-    layers = {part: inside[name] for part, names in _SUBFOLDERS.items() for name in names if name in inside}
-    if split is None:
-        if inside and set(inside.values()) <= set(layers.values()):
-            raise ValueError(f"path={path} holds {', '.join(inside)}; choose one with split={next(iter(layers))!r}")
-        layers = {"all": path}
-    elif split not in layers:
-        raise ValueError(f"split={split!r} needs a folder {path / split}; {path} holds {', '.join(inside) or 'none'}")
-
-    classes = {f.name for layer in layers.values() for f in layer.iterdir() if f.is_dir() and f.name[0] != "."}
-    class_names = tuple(sorted(classes))
-    files: list[os.DirEntry[str]] = []
-    labels: list[int] = []
-    for label, class_name in enumerate(class_names):
-        folder = layers[split or "all"] / class_name
-        found = list(_pictures_below(folder)) if folder.is_dir() else []
-        files += found
-        labels += [label] * len(found)
-    if not files:
-        raise ValueError(f"no pictures found: expected files such as {layers[split or 'all']}/class/picture.jpg")
-    return files, labels, class_names
-
-
-def _pictures_below(folder: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Picture files in a folder and the folders in it, by name; what is hidden is left out.
-
-    ``os.scandir`` asks once for all that is known of a file: for 50,000 files, several times as fast as ``Path.rglob``.
-    """
-    from PIL import Image
-
-    extensions = Image.registered_extensions()
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
-    for entry in visible:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _pictures_below(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in extensions and entry.is_file():
-            yield entry
-
-
-def _decode(
-    path: Path, files: Sequence[os.DirEntry[str]], labels: Sequence[int], image_size: int | None, on_error: str
-) -> tuple[Tensor, Tensor, dict[str, str]]:
-    """Pixels of all files that can be decoded, their labels, and the names of the others with the reason."""
-    from PIL import Image, ImageOps
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    def read(file: os.DirEntry[str]) -> Tensor | str:
-        try:
-            with Image.open(file.path) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            return str(error)  # what Pillow raises for a damaged file depends on the format
-        return _square(upright, image_size) if image_size else pil_to_tensor(upright)
-
-    pixels: list[Tensor] = []
-    kept: list[int] = []
-    broken: dict[str, str] = {}
-    first = ""
-    with ThreadPoolExecutor() as pool:
-        results = tqdm(pool.map(read, files), total=len(files), desc=f"decoding {path.name}", unit=" pictures")
-        for file, label, result in zip(files, labels, results, strict=True):
-            name = str(Path(file.path).relative_to(path))
-            if isinstance(result, str):
-                broken[name] = result
-                continue
-            if pixels and result.shape != pixels[0].shape:
-                (_, h1, w1), (_, h2, w2) = pixels[0].shape, result.shape
-                raise ValueError(
-                    f"pictures must have one size, but {first} has {h1} × {w1} pixels and {name} has {h2} × {w2}; "
-                    "set image_size to cut and resize them"
-                )
-            first = first or name
-            pixels.append(result)
-            kept.append(label)
-    if not pixels:
-        on_error = "raise"
-    _report_broken(broken, on_error)
-    return torch.stack(pixels), torch.tensor(kept), broken
-
-
-def _report_broken(broken: dict[str, str], on_error: str) -> None:
-    if not broken:
-        return
-    some = "; ".join(f"{name} ({reason})" for name, reason in list(broken.items())[:10])
-    message = f"{len(broken)} files cannot be decoded: {some}{' …' if len(broken) > 10 else ''}"
-    if on_error == "raise":
-        raise ValueError(f"{message}. Repair or remove them, or set on_error='skip'")
-    warnings.warn(f"skipped: {message}", stacklevel=3)
+    asked, label = [found.class_names, image_size], split or "all"
+    decoded = decode_once(path, found.files, read, asked=asked, label=label, root=root, on_error=on_error)
+    labels = torch.tensor(found.labels)[decoded.rows]
+    return ImageDataset(decoded.tensors, labels, found.class_names, name or path.name, label)

@@ -1,20 +1,22 @@
-"""Videos from files: UCF-101, HMDB-51 and others laid out like them, with their own training and test lists."""
+"""Videos from files: from class folders, and UCF-101 and HMDB-51 with their own training and test lists."""
 
-import hashlib
-import json
+import math
 import re
+import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
-from ._checks import check_int
-from .datasets import SPLITS, _load_decoded, _report_broken, _save_decoded, data_root
+from vlmcourse.data._checks import check_int
+from vlmcourse.data._folders import SPLITS, check_on_error, decode_once, list_classes
+
+EXTENSIONS = frozenset([".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp"])
+WHOLE = 0.9  # the part of a video's promised length, in frames and in seconds, that must be there
 
 WHERE = """
 UCF-101 (7 GB): UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from https://www.crcv.ucf.edu/data/UCF101.php
@@ -50,8 +52,8 @@ class VideoDataset:
 def video_folder(
     path: str | Path,
     *,
-    annotations: str | Path,
-    split: str = "train",
+    annotations: str | Path | None = None,
+    split: str | None = None,
     fold: int = 1,
     num_frames: int = 16,
     image_size: int = 64,
@@ -59,15 +61,18 @@ def video_folder(
     name: str | None = None,
     root: str | Path | None = None,
 ) -> VideoDataset:
-    """Read UCF-101 or HMDB-51 from local files, split as their authors split them.
+    """Read videos from a folder with one subfolder a class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    The videos of one scene, filmed in one go, look alike. The official lists keep them on one side; a random split
-    would not, and would report how well a network remembers rooms. The lists know no validation split, so it is cut
-    from the training list in the same way: of each class, the last sixth of the scenes.
+    Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
+    ``split`` one level deeper, ``path/train/class/video.mp4``.
 
-    From each video come ``num_frames`` frames, spread evenly over its length: the middle square, resized. A video with
-    fewer frames repeats some. Decoded clips are kept, and decoded again when a file is added, removed or changed.
-    Decoding needs PyAV: ``pip install 'vlmcourse[video]'``.
+    With the official lists, videos of one scene, filmed in one go, lie on one side; they look alike, and a random split
+    would report how well a network remembers rooms. The lists know no validation split, so it is cut from the training
+    list in the same way: of each class, the last sixth of the scenes.
+
+    From each video come ``num_frames`` frames, spread evenly over its seconds: upright, the middle square, resized. A
+    video with fewer frames repeats some. Clips are kept decoded until a file is added, removed or changed. Decoding
+    needs PyAV: ``pip install av``.
 
     Shapes:
         clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in the alphabetical order of
@@ -75,13 +80,13 @@ def video_folder(
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split:
-        ``train``, ``validation`` or ``test``. fold: which of the three official splits. on_error: ``"raise"`` refuses
-        a video that cannot be decoded, or that ends early, ``"skip"`` leaves it out; both name it. name: the label
-        for results, the folder's own if left out. root: as for :func:`~vlmcourse.load_dataset`.
+        ``train``, ``validation`` or ``test``; left out, ``train`` of the lists and all of the folders. fold: which of
+        the three official splits. on_error: ``"raise"`` refuses a video that cannot be decoded, or that ends early,
+        ``"skip"`` leaves it out; both name it. name: the label for results, the folder's own if left out. root: as for
+        :func:`~vlmcourse.load_dataset`.
 
     Raises:
-        FileNotFoundError: where no folder, no list, or not every listed video is; the message says where to get them.
-        ModuleNotFoundError: without PyAV.
+        FileNotFoundError: no folder, no list, or not every listed video is there; the message says where to get them.
         ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded.
 
     Source:
@@ -90,30 +95,29 @@ def video_folder(
     >>> video_folder("UCF-101", annotations="ucfTrainTestlist")
     Traceback (most recent call last):
     ...
-    FileNotFoundError: path must be a folder with one subfolder of videos a class, received UCF-101, which is none...
+    FileNotFoundError: path must be a folder with one subfolder of videos a class, received ...UCF-101, ...
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', received {on_error!r}")
+    check_on_error(on_error)
     for option, value in (("fold", fold), ("num_frames", num_frames), ("image_size", image_size)):
         check_int(option, value, minimum=1)
-    path, annotations = Path(path).expanduser(), Path(annotations).expanduser()
-    videos, class_names = _listed(path, annotations, split, fold)
-
-    stats = [(video.file, (path / video.file).stat()) for video in videos]
-    files = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-    asked = json.dumps([str(path.resolve()), class_names, num_frames, image_size, files])
-    key = hashlib.sha256(asked.encode()).hexdigest()[:20]
-    cache = data_root(root) / "decoded" / f"{path.resolve().name}-{split}{fold}-{key}.safetensors"
-    if decoded := _load_decoded(cache):
-        clips, labels, about = decoded
-        _report_broken(about["broken"], on_error)
+    path = Path(path).expanduser().resolve()
+    if annotations is None:
+        found = list_classes(path, split, extensions=EXTENSIONS, example="video.mp4")
+        files, labels, class_names = found.files, found.labels, found.class_names
+        split = label = split or "all"
     else:
-        clips, kept, broken = _decode(path, videos, num_frames, image_size, on_error)
-        labels = torch.tensor([class_names.index(video.label) for video in kept])
-        _save_decoded(cache, clips, labels, broken=broken)
-    return VideoDataset(clips, labels, class_names, name or path.resolve().name, split)
+        split = "train" if split is None else split
+        videos, class_names = _listed(path, Path(annotations).expanduser(), split, fold)
+        files, labels = [path / video.file for video in videos], [class_names.index(video.label) for video in videos]
+        label = f"{split}{fold}"
+
+    def read(file: Path) -> tuple[Tensor, list[str]]:
+        return _read_clip(file, num_frames=num_frames, image_size=image_size), []
+
+    _pyav()  # without it, say so before anything is decoded
+    asked = [class_names, num_frames, image_size]
+    decoded = decode_once(path, files, read, asked=asked, label=label, root=root, on_error=on_error)
+    return VideoDataset(decoded.tensors, torch.tensor(labels)[decoded.rows], class_names, name or path.name, split)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -127,12 +131,14 @@ class _Video(NamedTuple):
 
     @property
     def scene(self) -> str:
-        """What the name says before the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
+        """Return the name up to the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
         return re.sub(r"(_c|_)\d+$", "", Path(self.file).stem)
 
 
 def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[_Video], tuple[str, ...]]:
-    """The videos of one split, and the classes of all."""
+    """Return the videos of one split, and the classes of all."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     if not path.is_dir():
         raise FileNotFoundError(
             f"path must be a folder with one subfolder of videos a class, received {path}, which is none. {WHERE}"
@@ -163,7 +169,7 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
 
 
 def _ucf_list(file: Path) -> list[_Video]:
-    """Lines such as ``Swing/v_Swing_g08_c01.avi 89``; the number is missing in test lists."""
+    """Read lines such as ``Swing/v_Swing_g08_c01.avi 89``; the number is missing in test lists."""
     names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     for name in names:
         if name.count("/") != 1:
@@ -175,7 +181,7 @@ _HMDB_MARKS = {"train": "1", "test": "2"}  # a video marked 0 belongs to neither
 
 
 def _hmdb_list(file: Path, mark: str) -> list[_Video]:
-    """Lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file a class."""
+    """Read lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file a class."""
     label = re.sub(r"_test_split\d+\.txt$", "", file.name)
     rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     for row in rows:
@@ -185,7 +191,7 @@ def _hmdb_list(file: Path, mark: str) -> list[_Video]:
 
 
 def _last_scenes(videos: Sequence[_Video]) -> set[str]:
-    """Of each class the last sixth of the scenes in the order of their names, at least one where there are two."""
+    """Return of each class the last sixth of the scenes by name, at least one where there are two."""
     held_out: set[str] = set()
     for label in {video.label for video in videos}:
         scenes = sorted({video.scene for video in videos if video.label == label})
@@ -198,65 +204,59 @@ def _last_scenes(videos: Sequence[_Video]) -> set[str]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _decode(
-    path: Path, videos: Sequence[_Video], num_frames: int, image_size: int, on_error: str
-) -> tuple[Tensor, list[_Video], dict[str, str]]:
-    """Clips of all videos that can be decoded, those videos, and the names of the others with the reason."""
-    av = _pyav()
-
-    def read(video: _Video) -> Tensor | str:
-        try:
-            return _read_clip(path / video.file, num_frames=num_frames, image_size=image_size)
-        except (av.FFmpegError, ValueError) as error:
-            return str(error)
-
-    clips = torch.empty(len(videos), 3, num_frames, image_size, image_size, dtype=torch.uint8)
-    kept: list[_Video] = []
-    broken: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool:
-        results = tqdm(pool.map(read, videos), total=len(videos), desc=f"decoding {path.name}", unit=" videos")
-        for video, result in zip(videos, results, strict=True):
-            if isinstance(result, str):
-                broken[video.file] = result
-            else:
-                clips[len(kept)] = result
-                kept.append(video)
-    _report_broken(broken, on_error if kept else "raise")
-    return clips[: len(kept)], kept, broken
-
-
 def _read_clip(file: Path, *, num_frames: int, image_size: int) -> Tensor:
-    """Frames spread evenly over one video, ``(3, num_frames, image_size, image_size)`` uint8."""
+    """Return frames spread evenly over the seconds of a video, ``(3, num_frames, image_size, image_size)`` uint8."""
     av = _pyav()
-    with av.open(str(file)) as container:
-        if not container.streams.video:
-            raise ValueError("it holds no video")
-        stream = container.streams.video[0]
-        promised = stream.frames  # 0 where the header does not say
-        frames = [_square(frame, image_size) for frame in container.decode(stream)]
+    frames: list[Tensor] = []
+    times: list[float] = []
+    reached = 0.0  # the end of the last packet of any stream, in seconds
+    try:
+        with av.open(str(file)) as container:
+            if not container.streams.video:
+                raise ValueError("it holds no video")
+            stream = container.streams.video[0]
+            promised, seconds = stream.frames, (container.duration or 0) / av.time_base  # 0 where the header is silent
+            spacing = float(1 / (stream.average_rate or 25))
+            for packet in container.demux():
+                if packet.pts is not None:
+                    reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream.index != stream.index:
+                    continue
+                for frame in packet.decode():
+                    times.append(times[-1] + spacing if frame.time is None and times else frame.time or 0.0)
+                    frames.append(_upright_square(frame, image_size))
+            reached -= (container.start_time or 0) / av.time_base
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
     if not frames:
         raise ValueError("it holds no frame")
-    if len(frames) < 0.9 * promised:
+    if len(frames) < WHOLE * promised:
         raise ValueError(f"it ends after {len(frames)} of {promised} frames")
-    # The middles of num_frames parts of equal length.
-    chosen = [(2 * k + 1) * len(frames) // (2 * num_frames) for k in range(num_frames)]
-    return torch.stack([frames[k] for k in chosen], dim=1)
+    if reached < WHOLE * seconds - spacing:
+        raise ValueError(f"it ends after {reached:.1f} of {seconds:.1f} seconds")
+    # A frame is shown until the next one; wanted are those shown in the middles of num_frames parts of equal length.
+    shown = torch.tensor(times, dtype=torch.float64)
+    length = shown[-1] + spacing - shown[0]
+    middles = shown[0] + length * (2 * torch.arange(num_frames, dtype=torch.float64) + 1) / (2 * num_frames)
+    chosen = torch.searchsorted(shown, middles + 1e-6 * spacing, right=True) - 1
+    return torch.stack([frames[k] for k in chosen.tolist()], dim=1)
 
 
-def _square(frame: Any, image_size: int) -> Tensor:
-    """The middle square of a PyAV frame, resized: ``(3, image_size, image_size)``."""
+def _upright_square(frame: Any, image_size: int) -> Tensor:
+    """Return the middle square of a frame, resized, turned as its file says: ``(3, image_size, image_size)``."""
     scale = image_size / min(frame.width, frame.height)
     width, height = (max(round(scale * side), image_size) for side in (frame.width, frame.height))
     small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA").to_ndarray()
     top, left = (height - image_size) // 2, (width - image_size) // 2
-    return torch.from_numpy(small[top : top + image_size, left : left + image_size].copy()).permute(2, 0, 1)
+    square = torch.from_numpy(small[top : top + image_size, left : left + image_size].copy())
+    matrix = frame.side_data.get("DISPLAYMATRIX")  # its first two numbers say where the right of the picture goes
+    right, down = struct.unpack("=2i", bytes(matrix)[:8]) if matrix else (1, 0)
+    return rearrange(square, "h w c -> c h w").rot90(-round(2 * math.atan2(down, right) / math.pi), dims=(1, 2))
 
 
 def _pyav() -> Any:
     try:
         import av
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            "videos are decoded with PyAV, which is not installed here: pip install 'vlmcourse[video]'"
-        ) from missing
+        raise ModuleNotFoundError("videos are decoded with PyAV, which is not installed: pip install av") from missing
     return av
