@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from vlmcourse import nt_xent_loss
+from vlmcourse import nt_xent_loss, slide_contrastive_loss
 from vlmcourse.course.figures.interactive import attention_picture, contrastive_circle, path_picture
 from vlmcourse.train.vlm import build_vlm
 
@@ -111,6 +111,9 @@ def test_a_dozen_maps_of_a_photograph_stay_below_400_kilobytes():
         ({"image": torch.zeros(3, 8, 8, dtype=torch.uint8)}, TypeError, "image must be floating point"),
         ({"image": torch.rand(1, 3, 8, 8)}, ValueError, r"image must have shape \(c h w\)"),
         ({"label": " "}, ValueError, "label must describe"),
+        ({"names": ["one"]}, ValueError, "names must be one for each of 2 layers"),
+        ({"layer": 2}, ValueError, "within 2 layers, 3 heads and 3 × 5 patches, received 2, None"),
+        ({"start": (3, 0)}, ValueError, r"received 1, None and \(3, 0\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes, error, message):
@@ -222,6 +225,18 @@ def test_the_patch_that_is_asked_about_is_framed_and_unveiled(browser):
 
 
 @pytest.mark.browser
+def test_several_networks_are_shown_by_name_from_the_patch_that_the_author_chose(browser):
+    text, weights = make(names=["by look", "<trained>"], layer=0, head=2, start=(2, 1))
+    page = opened(browser, text)
+    assert page.locator(".layer option").all_inner_texts() == ["by look", "<trained>"]
+    assert asked(page) == 2 * COLUMNS + 1
+    assert opacities(page) == pytest.approx(expected(weights, 0, 11, 2), abs=0.02)
+    only = opened(browser, make(weights=weights[:1, :1])[0])
+    assert not only.locator("select").first.is_visible()  # one layer of one head: nothing to choose
+    assert page.errors == only.errors == []
+
+
+@pytest.mark.browser
 def test_patches_fade_into_the_colour_of_the_page(browser):
     for theme, colour in (("--pst-color-background: #121212", "rgb(18, 18, 18)"), ("", "rgb(255, 255, 255)")):
         page = opened(browser, make()[0], theme=theme)
@@ -253,11 +268,16 @@ def circle(angles=ANGLES, temperature=0.2, label="three images"):
     return contrastive_circle(angles, temperature=temperature, label=label)
 
 
-def loss_and_gradient(angles, temperature):
-    """What NT-Xent and autograd say of views at these angles, ``(2n,)``."""
+def loss_and_gradient(angles, temperature, *, slide=False):
+    """What a loss of the package and autograd say of views at these angles, ``(2n,)``."""
     angles = angles.double().clone().requires_grad_()
     points = torch.stack([angles.cos(), angles.sin()], dim=1)
     loss = nt_xent_loss(*points.chunk(2), temperature=temperature)
+    if slide:
+        n = len(points)
+        partner = torch.arange(n).roll(n // 2)
+        others = [[j for j in range(n) if j not in (i, int(partner[i]))] for i in range(n)]
+        loss = slide_contrastive_loss(points, points[partner], points[torch.tensor(others)], temperature=temperature)
     return loss.item(), torch.autograd.grad(loss, angles)[0].tolist()
 
 
@@ -334,6 +354,20 @@ def test_the_circle_computes_nt_xent_and_its_gradient_at_every_temperature(brows
 
 
 @pytest.mark.browser
+def test_the_circle_computes_the_slides_loss_and_its_gradient_where_the_switch_says_so(browser):
+    page = opened(browser, circle())
+    page.locator(".which").select_option("slide")
+    for temperature in ("0.2", "0.05", "1"):
+        page.locator(".temperature").fill(temperature)
+        loss, gradient = shown_numbers(page)
+        expected_loss, expected_gradient = loss_and_gradient(ANGLES.flatten(), float(temperature), slide=True)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert gradient == pytest.approx(expected_gradient, abs=1e-4)
+        assert page.locator(".says").inner_text() == f"Loss {loss:.2f}. Where all views are alike it is 0."
+    assert page.errors == []
+
+
+@pytest.mark.browser
 def test_what_the_circle_shows_without_scripts_is_what_they_show_first(browser):
     still, moving = (opened(browser, circle(), java_script_enabled=scripts) for scripts in (False, True))
     for kind in (".arrow", ".pair"):
@@ -380,10 +414,34 @@ def test_a_view_is_dragged_with_mouse_and_keys_and_only_that_view(browser):
 
 
 @pytest.mark.browser
-def test_a_finger_drags_without_scrolling_the_page(browser):
-    page = opened(browser, circle(), has_touch=True, is_mobile=True)
-    assert page.locator(".view").first.evaluate("view => getComputedStyle(view).touchAction") == "none"
-    assert page.locator("svg").evaluate("svg => getComputedStyle(svg).touchAction") == "auto"
+def test_a_finger_drags_a_view_and_does_not_scroll_the_page(browser):
+    page = opened(browser, circle() + "<p style='height: 3000px'></p>", has_touch=True, is_mobile=True)
+    finger = page.context.new_cdp_session(page)
+    box, view = page.locator("svg").bounding_box(), page.locator(".view circle").nth(1).bounding_box()
+    here = [view["x"] + view["width"] / 2, view["y"] + view["height"] / 2]
+    below = [box["x"] + box["width"] / 2, box["y"] + 0.9 * box["height"]]
+
+    def touch(kind, *points):
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
+
+    touch("touchStart", here)
+    for k in range(1, 11):
+        touch("touchMove", [a + (b - a) * k / 10 for a, b in zip(here, below, strict=True)])
+    touch("touchEnd")
+    assert shown_angles(page)[1].item() == pytest.approx(-torch.pi / 2, abs=1e-3)
+    assert page.evaluate("scrollY") == 0
+    assert (
+        page.locator("svg").evaluate("svg => getComputedStyle(svg).touchAction") == "auto"
+    )  # beside a view it scrolls
+
+
+@pytest.mark.browser
+def test_a_view_tells_a_screen_reader_where_it_is(browser):
+    page = opened(browser, circle())
+    view = page.locator(".view").first
+    view.focus()
+    page.keyboard.press("ArrowLeft")
+    assert view.get_attribute("aria-valuetext") == "28 degrees"
 
 
 @pytest.mark.browser

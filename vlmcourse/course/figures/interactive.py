@@ -335,10 +335,11 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 
 
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
-    """Return HTML in which a reader drags embeddings round the unit circle and watches NT-Xent and its gradient.
+    """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
     Drag with a mouse or a finger, or move with the arrow keys. Arrows point where gradient descent would move a view;
-    their length is the gradient times the temperature. A slider turns the temperature.
+    their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
+    NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Shapes:
         angles ``(2, n)``, the two views of 2 to 6 images.
@@ -371,6 +372,8 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     points = torch.stack([turned.cos(), turned.sin()], dim=1)
     loss = nt_xent_loss(points[:n], points[n:], temperature=temperature)
     (gradient,) = torch.autograd.grad(loss, turned)
+    logits = (points @ points.T).detach().fill_diagonal_(-math.inf) / temperature
+    sure = logits.softmax(dim=1)[range(2 * n), [*range(n, 2 * n), *range(n)]].mean().item()
     content = {"start": start, "arrow": ARROW}
     name = "contrastive-" + hashlib.sha256(json.dumps([content, temperature, label]).encode()).hexdigest()[:10]
     views, arrows, pairs = [], [], []
@@ -386,6 +389,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
         views.append(
             f'<g class="view" tabindex="0" role="slider" aria-label="view {1 + k // n} of image {"ABCDEF"[k % n]}" '
             f'aria-valuemin="0" aria-valuemax="359" aria-valuenow="{round(math.degrees(angle)) % 360}" '
+            f'aria-valuetext="{round(math.degrees(angle)) % 360} degrees" '
             f'transform="translate({x:.3f} {y:.3f})" style="stroke: {COLORS[k % n]}">'
             f'<circle r="0.1"/><text dy="0.045">{letter}</text></g>'
         )
@@ -402,6 +406,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
         views="".join(views),
         temperature=temperature,
         loss=f"{loss.item():.2f}",
+        sure=f"{100 * sure:.0f}",
         guessing=f"{math.log(2 * n - 1):.2f}",
         others=2 * n - 1,
         content=json.dumps(content),
@@ -419,14 +424,15 @@ _CIRCLE = Template("""\
 #$name .pair { stroke-width: .015; stroke-dasharray: .04 .03; }
 #$name .arrow { stroke: var(--text); stroke-width: .025; }
 #$name marker path { fill: var(--text); }
-#$name .view { cursor: grab; touch-action: none; stroke-width: .04; }
+#$name .view { cursor: grab; stroke-width: .04; }
+#$name .view * { touch-action: none; }  /* on what a finger touches: a group has no touch-action of its own */
 #$name .view circle { fill: var(--veil); }
 #$name .view text { fill: var(--text); stroke: none; font: bold .13px sans-serif; text-anchor: middle; }
 #$name .view:focus { outline: none; }
 #$name .view:focus-visible circle { stroke-width: .08; }
 #$name .controls { flex: 1 1 12rem; font-size: .9rem; color: var(--text); text-align: start; }
 #$name input { vertical-align: middle; width: 9rem; margin: 0 .4rem; accent-color: var(--pst-color-primary, auto); }
-#$name button { font: inherit; color: var(--text); background: var(--pst-color-surface, ButtonFace);
+#$name select, #$name button { font: inherit; color: var(--text); background: var(--pst-color-surface, ButtonFace);
   border: 1px solid var(--pst-color-border, GrayText); border-radius: .3rem; padding: .15rem .6rem;
   margin: 0 .4rem .6rem 0; }
 #$name p { margin: 0 0 .6rem; }
@@ -437,6 +443,8 @@ _CIRCLE = Template("""\
 <circle class="rim" r="1"/>$lines$views
 </svg>
 <figcaption class="controls">
+<p><label>Loss <select class="which"><option value="nt-xent" selected>NT-Xent</option>
+<option value="slide">the slide's</option></select></label></p>
 <p><label>Temperature
 <input class="temperature" type="range" min="0.05" max="1" step="0.05" value="$temperature"/></label>
 <output class="shown">$temperature</output></p>
@@ -444,7 +452,8 @@ _CIRCLE = Template("""\
 ><button type="button" class="reset">start again</button>
 <p id="$name-help">Large and small letters are the two views of one image. Drag them round the circle. With the
 keyboard: Tab chooses a view, the arrow keys turn it, Home puts it back.</p>
-<p class="says" aria-live="polite">Loss $loss. Guessing among $others costs $guessing.</p>
+<p class="says" aria-live="polite">Loss $loss. Guessing among $others costs $guessing. A partner gets $sure % of the
+softmax.</p>
 <noscript><p>Without scripts, this shows the start.</p></noscript>
 </figcaption>
 <script>
@@ -452,40 +461,47 @@ keyboard: Tab chooses a view, the arrow keys turn it, Home puts it back.</p>
   const data = $content, figure = document.getElementById("$name"), count = data.start.length, n = count / 2;
   const svg = figure.querySelector("svg"), [views, arrows, pairs] =
     [".view", ".arrow", ".pair"].map(part => [...figure.querySelectorAll(part)]);
-  const [slider, shown, says] = [".temperature", ".shown", ".says"].map(part => figure.querySelector(part));
+  const [which, slider, shown, says] =
+    [".which", ".temperature", ".shown", ".says"].map(part => figure.querySelector(part));
   let angles = [...data.start];
   const measure = () => {
-    const tau = +slider.value, gradient = Array(count).fill(0);
-    let loss = 0;
+    const tau = +slider.value, slide = which.value === "slide", gradient = Array(count).fill(0);
+    let loss = 0, sure = 0;
     for (let i = 0; i < count; i++) {
       const partner = (i + n) % count, logits = angles.map(a => Math.cos(angles[i] - a) / tau);
-      const others = logits.filter((_, j) => j !== i), most = Math.max(...others);
+      const candidate = j => j !== i && !(slide && j === partner);  // nobody is their own candidate
+      const others = logits.filter((_, j) => candidate(j)), most = Math.max(...others);
       const sum = others.reduce((total, logit) => total + Math.exp(logit - most), 0);
-      loss += (most + Math.log(sum) - logits[partner]) / count;
+      const average = slide ? Math.log(others.length) : 0;  // the slide has the mean where NT-Xent has the sum
+      loss += (most + Math.log(sum) - average - logits[partner]) / count;
+      sure += Math.exp(logits[partner] - most) / sum / count;
       for (let j = 0; j < count; j++) {
-        if (j === i) continue;  // nobody is their own candidate
-        const slope = Math.exp(logits[j] - most) / sum - (j === partner);
+        if (j === i) continue;
+        const slope = (candidate(j) ? Math.exp(logits[j] - most) / sum : 0) - (j === partner);
         const turn = -Math.sin(angles[i] - angles[j]) * slope / tau / count;
         gradient[i] += turn;
         gradient[j] -= turn;
       }
     }
-    return {loss, gradient, tau};
+    return {loss, gradient, tau, slide, sure};
   };
   const place = (line, values) => ["x1", "y1", "x2", "y2"].forEach((side, k) => line.setAttribute(side, values[k]));
   const show = () => {
-    const {loss, gradient, tau} = measure();
+    const {loss, gradient, tau, slide, sure} = measure();
     angles.forEach((angle, k) => {
       const [x, y] = [Math.cos(angle), -Math.sin(angle)], move = -data.arrow * count * tau * gradient[k];
       views[k].setAttribute("transform", `translate($${x} $${y})`);
-      views[k].setAttribute("aria-valuenow", (Math.round(angle * 180 / Math.PI) % 360 + 360) % 360);
+      const degrees = (Math.round(angle * 180 / Math.PI) % 360 + 360) % 360;
+      views[k].setAttribute("aria-valuenow", degrees);
+      views[k].setAttribute("aria-valuetext", `$${degrees} degrees`);
       place(arrows[k], [x, y, x + move * y, y - move * x]);
       if (k < n) place(pairs[k], [x, y, Math.cos(angles[k + n]), -Math.sin(angles[k + n])]);
     });
     shown.textContent = tau;
     figure.dataset.loss = loss;
     figure.dataset.gradient = JSON.stringify(gradient);
-    says.textContent = `Loss $${loss.toFixed(2)}. Guessing among $others costs $guessing.`;
+    says.textContent = `Loss $${loss.toFixed(2)}. ` + (slide ? "Where all views are alike it is 0." :
+      `Guessing among $others costs $guessing. A partner gets $${(100 * sure).toFixed(0)} % of the softmax.`);
   };
   const descend = steps => {
     for (let k = 0; k < steps; k++) {
@@ -511,6 +527,7 @@ keyboard: Tab chooses a view, the arrow keys turn it, Home puts it back.</p>
       show();
     });
   });
+  which.addEventListener("change", show);
   slider.addEventListener("input", show);
   figure.querySelector(".step").addEventListener("click", () => descend(1));
   figure.querySelector(".many").addEventListener("click", () => descend(100));
