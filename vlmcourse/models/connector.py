@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vlmcourse.models._config import keeps_config
-from vlmcourse.models.transformer import MLP
+from vlmcourse.models.transformer import MLP, small_weights
 from vlmcourse.ops._checks import as_pair, check_divides, check_positive_ints
 
 
@@ -58,7 +57,7 @@ class Connector(nn.Module):
         joined = in_features * reduction**2
         self.norm = nn.LayerNorm(joined)
         self.mlp = MLP(joined, 2 * out_features if hidden_features is None else hidden_features, out_features)
-        self.position_embedding = nn.Parameter(0.02 * torch.randn(self.num_tokens, out_features))
+        self.position_embedding = small_weights(self.num_tokens, out_features)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one vector a place, as wide as a word's."""

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vlmcourse.models._config import keeps_config
-from vlmcourse.models.transformer import TransformerBlock
+from vlmcourse.models.transformer import TransformerBlock, small_weights
 from vlmcourse.ops._checks import check_positive, check_positive_ints, check_rank
 from vlmcourse.ops.attention import KeyValueCache
 
@@ -68,8 +68,8 @@ class LanguageModel(nn.Module):
             vocabulary_size=vocabulary_size, context_length=context_length, embed_dim=embed_dim, depth=depth
         )
         self.vocabulary_size, self.context_length, self.embed_dim = vocabulary_size, context_length, embed_dim
-        self.token_embedding = nn.Parameter(0.02 * torch.randn(vocabulary_size, embed_dim))
-        self.position_embedding = nn.Parameter(0.02 * torch.randn(context_length, embed_dim))
+        self.token_embedding = small_weights(vocabulary_size, embed_dim)
+        self.position_embedding = small_weights(context_length, embed_dim)
         self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = None if tie_output else nn.Linear(embed_dim, vocabulary_size, bias=False)

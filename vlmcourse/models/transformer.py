@@ -4,10 +4,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vlmcourse.ops._checks import check_positive_ints
 from vlmcourse.ops.attention import KeyValueCache, MultiHeadSelfAttention
+
+
+def small_weights(*shape: int) -> nn.Parameter:
+    """Return learned vectors that start small, with a standard deviation of 0.02."""
+    weights = torch.empty(*shape)
+    # Without memory nothing is drawn: on the meta device a draw would import half of PyTorch's compiler.
+    return nn.Parameter(weights if weights.is_meta else weights.normal_().mul_(0.02))
 
 
 class MLP(nn.Module):

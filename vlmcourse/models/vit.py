@@ -9,7 +9,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from vlmcourse.models._config import keeps_config
-from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention
+from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention, small_weights
 from vlmcourse.ops._checks import as_pair, check_positive_int, check_positive_ints, check_rank, grid_of_patches
 from vlmcourse.ops._precision import widened
 from vlmcourse.ops.attention import MultiHeadSelfAttention
@@ -126,7 +126,7 @@ class VisionTransformer(nn.Module):
         tokens = patches + 1 if pool == "class" else patches
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "class" else None
-        self.position_embedding = nn.Parameter(0.02 * torch.randn(1, tokens, embed_dim)) if positions else None
+        self.position_embedding = small_weights(1, tokens, embed_dim) if positions else None
         options: dict[str, Any] = {"mlp_ratio": mlp_ratio, "residual": residual, "norm": norm, "norm_eps": norm_eps}
         self.blocks = nn.Sequential(*[TransformerBlock(embed_dim, num_heads, **options) for _ in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norm else nn.Identity()
