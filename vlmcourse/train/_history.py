@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from vlmcourse.train import distributed
 
+# Reading a loss makes the CPU wait for the GPU, so losses are read ten at a time.
+FETCH_EVERY = 10
 RESERVED = {"step", "loss", "lr", "seconds"}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlmcourse.train import distributed
-from vlmcourse.train._history import History, check_weights
+from vlmcourse.train._history import FETCH_EVERY, History, check_weights
 from vlmcourse.train._identity import check_same, plain_name, unwrapped
 from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
 
@@ -25,10 +25,11 @@ class RunFile:
         path: str | Path | None,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        steps: int,
         identity: Callable[[], dict[str, dict[str, Any]]],
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.model, self.optimizer = unwrapped(model), optimizer
+        self.model, self.optimizer, self.steps = unwrapped(model), optimizer, steps
         self.identity = {} if path is None else identity()
 
     @contextlib.contextmanager
@@ -69,15 +70,14 @@ class RunFile:
             self.model.load_state_dict({name: saved[plain_name(name)] for name in names})
             self._load_optimizer(state["optimizer"])
             step, history = state["step"], History(state["history"])
-            if step not in range(self.identity["configuration"]["steps"] + 1) or len(history.rows) != step:
+            if step not in range(self.steps + 1) or len(history.rows) != step:
                 raise TypeError
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError) as error:
             raise ValueError(
                 f"checkpoint {self.path} was not written by fit: it holds {sorted(map(str, state))}; try another name"
             ) from error
         if found and distributed.rank() == 0:
-            steps = self.identity["configuration"]["steps"]
-            tqdm.write(f"resumed from {self.path} after step {step} of {steps}")
+            tqdm.write(f"resumed from {self.path} after step {step} of {self.steps}")
         return step, history
 
     def save(self, step: int, history: History) -> None:
@@ -96,10 +96,16 @@ class RunFile:
                 },
             )  # fmt: skip
 
-    def farewell(self, step: int, steps: int) -> str:
-        """Say what an interrupted run leaves."""
-        kept = "no checkpoint was asked for" if self.path is None else f"{self.path} holds it; the same call continues"
-        return f"stopped after step {step} of {steps}; {kept}"
+    def keep(self, step: int, history: History, *, every: int, interrupted: bool) -> None:
+        """Save when it is time, and stop when any process was interrupted."""
+        # Processes ask each other only now and then, because that makes them wait for each other.
+        asked = distributed.world_size() == 1 or step % FETCH_EVERY == 0
+        stop = asked and distributed.any_process(interrupted)
+        if step % every == 0 or step == self.steps or stop:
+            self.save(step, history)
+        if stop:
+            kept = f"{self.path} holds it; the same call continues" if self.path else "no checkpoint was asked for"
+            raise KeyboardInterrupt(f"stopped after step {step} of {self.steps}; {kept}")
 
     def _weights(self) -> dict[str, Any]:
         return {plain_name(name): value for name, value in self.model.state_dict().items()}
@@ -131,7 +137,7 @@ class RunFile:
     def _max_bytes(self) -> int:
         """Return more than any checkpoint of this run takes: weights, two moments, and thousand numbers a step."""
         weights = sum(t.nbytes for t in self.model.state_dict().values() if isinstance(t, Tensor))
-        return 4 * weights + 8_000 * self.identity["configuration"]["steps"] + 2**24
+        return 4 * weights + 8_000 * self.steps + 2**24
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_positive, check_positive_int
+from vlmcourse.ops._checks import check_positive, check_positive_int, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
-from vlmcourse.train._history import RESERVED, History, check_weights
+from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
 from vlmcourse.train._identity import identity_of, identity_of_learning
 from vlmcourse.train._resume import RunFile
 from vlmcourse.train._surroundings import (
@@ -38,11 +38,6 @@ from vlmcourse.train.runtime import mixed_seed, reseed
 
 LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
 Callback = Callable[[nn.Module, int], Mapping[str, float] | None]
-
-# Reading a loss makes the CPU wait for the GPU, so losses are read ten at a time.
-FETCH_EVERY = 10
-
-_autocast = bfloat16_where_it_pays  # until train.vlm does without it
 
 
 def fit(
@@ -131,18 +126,15 @@ def fit(
         examples, steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer,
         weight_decay=weight_decay, warmup=warmup, clip_norm=clip_norm, autocast=autocast, seed=seed,
     )  # fmt: skip
-    check_positive_int("checkpoint_every", checkpoint_every)
-    check_positive_int("callback_every", callback_every)
+    check_positive_ints(checkpoint_every=checkpoint_every, callback_every=callback_every)
     device = distributed.join(torch.device(device) if device is not None else runtime.device())
     layout = layout_for(model.to(device), device, channels_last=channels_last)
     updates = _make_optimizer(model, optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
-    file = RunFile(checkpoint, model, updates, lambda: _identity(model, loss_fn, examples, settings))
+    file = RunFile(checkpoint, model, updates, settings.steps, lambda: _identity(model, loss_fn, examples, settings))
     with file.held(), surroundings(model, device, layout) as (train_mode, interrupted):
         start, history = file.start(resume=resume)
-        called = cast(nn.Module, torch.compile(model)) if compile else model
-        objective = distributed.data_parallel(_Objective(called, loss_fn))
-        bar = progress_bar(settings.steps, start=start, show=progress and distributed.rank() == 0)
-        with bar:
+        objective = distributed.data_parallel(_Objective(torch.compile(model) if compile else model, loss_fn))
+        with progress_bar(settings.steps, start=start, show=progress and distributed.rank() == 0) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, start, history):
                 bar.update()
                 last = step == settings.steps
@@ -151,13 +143,7 @@ def fit(
                     train_mode()
                 if step % FETCH_EVERY == 0 or last:
                     bar.set_postfix(loss=f"{history.fetch():.4g}", refresh=False)
-                together = distributed.world_size() == 1 or step % FETCH_EVERY == 0
-                stop = together and distributed.any_process(interrupted())
-                if step % checkpoint_every == 0 or last or stop:
-                    file.save(step, history)
-                if stop:
-                    raise KeyboardInterrupt(file.farewell(step, settings.steps))
-        check_weights(model, settings.steps)
+                file.keep(step, history, every=checkpoint_every, interrupted=interrupted())
     distributed.wait_for_all()  # no process reads the checkpoint before it is there
     return history.table()
 
@@ -173,7 +159,6 @@ def _steps(
     history: History,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
-
     rank, processes, weights = distributed.rank(), distributed.world_size(), deque[float]()
 
     def plan() -> Iterator[tuple[int, Tensor]]:
@@ -201,6 +186,7 @@ def _steps(
             optimizer.step()
         history.add(step + 1, loss, lr, metrics, weight=weight)
         yield step + 1
+    check_weights(objective, settings.steps)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
@@ -346,7 +332,7 @@ def _make_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: flo
 class _Objective(nn.Module):
     """Model and loss as one module: however often the loss calls the model, a step is one forward pass of this."""
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
+    def __init__(self, model: Any, loss_fn: LossFunction) -> None:
         super().__init__()
         self.model, self.loss_fn = model, loss_fn
 
