@@ -20,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from vlmcourse.course.chapter import Measurement
+from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.models.vlm import Answer
 
 # Okabe and Ito 2008, "Color Universal Design", without yellow, which vanishes on white.
@@ -30,6 +31,7 @@ CONCEPTS = {
     "supervised": COLORS[0],
     "random": COLORS[5],
     "contrastive": COLORS[2],
+    "label-free": COLORS[2],  # the same encoder, before chapter 3 names its loss
     "pixels": "#777777",
     "convolution": COLORS[0],
     "attention": COLORS[1],
@@ -53,7 +55,7 @@ def show_images(
     """Draw a batch of images as one grid, row by row, with white gaps and a title above each if wanted.
 
     Shapes:
-        images ``(b, 1 or 3, h, w)``, floating point from 0 to 1; other values are clipped.
+        images ``(b, 1 or 3, h, w)``, uint8, or floating point from 0 to 1; other values are clipped.
 
     Raises:
         ValueError: images of another shape, or titles that are not one for each image.
@@ -71,7 +73,7 @@ def show_images(
     gap = max(1, width // 12)
     gap_below = height // 3 if titles and rows > 1 and any(titles[columns:]) else gap  # room for the titles
     tiles = torch.ones(rows * columns, 3, height + gap_below, width + gap)
-    tiles[: len(images), :, :height, :width] = images.detach().float().cpu().clamp(0, 1)
+    tiles[: len(images), :, :height, :width] = as_unit_range(images.detach().cpu()).float().clamp(0, 1)
     grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap_below, :-gap]
     side = min(1.0, 8.5 / columns)  # of one image, in inches
     ax = (
@@ -216,7 +218,7 @@ def show_attention(
         )
     if not all(0 <= row < nh and 0 <= column < nw for row, column in queries):
         raise ValueError(f"queries must be (row, column) on a grid of {nh} × {nw} patches, received {list(queries)}")
-    image = image.detach().float().cpu().expand(3, -1, -1)
+    image = as_unit_range(image.detach().cpu()).float().expand(3, -1, -1)
     panels = []
     for row, column in queries:
         light = weights[row * nw + column].detach().float().cpu().reshape(nh, nw)
@@ -371,7 +373,7 @@ def show_reach(
     )[1]
     ends = 0  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
-        color, marker = COLORS[k % len(COLORS)], "osD^vPX"[k % 7]
+        color, marker = color_of(name, (0, 4, 2, 6)[k % 4]), "osD^vPX"[k % 7]  # attention has a color of its own
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
         runs = np.asarray(curve.recorded or [curve.live])
         line = np.asarray(curve.live) if curve.live is not None else runs.mean(0)
@@ -384,7 +386,9 @@ def show_reach(
         words = {"color": color, "fontsize": "small", "textcoords": "offset points"}
         if reaches[name] < max(distances):
             upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
-            upper.annotate(name, (reaches[name], (1 + chance) / 2), xytext=(4, 14 - 14 * k), **words)
+            next_one = min(distance for distance in distances if distance > reaches[name])
+            middle = ((reaches[name] + next_one) / 2, (1 + chance) / 2)  # of the way down
+            upper.annotate(name, middle, xytext=(6, 6), **words)
         else:
             upper.annotate(name, (max(distances), 1), xytext=(8, -4 - 14 * ends), **words)
             ends += 1
@@ -445,7 +449,7 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
     >>> [text.get_text() for text in ax.texts]
     ['query', 'answer']
     """
-    pictures = [images.detach().float().cpu() for images in rows.values()]
+    pictures = [as_unit_range(images.detach().cpu()).float() for images in rows.values()]
     shapes = [tuple(images.shape) for images in pictures]
     if not pictures or len({(*shape[:1], *shape[2:]) for shape in shapes}) > 1:
         raise ValueError(f"rows must all have one shape (b, 1 or 3, h, w), received {shapes}")
@@ -541,7 +545,7 @@ def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = 
     maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
     light = maps.mean(0)[:, None]
     light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
-    return show_images(_lit(image.cpu(), light), titles=list(answer.words), ax=ax)
+    return show_images(_lit(as_unit_range(image.detach().cpu()), light), titles=list(answer.words), ax=ax)
 
 
 def _lit(image: Tensor, light: Tensor) -> Tensor:
