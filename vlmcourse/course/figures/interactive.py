@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from string import Template
 
 import torch
@@ -167,8 +168,10 @@ def path_picture(
         (answer,) = model.generate(image[None], prompt=prompt)
     features = features[0] if features.ndim == 4 else rearrange(features, "1 n d -> d 1 n")
 
+    numbers = count(1)
+
     def card(name: str, shape: str, shown: str) -> str:
-        return f'<li class="stage"><span>{shown}</span><b>{name}</b>{shape}</li>'
+        return f'<li class="stage"><span>{shown}</span><b>{next(numbers)}. {name}</b>{shape}</li>'
 
     def part(name: str, work: str) -> str:
         title = html.escape(name.replace("_", " "))
@@ -189,6 +192,7 @@ def path_picture(
         card("feature map", _sizes(features), _pixels(_main_colors(features), "its feature map in false colours")),
         part("connector", "translates"),
         card("image tokens", _sizes(tokens), _pixels(_to_unit(tokens)[None], "the image tokens as a matrix")),
+        '<li class="work">take the place of &lt;image&gt;<span aria-hidden="true">→</span></li>',
         card("prompt", f"{length} tokens × {tokens.shape[1]}", f"<q>{asked}</q>"),
         part("language_model", "reads and writes"),
         card("answer", f"{len(answer.words)} words, one at a time", f"<q>{said}</q>"),
