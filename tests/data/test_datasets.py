@@ -491,6 +491,96 @@ def test_a_folder_without_pictures_is_explained(tmp_path, kept):
         image_folder(tmp_path / "set", on_error="skip", **kept)
 
 
+@pytest.mark.parametrize(
+    ("layout", "split"),
+    [
+        ("train test", "train"), ("Train Test", "train"), ("TRAIN TEST extra", "test"),
+        ("training_set test_set", "train"), ("Training Validation", "validation"), ("train val docs", "validation"),
+        ("train valid", "validation"), ("train dev", "validation"), ("train-images test-images", "test"),
+    ],
+)  # fmt: skip
+def test_splits_are_known_by_the_names_that_people_give_them(tmp_path, kept, layout, split):
+    for name in layout.split():
+        Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / name / "cat" / f"{name}.png"))
+    with pytest.raises(ValueError, match=r"holds .*; choose one with split='train'"):
+        image_folder(tmp_path / "set", **kept)
+    data = image_folder(tmp_path / "set", split=split, **kept)
+    assert (data.class_names, data.labels.tolist(), data.split) == (("cat",), [0], split)
+
+
+def make(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_a_class_may_be_called_train(tmp_path, kept):
+    for name in ("bus", "train", "test"):
+        Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / name / "1.png"))
+    assert image_folder(tmp_path / "set", **kept).class_names == ("bus", "test", "train")
+
+
+def test_two_folders_that_may_be_the_same_split_are_named(tmp_path, kept):
+    for name in ("train", "Training"):
+        Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / name / "cat" / "1.png"))
+    with pytest.raises(ValueError, match="split='train' may be any of Training, train; rename the others"):
+        image_folder(tmp_path / "set", split="train", **kept)
+
+
+def test_folders_without_pictures_are_no_classes(tmp_path, kept):
+    Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / "dog" / "1.png"))
+    for name in ("__MACOSX/._cat/x.png", ".thumbnails/1.png", "empty/.keep", "notes/readme.txt", "__MACOSX/1.png"):
+        make(tmp_path / "set" / name).write_bytes(b"\0\5")
+    data = image_folder(tmp_path / "set", **kept)
+    assert (data.class_names, data.labels.tolist()) == (("dog",), [0])
+
+
+def test_one_name_stored_in_two_ways_is_one_class(tmp_path, kept):
+    Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / "train" / "caf\u00e9" / "1.png"))
+    Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / "test" / "cafe\u0301" / "1.png"))
+    if len({folder.name for folder in (tmp_path / "set").glob("*/*")}) == 1:
+        pytest.skip("this file system stores names in one way")
+    train, test = (image_folder(tmp_path / "set", split=split, **kept) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("caf\u00e9",)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0], [0])
+
+
+def test_what_phones_save_as_heic_is_named_and_not_passed_over(tmp_path, kept):
+    Image.new("RGB", (2, 2)).save(make(tmp_path / "set" / "dog" / "1.png"))
+    (tmp_path / "set" / "dog" / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x24ftypheic" + bytes(100))
+    with pytest.raises(
+        ValueError, match=r"1 files cannot be decoded: dog.IMG_0001.HEIC \(is not a picture that can be"
+    ):
+        image_folder(tmp_path / "set", **kept)
+
+
+def test_pixels_are_those_of_the_reader_and_its_notes_are_passed_on_each_time(tmp_path, kept):
+    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(make(tmp_path / "set" / "a" / "clear.png"))
+    ramp = np.array([[0, 257 * 128], [257, 65535]], dtype=np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "set" / "a" / "deep.png")
+    frames = [Image.new("RGB", (2, 2), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "set" / "a" / "moving.gif", save_all=True, append_images=frames[1:])
+    for _ in range(2):  # decoded, then from the kept copy
+        with pytest.warns(UserWarning, match="transparent") as warned:
+            images = image_folder(tmp_path / "set", **kept).images
+        assert images[0].max() == 0
+        assert images[1, 0].tolist() == [[0, 128], [1, 255]]
+        assert images[2].amax((1, 2)).tolist() == [255, 0, 0]
+        said = [str(warning.message).replace("\\", "/") for warning in warned]
+        assert said == [
+            "its transparent parts are shown as black (1 files: a/clear.png)",
+            "it has several frames; only the first is read (1 files: a/moving.gif)",
+        ]
+
+
+def test_copies_that_an_earlier_version_decoded_are_not_read(pets, kept, monkeypatch):
+    image_folder(pets, split="train", **kept)
+    real, calls = _folders._decode, []
+    monkeypatch.setattr(_folders, "_decode", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(_folders, "_VERSION", _folders._VERSION + 1)
+    image_folder(pets, split="train", **kept)
+    assert calls == [1]
+
+
 def test_val_is_short_for_validation(pets, kept):
     (pets / "test").rename(pets / "val")
     assert len(image_folder(pets, split="validation", **kept)) == 6

@@ -1,8 +1,12 @@
 """Videos from files: encoded on the spot, in the layouts of UCF-101 and HMDB-51, whole and broken."""
 
+import os
+import struct
 import sys
 import time
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +78,57 @@ def test_the_codec_of_the_real_sets_is_read(tmp_path):
     write_video(tmp_path / "x.avi", counting(30), codec="mpeg4", pixels="yuv420p")
     clip = _read_clip(tmp_path / "x.avi", num_frames=5, image_size=16).float().mean(dim=(0, 2, 3))
     assert (clip - torch.tensor([15.0, 45, 75, 105, 135])).abs().max() < 6
+
+
+def turned(file, degrees):
+    """Write into an MP4 that it is to be shown turned clockwise, as phones do."""
+    matrix = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
+    content = bytearray(file.read_bytes())
+    begins = content.index(b"tkhd") + 44
+    content[begins : begins + 36] = struct.pack(
+        ">9i", matrix[0] << 16, matrix[1] << 16, 0, matrix[2] << 16, matrix[3] << 16, 0, 0, 0, 1 << 30
+    )
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_video_filmed_sideways_is_turned_upright(tmp_path, degrees):
+    frames = torch.zeros(5, 32, 48, 3, dtype=torch.uint8)
+    frames[:, :16, 8:24] = 255  # the upper left quarter of the middle square
+    write_video(tmp_path / "x.mp4", frames, codec="mpeg4", pixels="yuv420p")
+    flat = _read_clip(tmp_path / "x.mp4", num_frames=2, image_size=16)
+    turned(tmp_path / "x.mp4", degrees)
+    clip = _read_clip(tmp_path / "x.mp4", num_frames=2, image_size=16)
+    assert torch.equal(clip, flat.rot90(-degrees // 90, dims=(2, 3)))
+    corner = {90: (slice(0, 6), slice(10, 16)), 180: (slice(10, 16),) * 2, 270: (slice(10, 16), slice(0, 6))}[degrees]
+    assert clip[:, :, *corner].float().mean() > 200 > 50 > clip.float().mean() - 64
+
+
+def test_frames_are_chosen_by_time_and_not_by_number(tmp_path):
+    """Twenty dark frames in one second, then five bright ones in seven: most of what is seen is bright."""
+    with av.open(str(tmp_path / "x.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=1000)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr0"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        times = [50 * k for k in range(20)] + [1000 + 1400 * k for k in range(5)]
+        for k, time_ in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 10 if k < 20 else 200, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time_, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    clip = _read_clip(tmp_path / "x.mkv", num_frames=10, image_size=8)
+    assert (clip[0, :, 0, 0] < 100).sum() in (1, 2)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_a_video_cut_in_the_middle_of_its_file_is_refused(tmp_path, kept):
+    noise = torch.randint(256, (60, 24, 40, 3), dtype=torch.uint8)
+    write_video(tmp_path / "x.mkv", noise, codec="mpeg4", pixels="yuv420p", fps=10)
+    whole = (tmp_path / "x.mkv").read_bytes()
+    assert _read_clip(tmp_path / "x.mkv", num_frames=4, image_size=8).shape == (3, 4, 8, 8)
+    (tmp_path / "x.mkv").write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ValueError, match=r"it ends after \d\.\d of 6\.0 seconds"):
+        _read_clip(tmp_path / "x.mkv", num_frames=4, image_size=8)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -167,6 +222,46 @@ def test_decoded_clips_are_kept_until_a_video_changes(tmp_path, monkeypatch):
     victim.write_bytes(victim.read_bytes().ljust(len(before), b"\0"))  # of the same size
     assert (video_folder(**layout).clips[0] == 250).all()
     assert video_folder(**{**layout, "num_frames": 5}).clips.shape[2] == 5
+
+
+def test_class_folders_need_no_lists(tmp_path):
+    for k, name in enumerate(("jump", "run")):
+        for shot in range(2):
+            write_video(tmp_path / "mine" / name / f"{shot}.mp4", counting(4, start=100 * k + 20 * shot), codec="mpeg4",
+                        pixels="yuv420p")  # fmt: skip
+            write_video(tmp_path / "split" / "Train" / name / f"{shot}.avi", counting(4))
+    write_video(tmp_path / "split" / "test_set" / "run" / "0.mov", counting(4), codec="mpeg4", pixels="yuv420p")
+    options = {"num_frames": 2, "image_size": 8, "root": tmp_path}
+    mine = video_folder(tmp_path / "mine", **options)
+    assert (mine.class_names, mine.labels.tolist(), mine.split) == (("jump", "run"), [0, 0, 1, 1], "all")
+    greys = mine.clips.float().mean((1, 2, 3, 4))
+    assert greys.sort().indices.tolist() == [0, 1, 2, 3]
+    train, test = (video_folder(tmp_path / "split", split=split, **options) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("jump", "run")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 1, 1], [1])
+    with pytest.raises(ValueError, match=r"holds Train, test_set; choose one with split='train'"):
+        video_folder(tmp_path / "split", **options)
+    with pytest.raises(ValueError, match=r"no videos found: expected files such as .*class.video\.mp4"):
+        video_folder(make_folder(tmp_path / "none" / "run").parent, **options)
+
+
+def make_folder(path):
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not say when a file was rewritten if its time is put back")
+def test_a_video_replaced_by_one_of_the_same_size_and_time_is_decoded_again(tmp_path):
+    layout = ucf(tmp_path, classes=("Dive",))
+    video_folder(**layout)
+    victim = layout["path"] / "Dive/v_Dive_g03_c01.avi"
+    before, stat = victim.read_bytes(), victim.stat()
+    time.sleep(0.05)
+    write_video(victim, counting(4, start=250, step=0))
+    victim.write_bytes(victim.read_bytes().ljust(len(before), b"\0"))
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert victim.stat().st_size == stat.st_size
+    assert (video_folder(**layout).clips[0] == 250).all()
 
 
 # --- what can go wrong ------------------------------------------------------------------------------------------------
