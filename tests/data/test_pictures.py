@@ -205,6 +205,8 @@ def fuzz(folder, count, seed):
         except ValueError as error:
             if not str(error).startswith(f"{victim} "):
                 raw.append(f"{name} {k}: names no file: {error}")
+            if isinstance(error.__cause__, MemoryError):
+                raw.append(f"{name} {k}: wants more memory than it may")
         except Exception as error:
             raw.append(f"{name} {k}: {type(error).__name__}: {error}")
     return raw, fine

@@ -1,5 +1,6 @@
 """Pictures from files: one reader for all who read them, and one error that names the file."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ EXTENSIONS |= {".apng", ".jpe", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
 UNREADABLE = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".ico", ".tga", ".dds"})
 UNREADABLE |= {".exr", ".pfm", ".dng", ".cr2", ".nef", ".arw"}
 LARGEST = 50_000_000  # pixels: more than any camera in class, less than what fills a small memory
+HEAVIEST = 6 * LARGEST  # bytes: 16 bits a channel, not compressed
 
 FIRST_FRAME = "it has several frames; only the first is read"
 ON_BLACK = "its transparent parts are shown as black"
@@ -33,22 +35,26 @@ def read_picture(path: str | Path) -> tuple[Any, list[str]]:
 
     path = Path(path)
     with path.open("rb") as file:
-        try:
-            with Image.open(file, formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > LARGEST:
-                    raise Image.DecompressionBombError(f"{width} × {height}")
-                moves = getattr(picture, "is_animated", False) and picture.format != "MPO"  # a phone's, with a preview
-                notes = [FIRST_FRAME] if moves else []
-                return _as_rgb(picture, notes), notes
-        except Image.DecompressionBombError as error:  # Pillow's own limit comes first where it is lower
-            most = f"at most {LARGEST // 10**6} million"
-            raise ValueError(f"{path} has too many pixels ({error}); make it smaller, {most}") from error
-        except Image.UnidentifiedImageError as error:
-            raise ValueError(f"{path} is not a picture that can be read; save it as PNG or JPEG") from error
-        except Exception as error:  # what Pillow raises for a damaged file depends on the format and on the damage
-            reason = str(error) or type(error).__name__
-            raise ValueError(f"{path} cannot be read: it is damaged or of a rare kind ({reason})") from error
+        content = file.read(HEAVIEST + 1)
+    try:
+        if len(content) > HEAVIEST:
+            raise Image.DecompressionBombError(f"more than {HEAVIEST // 10**6} million bytes")
+        # From memory, where a damaged file that asks for gigabytes gets what there is.
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > LARGEST:
+                raise Image.DecompressionBombError(f"{width} × {height}")
+            moves = getattr(picture, "is_animated", False) and picture.format != "MPO"  # a phone's, with a preview
+            notes = [FIRST_FRAME] if moves else []
+            return _as_rgb(picture, notes), notes
+    except Image.DecompressionBombError as error:  # Pillow's own limit comes first where it is lower
+        most = f"at most {LARGEST // 10**6} million"
+        raise ValueError(f"{path} has too many pixels ({error}); make it smaller, {most}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a picture that can be read; save it as PNG or JPEG") from error
+    except Exception as error:  # what Pillow raises for a damaged file depends on the format and on the damage
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read: it is damaged or of a rare kind ({reason})") from error
 
 
 def middle_square(picture: Any, image_size: int) -> Tensor:
