@@ -117,6 +117,6 @@ def test_a_reader_stops_the_clip_and_whoever_wants_less_motion_starts_it(browser
     for wish, first, then in (("no-preference", "running", "paused"), ("reduce", "paused", "running")):
         page = opened(browser, make()[1], reduced_motion=wish)
         assert state(page) == first
-        page.get_by_label("stop or go").focus()
+        page.get_by_label("Pause").focus()
         page.keyboard.press("Space")
         assert state(page) == then

@@ -86,7 +86,7 @@ _PLAYER = Template("""\
 }
 </style>
 <div class="film" role="img" aria-label="$label"></div>
-<label><input type="checkbox" class="stop"> stop or go</label>
-<label><input type="checkbox" class="back"> backwards</label>
+<label><input type="checkbox" class="stop"> Pause</label>
+<label><input type="checkbox" class="back"> Backwards</label>
 </figure>
 """)
