@@ -182,8 +182,8 @@ class Chapter:
         self._units[name] = unit
         live = self._measured.get(name)
         measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)
-        if not isinstance(live, list) and (live is not None or measurement.recorded):
-            glue(name, str(measurement))
+        if not isinstance(live, list):
+            glue(name, "not measured yet" if live is None and not measurement.recorded else str(measurement))
             glue(f"{name} here", "not run here" if live is None else show_number(live, unit, digits=digits))
         self._log()
         return measurement

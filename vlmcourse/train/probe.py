@@ -249,7 +249,9 @@ class SegmentationProbe:
             raise ValueError("the probe must be fitted before it predicts; call fit first")
         inputs = self.probe._standardise(rearrange(maps, "n c h w -> n h w c"))
         logits = rearrange(inputs @ self.probe.weight.T + self.probe.bias, "n h w k -> n k h w")
-        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1).to(maps.device)
+        return (
+            F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1).to(maps.device)
+        )
 
     def score(self, maps: Tensor, masks: Tensor) -> float:
         """Return the mean intersection over union, a fraction. On test data, call it once."""
