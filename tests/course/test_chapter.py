@@ -125,3 +125,14 @@ def test_a_seed_that_is_no_whole_number_is_refused(monkeypatch, wanted):
 
 def test_a_measurement_without_recorded_runs_shows_this_run():
     assert str(Measurement("x", 0.5, (), unit="fraction")) == "50.0 %"
+
+
+def test_what_nobody_measured_yet_is_neither_held_nor_counted(page, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("VLMCOURSE_MEASURED", str(tmp_path / "log.json"))
+    page.claim("a long training helps", None, above=0.5)
+    assert capsys.readouterr().out == "Not measured yet: a long training helps (expected above 0.50)\n"
+    assert json.loads((tmp_path / "log.json").read_text())["claims"] == []
+    glued = {}
+    monkeypatch.setattr(chapters, "glue", glued.__setitem__)
+    page.measure("long training", None, unit="fraction")
+    assert glued == {"long training": "not measured yet", "long training here": "not run here"}

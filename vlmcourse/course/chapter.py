@@ -109,6 +109,11 @@ class Claim:
         return all(map(self.keeps, self.recorded))
 
     @property
+    def measured(self) -> bool:
+        """Whether any run, here or recorded, says something about it."""
+        return self.value is not None or bool(self.recorded)
+
+    @property
     def held(self) -> bool:
         """Whether the run here keeps the bounds, widened for a single run."""
         return self.value is None or self.keeps(self.value, slack=SLACK * self.spread)
@@ -130,6 +135,8 @@ class Claim:
         return f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
 
     def __str__(self) -> str:
+        if not self.measured:
+            return f"Not measured yet: {self.text} (expected {self.asked})"
         here = "" if self.value is None else f"measured {show_number(self.value, self.unit)}, "
         runs = "no recorded runs"
         if self.recorded:
@@ -220,7 +227,7 @@ class Chapter:
         """Leave what was measured where the build, or ``make results``, asked for it."""
         path = os.environ.get("VLMCOURSE_MEASURED")
         if path:
-            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims.values()]
+            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims.values() if claim.measured]
             log = {"chapter": self.name, "seed": self.seed, "values": self._measured, "units": self._units}
             write_whole(path, json.dumps({**log, "claims": claims}, ensure_ascii=False).encode())
 
