@@ -387,8 +387,8 @@ def show_reach(
         if reaches[name] < max(distances):
             upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
             next_one = min(distance for distance in distances if distance > reaches[name])
-            middle = ((reaches[name] + next_one) / 2, (1 + chance) / 2)  # of the way down
-            upper.annotate(name, middle, xytext=(6, 6), **words)
+            beside = (0.7 * reaches[name] + 0.3 * next_one, 0.7 + 0.3 * chance)  # the line, on its way down
+            upper.annotate(name, beside, xytext=(6, 4), **words)
         else:
             upper.annotate(name, (max(distances), 1), xytext=(8, -4 - 14 * ends), **words)
             ends += 1
