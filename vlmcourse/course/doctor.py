@@ -19,7 +19,6 @@ NEEDS = {
     "running chapters": (("ipykernel", "nbclient"), "pip install ipykernel nbclient"),
     "building the book": (("jupyter-book", "sphinx-exercise", "sphinx-mathjax-offline"), "make setup"),
     "reading video files": (("av",), "pip install av"),
-    "asking a pretrained model": (("transformers",), "pip install transformers"),
 }
 
 
