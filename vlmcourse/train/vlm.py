@@ -119,15 +119,24 @@ def build_vlm(
     return VisionLanguageModel(encoder, connector, language_model, tokenizer)
 
 
-def contrastive_encoder() -> ConvEncoder:
-    """Return the encoder that comes with the package, trained without labels on single shapes in every colour.
+def small_encoder() -> ConvEncoder:
+    """Return the untrained encoder of the VLM chapter: two stages, and a map of a quarter of the picture's side.
 
-    ``book/tools/small_vlm.py`` trains it anew; the file says with which settings, and when it did.
+    >>> small_encoder().feature_map(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 48, 8, 8])
+    """
+    return ConvEncoder(width=24, depths=(1, 1), strides=(2, 1, 2))
+
+
+def contrastive_encoder() -> ConvEncoder:
+    """Return a :func:`small_encoder` trained without labels on single shapes in every colour; its weights are shipped.
+
+    ``python -m book.tools.small_vlm`` trains it anew; the file says with which settings, and when it did.
 
     >>> contrastive_encoder().embed_dim
-    256
+    48
     """
-    encoder = ConvEncoder()
+    encoder = small_encoder()
     with as_file(files("vlmcourse").joinpath("weights", "contrastive_encoder.safetensors")) as path:
         encoder.load_state_dict(load_file(path))
     return encoder.eval()
