@@ -89,11 +89,11 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
     (answer,) = model.generate(image[None], prompt=prompt)
     if "familiarity" in provenance:
         world = Familiarity.from_dict(provenance["familiarity"])
-        distance = float(world.distance(model, image[None]))
-        if distance > world.limit:
+        if world.is_out_of_distribution(model, image[None]):
+            distance = float(world.distance(model, image[None]))
             print(
-                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.limit:.1f} is "
-                f"as far as such pictures go. I cannot say what is in it.",
+                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.threshold:.1f} "
+                f"is as far as such pictures go. I cannot say what is in it.",
                 file=sys.stderr,
             )
             if not anyway:
