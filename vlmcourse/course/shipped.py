@@ -9,8 +9,8 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from vlmcourse._checks import check_rank
 from vlmcourse.models.vlm import VisionLanguageModel, load_vlm
-from vlmcourse.ops._checks import check_rank
 from vlmcourse.ops._modes import evaluating
 
 WEIGHTS = ("weights", "small_vlm.safetensors")  # inside the package

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ._checks import check_int, check_number, check_range
+from vlmcourse._checks import check_int, check_number, check_range
 
 Step = Callable[..., Tensor]
 
@@ -42,25 +42,25 @@ def _check_images(images: Tensor, *, channels: tuple[int, ...] | None = None, in
 
 
 def _uniform(images: Tensor, low: float, high: float, generator: Generator | None, *shape: int) -> Tensor:
-    """One number a sample (or ``shape`` of them), drawn where the generator lives, returned where the images live."""
+    """Draw one number a sample (or ``shape`` of them) where the generator lives, for where the images live."""
     where = generator.device if generator is not None else images.device
     draw = torch.rand(len(images), *shape, generator=generator, device=where)
     return low + (high - low) * draw.to(images.device)
 
 
 def _chosen(images: Tensor, p: float, generator: Generator | None) -> Tensor:
-    """One boolean a sample, true with probability ``p``; exactly all or none at one and zero."""
+    """Draw one boolean a sample, true with probability ``p``; exactly all or none at one and zero."""
     check_number("p", p, low=0, high=1)
     return _uniform(images, 0, 1, generator) < p
 
 
 def _each(parameter: Tensor) -> Tensor:
-    """``(b,)`` seen as ``(b, 1, 1, 1)``, one number for all pixels of a sample."""
+    """Return ``(b,)`` as ``(b, 1, 1, 1)``, one number for all pixels of a sample."""
     return parameter[:, None, None, None]
 
 
 def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
-    """The changed image where a sample is chosen, else the image as it came; in the type in which it came."""
+    """Return the changed image where a sample is chosen, else the image as it came; in the type in which it came."""
     return torch.where(_each(chosen), changed.to(images.dtype), images)
 
 
@@ -70,7 +70,7 @@ def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
 
 
 def _resize_weights(start: Tensor, length: Tensor, *, old: int, new: int) -> Tensor:
-    """Rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new`` ones.
+    """Return rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new``.
 
     A triangle around each new pixel's centre, as wide as the spacing of the sparser of the two lines: bilinear
     interpolation where the line is stretched, the antialiased average of torchvision where it shrinks.
@@ -105,7 +105,7 @@ def crop_resize(
 def _draw_boxes(
     images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator | None, tries: int = 10
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height, width of a box a sample: the first of ten draws that fits, else the largest in the middle."""
+    """Return top, left, height, width of a box a sample: the first of ten that fits, else the largest in the middle."""
     full_h, full_w = images.shape[2:]
     area = full_h * full_w * _uniform(images, *scale, generator, tries)
     aspect = _uniform(images, math.log(ratio[0]), math.log(ratio[1]), generator, tries).exp()
@@ -237,7 +237,7 @@ def random_affine(
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Perceived lightness ``(b, 1, h, w)``; grey images are their own."""
+    """Return the perceived lightness ``(b, 1, h, w)``; grey images are their own."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)
@@ -440,7 +440,7 @@ SCENE_STEPS: Mapping[str, Step] = MappingProxyType({
 def two_views(
     images: Tensor, *, steps: Mapping[str, Step] = SIMCLR_STEPS, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Two independent random views of every image: what contrastive learning is to recognise as the same.
+    """Return two independent random views of every image: what contrastive learning is to recognise as the same.
 
     Shapes:
         images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse.data._checks import check_int
+from vlmcourse._checks import check_int
 from vlmcourse.data._folders import SPLITS, check_on_error, decode_once, list_classes
 
 EXTENSIONS = frozenset([".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp"])

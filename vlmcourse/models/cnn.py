@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_floating, check_positive_int, check_rank, check_same_kind
+from vlmcourse._checks import check_floating, check_int, check_rank, check_same_kind
 
 
 class ResidualBlock(nn.Module):
@@ -89,13 +89,13 @@ class ConvEncoder(nn.Module):
         pool_size: int = 2,
     ) -> None:
         super().__init__()
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("width", width)
-        check_positive_int("pool_size", pool_size)
+        check_int("in_channels", in_channels)
+        check_int("width", width)
+        check_int("pool_size", pool_size)
         if not depths:
             raise ValueError("depths must hold the number of blocks of at least one stage, received none")
         for depth in depths:
-            check_positive_int("depths", depth)
+            check_int("depths", depth)
         strides = (1, 1, *[2] * (len(depths) - 1)) if strides is None else strides
         if len(strides) != len(depths) + 1:
             raise ValueError(
@@ -103,7 +103,7 @@ class ConvEncoder(nn.Module):
                 f"received {len(strides)}; try {(1, 1, *[2] * (len(depths) - 1))}"
             )
         for stride in strides:
-            check_positive_int("strides", stride)
+            check_int("strides", stride)
         self.config = {
             "in_channels": in_channels, "width": width, "depths": list(depths), "strides": list(strides),
             "pool_size": pool_size,

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_floating, check_int
 from vlmcourse._files import write_whole
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.connector import Connector
@@ -27,7 +28,6 @@ from vlmcourse.models.language_model import LanguageModel, next_token_loss, next
 from vlmcourse.models.tokenizer import IMAGE, Tokenizer
 from vlmcourse.models.transformer import record_attention
 from vlmcourse.models.vit import VisionTransformer
-from vlmcourse.ops._checks import check_floating, check_positive_int
 from vlmcourse.ops._modes import evaluating
 
 PROMPT = "What is in this image <image>? Answer:"
@@ -208,7 +208,7 @@ class VisionLanguageModel(nn.Module):
             ValueError: images with NaN or infinity. Pixels far outside [0, 1] only cause a warning, since an encoder
                 of your own may want them.
         """
-        check_positive_int("max_new_tokens", max_new_tokens)
+        check_int("max_new_tokens", max_new_tokens)
         tokenizer, language_model = self.tokenizer, self.language_model
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
         recorder = record_attention(language_model) if return_attention else nullcontext[list[Tensor]]([])

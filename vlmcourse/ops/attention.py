@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import (
+from vlmcourse._checks import (
     Backend,
     check_backend,
     check_divides,

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_positive, check_positive_int, check_positive_ints
+from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
 from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
@@ -232,8 +232,8 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
     >>> sorted(torch.cat([batch_of_step(step, n=10, batch_size=4) for step in range(3)]).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    check_positive_int("n", n)
-    check_positive_int("batch_size", batch_size)
+    check_int("n", n)
+    check_int("batch_size", batch_size)
     if step < 0:
         raise ValueError(f"step must be at least 0, received {step}")
     epoch, position = divmod(step, _steps_per_epoch(n, batch_size))
@@ -272,7 +272,7 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
     if own is not None and batch_size not in (None, own):
         raise ValueError(f"batch_size must be left to the DataLoader, which has {own}, received {batch_size}")
     batch_size = own or (256 if batch_size is None else batch_size)
-    check_positive_int("batch_size", batch_size)
+    check_int("batch_size", batch_size)
     check_positive("lr", given["lr"])
     if given["clip_norm"] is not None:
         check_positive("clip_norm", given["clip_norm"])
@@ -284,7 +284,7 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
         raise TypeError(f"seed must be an integer, received {seed!r}")
     if (steps is None) == (epochs is None):
         raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
-    check_positive_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
+    check_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
     if steps is None:
         steps = epochs * _steps_per_epoch(len(examples), batch_size)
     if isinstance(warmup, float) and not 0 <= warmup < 1:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_floating, check_int, check_positive, check_rank
 from vlmcourse.data.pictures import as_unit_range
-from vlmcourse.ops._checks import check_floating, check_positive, check_positive_int, check_rank
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.train import runtime
 
@@ -54,7 +54,7 @@ def extract_features(
     """
     images = getattr(images, "images", images)
     check_rank("images", images, "n c h w")
-    check_positive_int("batch_size", batch_size)
+    check_int("batch_size", batch_size)
     if images.dtype != torch.uint8:
         check_floating("images", images)
     where = torch.device(device) if device is not None else runtime.device()
@@ -201,7 +201,7 @@ def knn_accuracy(
     _check_features("train", train_features, train_labels)
     _check_features("test", test_features, test_labels)
     _check_seen("test", test_labels, train_labels)
-    check_positive_int("k", k)
+    check_int("k", k)
     check_positive("temperature", temperature)
     if k > len(train_features):
         raise ValueError(f"k must be at most the number of training examples, {len(train_features)}, received {k}")
@@ -290,7 +290,7 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     >>> mean_iou(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]), num_classes=3)  # (1/2 + 2/3) / 2
     0.583...
     """
-    check_positive_int("num_classes", num_classes)
+    check_int("num_classes", num_classes)
     if predicted.shape != masks.shape or predicted.numel() == 0:
         raise ValueError(
             f"predicted must have the masks' shape {tuple(masks.shape)}, received {tuple(predicted.shape)}"
@@ -322,7 +322,7 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     >>> labels[labels_per_class(labels, 2, seed=0)].bincount()
     tensor([2, 2])
     """
-    check_positive_int("k", k)
+    check_int("k", k)
     check_rank("labels", labels, "n")
     generator = torch.Generator().manual_seed(seed)
     chosen = [torch.empty(0, dtype=torch.int64)]

@@ -7,9 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_int
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
 from vlmcourse.data.pictures import as_unit_range
-from vlmcourse.ops._checks import check_positive_int
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
@@ -58,7 +58,7 @@ def train_simclr(
     >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
     (torch.Size([5, 64]), 3)
     """
-    check_positive_int("embed_dim", embed_dim)
+    check_int("embed_dim", embed_dim)
     pictures = getattr(images, "images", images)
     model = nn.Sequential(encoder, _projection_head(_width(encoder, pictures), embed_dim))
 

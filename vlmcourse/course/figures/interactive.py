@@ -15,10 +15,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vlmcourse._checks import check_floating, check_rank
 from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
-from vlmcourse.ops._checks import check_floating, check_rank
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 

@@ -9,8 +9,8 @@ import html
 from einops import rearrange
 from torch import Tensor
 
+from vlmcourse._checks import check_floating, check_positive, check_rank
 from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
-from vlmcourse.ops._checks import check_floating, check_positive, check_rank
 
 
 def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, width: int = 240) -> str:
