@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from vlmcourse._checks import check_int, check_number, check_range
+from vlmcourse._precision import without_autocast
 
 Step = Callable[..., Tensor]
 
@@ -84,6 +85,7 @@ def _resize_weights(start: Tensor, length: Tensor, *, old: int, new: int) -> Ten
     return weight / weight.sum(-1, keepdim=True)
 
 
+@without_autocast
 def crop_resize(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, *, size: tuple[int, int]
 ) -> Tensor:
@@ -173,6 +175,7 @@ def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generat
     return _where(_chosen(images, p, generator), images.flip(-1), images)
 
 
+@without_autocast
 def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tensor, scale: Tensor) -> Tensor:
     """Turn and scale each image about its middle, then shift it, as ``v2.functional.affine`` with bilinear sampling.
 
@@ -324,6 +327,7 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
     return _where(_chosen(images, p, generator), _luma(images).expand_as(images), images)
 
 
+@without_autocast
 def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
     """Give each image other colours: its own matrix, its own contrast, its own place in the colour cube.
 
@@ -375,49 +379,6 @@ def random_recolor(
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
     factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
     return _where(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
-
-
-def blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
-    """Average each pixel with its neighbours, as ``v2.functional.gaussian_blur``.
-
-    Shapes:
-        images ``(b, c, h, w)``; sigma ``(b,)``, in pixels.
-    """
-    offset = torch.arange(kernel_size, device=images.device) - (kernel_size - 1) / 2
-    weight = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, dim=1).to(images)
-    for axis, padding in ((3, (kernel_size // 2,) * 2 + (0, 0)), (2, (0, 0) + (kernel_size // 2,) * 2)):
-        windows = F.pad(images, padding, mode="reflect").unfold(axis, kernel_size, 1)
-        images = torch.einsum("b c h w k, b k -> b c h w", windows, weight)
-    return images
-
-
-def random_gaussian_blur(
-    images: Tensor,
-    *,
-    kernel_size: int = 3,
-    sigma: tuple[float, float] = (0.1, 2.0),
-    p: float = 0.5,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Blur each image with probability ``p``.
-
-    Units:
-        sigma: smallest and largest width of the blur, in pixels.
-
-    Raises:
-        ValueError: for an even ``kernel_size``, or one whose half does not fit into the image.
-
-    Source:
-        ``torchvision.transforms.v2.GaussianBlur`` inside ``v2.RandomApply(p=p)``.
-    """
-    _check_images(images)
-    check_int("kernel_size", kernel_size, minimum=1)
-    if kernel_size % 2 == 0 or kernel_size // 2 >= min(images.shape[2:]):
-        limit = 2 * min(images.shape[2:]) - 1
-        raise ValueError(f"kernel_size must be odd and at most {limit} for these images, received {kernel_size}")
-    check_range("sigma", sigma, low=1e-3, high=1e3)
-    blurred = blur(images, _uniform(images, *sigma, generator), kernel_size=kernel_size)
-    return _where(_chosen(images, p, generator), blurred, images)
 
 
 # ---------------------------------------------------------------------------------------------------------

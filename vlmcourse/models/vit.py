@@ -9,9 +9,9 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from vlmcourse._checks import as_pair, check_int, check_positive_ints, check_rank, grid_of_patches
+from vlmcourse._precision import widened
 from vlmcourse.models._config import keeps_config
 from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention, small_weights
-from vlmcourse.ops._precision import widened
 from vlmcourse.ops.attention import MultiHeadSelfAttention
 from vlmcourse.ops.patches import PatchEmbed, Size
 

@@ -16,7 +16,7 @@ from vlmcourse._checks import (
     check_positive_ints,
     check_same_kind,
 )
-from vlmcourse.ops._precision import no_autocast, widened
+from vlmcourse._precision import no_autocast, widened
 
 
 def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
