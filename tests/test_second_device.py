@@ -19,7 +19,6 @@ from torch import nn
 import vlmcourse as course
 from vlmcourse import fit, plots, scenes
 from vlmcourse.course.figures import interactive, player
-from vlmcourse.data import augment
 from vlmcourse.train import vlm
 
 WHERE = strict_device.NAME
