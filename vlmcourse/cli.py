@@ -103,12 +103,7 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
 
 
 def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
-    """Return the picture as the model reads it, ``(3, image_size, image_size)`` in [0, 1], and what was done to it.
-
-    Raises:
-        OSError: there is no such file, it is a folder, or it cannot be read.
-        ValueError: it is no picture, is damaged, or has more than fifty million pixels.
-    """
+    """Return the picture as the model reads it, ``(3, image_size, image_size)`` in [0, 1], and what was done to it."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 

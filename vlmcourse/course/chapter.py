@@ -151,9 +151,6 @@ class Chapter:
     ``VLMCOURSE_SEED`` sets the seed (0 without it). With ``VLMCOURSE_CLAIMS=strict`` a claim that does not hold raises
     :class:`ClaimError`; without it the page says so and goes on.
 
-    Raises:
-        ValueError: a name measured or claimed twice, or a seed that is no whole number.
-
     >>> chapter = Chapter("00_no_such_chapter")
     >>> chapter.seed, chapter.recorded("loss")
     (0, [])

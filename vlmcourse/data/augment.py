@@ -142,9 +142,6 @@ def random_resized_crop(
     Units:
         scale: part of the image's area. ratio: width over height of the box.
 
-    Raises:
-        ValueError: for a scale outside (0, 1] or a ratio that is not positive.
-
     Source:
         ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, the same in distribution.
 

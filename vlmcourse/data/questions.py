@@ -97,9 +97,6 @@ def questions(
         The rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a
         question as well as for the pictures.
 
-    Raises:
-        ValueError: unknown names, a kind that ``num_objects`` cannot answer, or numbers out of range.
-
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
     >>> asked.images.shape, asked.prompts[1]
     (torch.Size([4, 3, 32, 32]), '...<image>? Answer:')

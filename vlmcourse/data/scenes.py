@@ -138,9 +138,6 @@ def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
     Units:
         The shape fits into the unit circle; ``y`` points up.
 
-    Raises:
-        ValueError: for an unknown ``shape``.
-
     Source:
         The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
 
@@ -337,9 +334,6 @@ def images(
         shape, any colour if left out; the background is a random colour kept apart. texture, object_texture: names
         from ``TEXTURES``, one drawn for each picture. device: where to draw, the CPU if left out.
 
-    Raises:
-        ValueError: for an unknown name or a size out of range. TypeError: for a size that is no integer.
-
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
     (torch.Size([6, 3, 24, 24]), [0, 0, 0, 1, 1, 1], ('star', 'moon'))
@@ -445,9 +439,6 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     Options:
         phrasing: which of the three ways of putting it. drop: attributes to leave out, from ``ATTRIBUTES``; a dropped
         shape becomes "thing", and a dropped place also drops the relation.
-
-    Raises:
-        ValueError: for no object, an unknown attribute or an unknown phrasing.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)
@@ -659,9 +650,6 @@ def clips(
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to
         draw from, such as real digits; the shapes if left out. channels: 1, or 3 for sprites in random colours.
-
-    Raises:
-        ValueError: for unknown names, sprites that do not fit into the picture or leave [0, 1], or sizes out of range.
 
     >>> film = clips(4, seed=0, classes=["left", "right"])
     >>> film.clips.shape, film.class_names

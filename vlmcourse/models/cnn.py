@@ -64,11 +64,6 @@ class ConvEncoder(nn.Module):
         then each stage shrinks the map, one number more than ``depths``. pool_size: the feature map is averaged down to
         this many rows and columns before it is flattened; 1 forgets where things are.
 
-    Raises:
-        ValueError: a size below one, no stage, strides that do not match the stages, or images that do not have
-            ``in_channels`` channels.
-        TypeError: a size that is not an integer, or images that are not floating point.
-
     Source:
         He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
 

@@ -72,9 +72,6 @@ class VisionLanguageModel(nn.Module):
         ``(b, m, words)``, where every ``<image>`` has grown to ``connector.num_tokens`` columns, and the mean loss
         over the answers' tokens (None without ``is_answer``).
 
-    Raises:
-        ValueError: an image that would fill the whole context. Unknown words are all named, with the nearest known.
-
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
 

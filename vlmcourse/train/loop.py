@@ -195,9 +195,6 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     Units:
         ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
-    Raises:
-        ValueError: ``step`` is outside the run, or the warm-up does not end before it.
-
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
 
@@ -222,10 +219,6 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
 
     Shapes:
         → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
-
-    Raises:
-        ValueError: n or ``batch_size`` is below one, or ``step`` below zero.
-        TypeError: n or ``batch_size`` is not an integer.
 
     >>> [batch_of_step(step, n=10, batch_size=4).tolist() for step in range(3)]
     [[...], [...], [...]]

@@ -187,9 +187,6 @@ def knn_accuracy(
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64.
 
-    Raises:
-        ValueError: ``k`` larger than the training set, or test labels that were never seen in training.
-
     Source:
         Wu et al. 2018, section 3.4 (arXiv 1805.01978); slide S09.
 
@@ -226,10 +223,6 @@ class SegmentationProbe:
 
     Shapes:
         maps ``(n, c, h', w')``, masks ``(n, h, w)`` int64, with h and w multiples of h' and w'.
-
-    Raises:
-        ValueError: maps and masks that do not fit, classes below zero or never seen in training, or masks in which
-            every pixel is ignored.
 
     Source:
         Slide S04.
@@ -281,9 +274,6 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     Shapes:
         predicted and masks, int64 of one shape.
 
-    Raises:
-        ValueError: shapes that differ, a class outside 0 to ``num_classes - 1``, or masks that ignore every pixel.
-
     Source:
         Everingham et al. 2010, the PASCAL VOC challenge, section 4.
 
@@ -314,9 +304,6 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
     Shapes:
         labels ``(n,)``, below zero where there is no label → ``(k * number of classes,)`` int64, sorted.
-
-    Raises:
-        ValueError: a class with fewer than k examples.
 
     >>> labels = torch.tensor([0, 1, 0, 1, 0, 1])
     >>> labels[labels_per_class(labels, 2, seed=0)].bincount()

@@ -53,11 +53,6 @@ def attention_picture(
         layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
         without them the last layer, the mean of its heads, and the middle.
 
-    Raises:
-        ValueError: weights that do not fit the grid or are negative, an empty ``label``, names that are not one for
-            each layer, or a layer, head or patch that is not there.
-        TypeError: an image or weights that are not floating point.
-
     Source:
         Slides S23 and S24.
 
@@ -134,9 +129,6 @@ def path_picture(
 
     Options:
         links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
-
-    Raises:
-        ValueError: an image or a prompt that the model does not accept.
 
     Source:
         Slide S03.
@@ -230,10 +222,6 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     Units:
         angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
         ``label`` describes the picture in words to those who do not see it.
-
-    Raises:
-        ValueError: angles of another shape or not finite, a temperature off the slider, or an empty ``label``.
-        TypeError: angles that are not floating point.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.

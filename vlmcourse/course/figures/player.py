@@ -23,10 +23,6 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
         clip from 0 to 1; other values are clipped. ``width`` counts pixels on the page, where there are so many.
         ``label`` describes the clip in words to those who do not see it.
 
-    Raises:
-        ValueError: a clip of another shape, a rate or width that is not above zero, or an empty ``label``.
-        TypeError: a clip that is not floating point.
-
     Source:
         Slide S10.
 
