@@ -60,7 +60,7 @@ def _each(parameter: Tensor) -> Tensor:
     return parameter[:, None, None, None]
 
 
-def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+def _where_chosen(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
     """Return the changed image where a sample is chosen, else the image as it came; in the type in which it came."""
     return torch.where(_each(chosen), changed.to(images.dtype), images)
 
@@ -169,7 +169,7 @@ def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generat
     tensor([[[[2., 1.]]]])
     """
     _check_images(images)
-    return _where(_chosen(images, p, generator), images.flip(-1), images)
+    return _where_chosen(_chosen(images, p, generator), images.flip(-1), images)
 
 
 @without_autocast
@@ -321,7 +321,7 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
         ``torchvision.transforms.v2.RandomGrayscale``.
     """
     _check_images(images, channels=(1, 3))
-    return _where(_chosen(images, p, generator), _luma(images).expand_as(images), images)
+    return _where_chosen(_chosen(images, p, generator), _luma(images).expand_as(images), images)
 
 
 @without_autocast
@@ -375,7 +375,7 @@ def random_recolor(
     q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where).cpu())
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
     factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
-    return _where(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
+    return _where_chosen(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlmcourse._checks import check_int, check_number, choose_names
 from vlmcourse.data import scenes
-from vlmcourse.data.scenes import ADJECTIVES, WHERE, SceneObject, combinations_of
+from vlmcourse.data.scenes import ADJECTIVES, PHRASES, SceneObject, combinations_of
 
 # What is asked, in several ways each. {thing} is the object asked about, {one} and {other} are two of them.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -151,7 +151,7 @@ def phrasebook() -> tuple[str, ...]:
         for sides, _ in _SIDES.values()
     ]
     answered = ["yes", "no", *_NUMBERS.values(), *_SIDES, *scenes.COLORS, *scenes.SIZES, *scenes.SHAPES]
-    described = [*(word for word in ADJECTIVES.values() if word), *WHERE.values(), "a thing and an orange thing"]
+    described = [*(word for word in ADJECTIVES.values() if word), *PHRASES.values(), "a thing and an orange thing"]
     return (*asked, *answered, *described)
 
 
@@ -221,8 +221,8 @@ def _ask(
     if kind == "exist":
         return _exists(objects, nouns, next(turns[kind, len(objects)]), rng)
     if kind == "place":
-        return {"thing": "the thing" if len(objects) == 1 else _the(thing)}, WHERE[thing.place]
-    pointed = "the thing" if len(objects) == 1 else f"the thing {WHERE[thing.place]}"
+        return {"thing": "the thing" if len(objects) == 1 else _the(thing)}, PHRASES[thing.place]
+    pointed = "the thing" if len(objects) == 1 else f"the thing {PHRASES[thing.place]}"
     return {"thing": pointed}, getattr(thing, kind)
 
 

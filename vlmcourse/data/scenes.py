@@ -252,9 +252,9 @@ def _paint(canvas: Tensor, masks: Tensor, values: Tensor, rows: Tensor, objects:
 def _backdrop(surface: _Surface, image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return images with nothing but their background, and masks of zeros."""
     x, y = _grid(image_size, device)
-    everyone = torch.arange(len(surface.color))
-    canvas = torch.cat([surface.paint(rows, x, y) for rows in everyone.split(256)])
-    return canvas, torch.zeros(len(everyone), image_size, image_size, dtype=torch.int64, device=device)
+    n = len(surface.color)
+    canvas = torch.cat([surface.paint(rows, x, y) for rows in torch.arange(n).split(256)])
+    return canvas, torch.zeros(n, image_size, image_size, dtype=torch.int64, device=device)
 
 
 def _with_noise(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
@@ -366,7 +366,7 @@ def images(
 # ---------------------------------------------------------------------------------------------------------
 
 ADJECTIVES = {"plain": "", "stripes": "striped", "checker": "checkered", "dots": "dotted"}
-WHERE = {name: f"{'in' if name == 'middle' else 'at' if name[0] in 'tb' else 'on'} the {name}" for name in PLACES}
+PHRASES = {name: f"{'in' if name == 'middle' else 'at' if name[0] in 'tb' else 'on'} the {name}" for name in PLACES}
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _LAYOUTS: dict[int, list[tuple[str, ...]]] = {  # where the objects of a picture go, by their number
     1: [(name,) for name in ("left", "right", "top", "bottom", "middle")],
@@ -429,7 +429,7 @@ def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False
     if "shape" in drop:
         kept.append("thing")
     if place and "place" not in drop:
-        kept.append(WHERE[thing.place])
+        kept.append(PHRASES[thing.place])
     return f"{'an' if kept[0][0] in 'aeiou' else 'a'} {' '.join(kept)}"
 
 
@@ -457,7 +457,7 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     if len(objects) == 1:
         thing = objects[0]
         if phrasing == 2 and "place" not in drop:
-            return f"{WHERE[thing.place]} there is {_noun_phrase(thing, drop)}"
+            return f"{PHRASES[thing.place]} there is {_noun_phrase(thing, drop)}"
         sentence = _noun_phrase(thing, drop, place=True)
     elif len(objects) == 2 and "place" not in drop:
         first, second = reversed(objects) if phrasing == 2 else objects

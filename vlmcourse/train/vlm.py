@@ -290,8 +290,8 @@ def word_by_word(model: VisionLanguageModel, asked: Questions, *, control: Contr
     where, words = next(model.parameters()).device, int(lengths[0])
     with evaluating(model):
         logits = model(None if images is None else images.to(where), ids)[0]
-    chances = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
-    return chances.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
+    probabilities = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
+    return probabilities.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
 
 
 def named(answer: str, attribute: str) -> tuple[str, ...]:
@@ -303,7 +303,7 @@ def named(answer: str, attribute: str) -> tuple[str, ...]:
     (('on the left',), ('left of',))
     """
     if attribute == "place":
-        phrases = ["left of", "right of", "above", "below", *scenes.WHERE.values()]
+        phrases = ["left of", "right of", "above", "below", *scenes.PHRASES.values()]
         found = sorted((answer.find(phrase), -len(phrase), phrase) for phrase in phrases if phrase in answer)
         return tuple(phrase for _, _, phrase in found)
     words = {"color": tuple(scenes.COLORS), "size": tuple(scenes.SIZES), "shape": scenes.SHAPES}[attribute]

@@ -388,11 +388,11 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
         raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
     ax = ax or plt.subplots(figsize=(8.5, 0.8 + 0.9 * len(names)), layout="constrained")[1]
     for group, name in enumerate(names):
-        mine = sorted(event for event in events if event[2] == group)
+        dated = sorted(event for event in events if event[2] == group)
         color = color_of(name, group)
         ax.axhline(group, color="lightgray", linewidth=1, zorder=0)
-        ax.scatter([event[0] for event in mine], [group] * len(mine), s=50, marker="osD^vPX"[group % 7], color=color)
-        for k, (year, text, _) in enumerate(mine):  # names above and below the lane by turns, further out each time
+        ax.scatter([event[0] for event in dated], [group] * len(dated), s=50, marker="osD^vPX"[group % 7], color=color)
+        for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
                 text, (year, group), (0, away), textcoords="offset points", ha="center", va="center", fontsize="small"
