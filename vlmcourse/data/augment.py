@@ -215,6 +215,9 @@ def random_affine(
     Source:
         ``torchvision.transforms.v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where
         torchvision turns them black.
+
+    >>> random_affine(torch.rand(3, 1, 8, 6), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.2)).shape
+    torch.Size([3, 1, 8, 6])
     """
     _check_images(images)
     check_number("degrees", degrees, low=0, high=180)
