@@ -364,10 +364,12 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):
-    FileNotFoundError: No such file or directory: nowhere.safetensors
+    FileNotFoundError: there is no file nowhere.safetensors
     """
     path = Path(path).expanduser()
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
         raise IsADirectoryError(f"{path} is not a file; name the one that save_vlm wrote")
     try:
         with safe_open(path, framework="pt") as file:
