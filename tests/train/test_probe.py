@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.ops import StochasticDepth
+from torchvision.transforms import v2
 
 from vlmcourse import LinearProbe, extract_features, knn_accuracy
 from vlmcourse.train.probe import SegmentationProbe, labels_per_class, mean_iou
@@ -62,6 +63,18 @@ class OwnDropout(nn.Module):
         return nn.functional.dropout(images, training=self.training)
 
 
+class Layered(OwnDropout):
+    """Asks for its mode in a method that it inherits."""
+
+
+class Helped(nn.Module):
+    def forward(self, images):
+        return self.dropped(images)
+
+    def dropped(self, images):
+        return nn.functional.dropout(images, 0.5, self.training)
+
+
 class Attending(nn.Module):
     def __init__(self):
         super().__init__()
@@ -73,18 +86,25 @@ class Attending(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.BatchNorm2d(3), nn.Dropout(0.5), StochasticDepth(0.5, "row"), OwnDropout(), Attending()]
+    "layer",
+    [nn.BatchNorm2d(3), nn.Dropout(0.5), StochasticDepth(0.5, "row"), OwnDropout(), Layered(), Helped(), Attending()],
 )
 def test_a_function_that_calls_a_network_in_training_mode_is_refused(layer):
     network = nn.Sequential(layer, nn.Flatten()).train()
     network.training = False  # only a part of it trains
     with pytest.raises(
-        ValueError, match=rf"a {type(layer).__name__} that it calls is in training .*call its .eval\(\)"
+        ValueError, match=rf"a (\w+Attention|{type(layer).__name__}) that it calls is in training .*call its .eval\(\)"
     ):
         extract_features(lambda images: network(images), IMAGES, device="cpu")
     network.train()(IMAGES)  # nothing watches any longer
     network.eval()
     assert torch.equal(extract_features(lambda images: network(images), IMAGES, device="cpu"), network(IMAGES))
+
+
+def test_a_function_may_call_modules_to_which_training_makes_no_difference():
+    prepare = v2.Normalize([0.5] * 3, [0.5] * 3)
+    seen = extract_features(lambda images: nn.Sequential(nn.Flatten())(prepare(images)), IMAGES, device="cpu")
+    assert torch.equal(seen, prepare(IMAGES).flatten(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -8,6 +8,8 @@ looked at once, by ``score``.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ def extract_features(
 
     A module is run in evaluation mode and without gradients, on images of its own dtype, and handed back in the mode it
     came in. Pass ``encoder.feature_map`` for maps instead of vectors. A function of your own must call its networks in
-    evaluation mode.
+    evaluation mode where that makes a difference.
 
     Shapes:
         images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` →
@@ -323,13 +325,13 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
 @contextmanager
 def _training_mode_refused() -> Iterator[None]:
-    """Stop before a network computes in training mode: it would move, or blur what is measured.
+    """Stop before a layer computes as in training: it would move, or blur what is measured.
 
     What a function calls cannot be known before, so every module that is called meanwhile is looked at.
     """
 
     def refuse(part: nn.Module, inputs: Any) -> None:
-        if part.training:
+        if part.training and _differs_in_training(type(part)):
             raise ValueError(
                 f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
                 "mode; pass the network itself instead of a function, or call its .eval() first"
@@ -340,6 +342,14 @@ def _training_mode_refused() -> Iterator[None]:
         yield
     finally:
         watch.remove()
+
+
+@lru_cache
+def _differs_in_training(kind: type[nn.Module]) -> bool:
+    """Say whether the code of a module asks if it is in training mode."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = [member for parent in own for member in vars(parent).values() if isinstance(member, FunctionType)]
+    return any("training" in method.__code__.co_names for method in methods)
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
