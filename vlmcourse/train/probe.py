@@ -8,7 +8,6 @@ looked at once, by ``score``.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -344,7 +343,6 @@ def _training_mode_refused() -> Iterator[None]:
         watch.remove()
 
 
-@lru_cache
 def _differs_in_training(kind: type[nn.Module]) -> bool:
     """Say whether the code of a module asks if it is in training mode."""
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
