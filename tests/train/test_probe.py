@@ -235,6 +235,17 @@ def test_knn_votes_stay_finite_at_a_tiny_temperature():
     assert knn_accuracy(features, labels, features, labels, k=5, temperature=1e-4) == 1.0
 
 
+def test_autocast_does_not_touch_the_scores():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(400, 64, generator=generator) + 3, torch.randint(10, (400,), generator=generator)
+    known, asked = (features[:300], labels[:300]), (features[300:], labels[300:])
+    neighbours, probe = knn_accuracy(*known, *asked, k=1), LinearProbe(penalties=[0.1]).fit(*known, *asked)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert knn_accuracy(*known, *asked, k=1) == neighbours
+        again = LinearProbe(penalties=[0.1]).fit(*known, *asked)
+    assert torch.equal(again.weight, probe.weight)
+
+
 def test_mean_iou_equals_counting_pixels_in_a_loop():
     generator = torch.Generator().manual_seed(0)
     predicted, masks = torch.randint(4, (2, 3, 5, 7), generator=generator)

@@ -17,6 +17,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from vlmcourse._checks import check_floating, check_int, check_positive, check_rank
+from vlmcourse._precision import no_autocast
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.train import runtime
@@ -207,7 +208,8 @@ def knn_accuracy(
     known = F.normalize(train_features.float(), dim=1)
     correct = 0
     for queries, labels in zip(test_features.split(1024), test_labels.split(1024), strict=True):
-        cosine, neighbour = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
+        with no_autocast(known):
+            cosine, neighbour = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
         # Relative to the nearest, so that exp stays in range at any temperature.
         vote = ((cosine - cosine[:, :1]) / temperature).exp()
         votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbour], vote)
