@@ -78,7 +78,7 @@ def fit(
     other data, another loss or other settings is refused; ``resume=False`` starts anew, in the place of the old file.
     For a warm start, see :func:`~vlmcourse.train.checkpoints.load_checkpoint`.
 
-    Weights with two or more axes decay; biases and normalization gains do not. Parts of the model that are frozen (they
+    Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen (they
     have parameters, none of which asks for a gradient) stay in evaluation mode, so that their BatchNorm statistics do
     not move either. ``autocast`` uses bfloat16 where the hardware has it, and float32 elsewhere.
 
@@ -86,7 +86,7 @@ def fit(
     every batch (``batch_size`` counts the whole one), gradients are averaged with each example weighing the same, and
     process 0 shows progress and writes checkpoints, on a disk that all of them see. A contrastive loss gathers its
     embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. One departure from a single process remains:
-    BatchNorm normalizes with the statistics of each process's own share, and keeps those of process 0; convert the
+    BatchNorm normalises with the statistics of each process's own share, and keeps those of process 0; convert the
     model with ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` first where that matters.
 
     Shapes:

@@ -142,7 +142,7 @@ def show_band(
 def show_on_circle(
     embeddings: Tensor, colors: Tensor, *, pairs: bool = False, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """Draw embeddings of two entries on the unit circle, each in a color of its own.
+    """Draw embeddings of two entries on the unit circle, each in a colour of its own.
 
     With ``pairs`` row i and row i + n are two views of one image and are joined by a line.
 
@@ -162,7 +162,7 @@ def show_on_circle(
     if pairs:
         for one, other in zip(*points.chunk(2), strict=True):
             ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
-    # A gray rim, since some colors are as pale as the page.
+    # A grey rim, since some colours are as pale as the page.
     ax.scatter(
         points[:, 0], points[:, 1], s=26, c=colors.detach().cpu().numpy(), edgecolors="gray", linewidths=0.4, zorder=2
     )
@@ -346,7 +346,7 @@ def show_reach(
     )[1]
     ends = 0  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
-        color, marker = color_of(name, (0, 4, 2, 6)[k % 4]), "osD^vPX"[k % 7]  # attention has a color of its own
+        color, marker = color_of(name, (0, 4, 2, 6)[k % 4]), "osD^vPX"[k % 7]  # attention has a colour of its own
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
         runs = np.asarray(curve.recorded or [curve.live])
         line = np.asarray(curve.live) if curve.live is not None else runs.mean(0)
