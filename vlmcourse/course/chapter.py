@@ -123,9 +123,9 @@ class Claim:
         """By how many recorded spreads the recorded mean clears the nearer bound."""
         if not self.recorded:
             return math.nan
-        centre = mean(self.recorded)
-        below = math.inf if self.below is None else self.below - centre
-        distance = min(below, math.inf if self.above is None else centre - self.above)
+        center = mean(self.recorded)
+        below = math.inf if self.below is None else self.below - center
+        distance = min(below, math.inf if self.above is None else center - self.above)
         return distance / self.spread if self.spread else math.copysign(math.inf, distance)
 
     @property

@@ -78,9 +78,9 @@ def _resize_weights(start: Tensor, length: Tensor, *, old: int, new: int) -> Ten
     """
     start, length = start[:, None, None].float(), length[:, None, None].float()
     spacing = length / new
-    centre = start + spacing * (torch.arange(new, device=start.device)[:, None] + 0.5)
+    center = start + spacing * (torch.arange(new, device=start.device)[:, None] + 0.5)
     pixel = torch.arange(old, device=start.device) + 0.5
-    weight = (1 - (pixel - centre).abs() / spacing.clamp(min=1)).clamp(min=0)
+    weight = (1 - (pixel - center).abs() / spacing.clamp(min=1)).clamp(min=0)
     weight = weight * ((pixel > start) & (pixel < start + length))
     return weight / weight.sum(-1, keepdim=True)
 

@@ -218,8 +218,8 @@ def _by_kind(functions: dict[str, Callable[[Tensor, Tensor], Tensor]], kind: Ten
 
 def _grid(image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the pixel centres, the first row at the top."""
-    centres = (torch.arange(image_size, device=device) + 0.5) * (2 / image_size) - 1
-    return centres.expand(image_size, image_size), -centres[:, None].expand(image_size, image_size)
+    centers = (torch.arange(image_size, device=device) + 0.5) * (2 / image_size) - 1
+    return centers.expand(image_size, image_size), -centers[:, None].expand(image_size, image_size)
 
 
 def _distance_to(objects: _Objects, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class LinearProbe:
         weight, bias = inputs.new_zeros(self.num_classes, len(variance)), inputs.new_zeros(self.num_classes)
         self.validation_scores = {}
         for penalty in sorted(self.penalties, reverse=True):  # each starts from the smoother one before it
-            weight, bias = _minimise(inputs, train_labels, weight, bias, penalty, variance)
+            weight, bias = _minimize(inputs, train_labels, weight, bias, penalty, variance)
             score = ((judged @ weight.T + bias).argmax(dim=1) == validation_labels).double().mean().item()
             self.validation_scores[penalty] = score
             if score > best:  # on a tie the stronger penalty stays
@@ -209,10 +209,10 @@ def knn_accuracy(
     correct = 0
     for queries, labels in zip(test_features.split(1024), test_labels.split(1024), strict=True):
         with no_autocast(known):
-            cosine, neighbour = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
+            cosine, neighbor = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
         # Relative to the nearest, so that exp stays in range at any temperature.
         vote = ((cosine - cosine[:, :1]) / temperature).exp()
-        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbour], vote)
+        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbor], vote)
         correct += (votes.argmax(dim=1) == labels).sum().item()
     return correct / len(test_labels)
 
@@ -365,7 +365,7 @@ def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return axes, variance.clamp(min=0)
 
 
-def _minimise(
+def _minimize(
     inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
     # In these units the objective is about equally steep in every direction, and L-BFGS takes far fewer steps. One in
