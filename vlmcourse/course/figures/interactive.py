@@ -144,8 +144,9 @@ def path_picture(
     links = links or {}
     with torch.no_grad(), evaluating(model):
         features = model.features(image[None])
-        tokens = model.connector(features)[0]
+        tokens = model.connector(features)[0].cpu()
         (answer,) = model.generate(image[None], prompt=prompt)
+    features = features.cpu()  # to be drawn: not every device has quantiles and singular vectors
     features = features[0] if features.ndim == 4 else rearrange(features, "1 n d -> d 1 n")
 
     numbers = count(1)
@@ -186,7 +187,7 @@ def _sizes(tensor: Tensor) -> str:
 
 def _to_unit(values: Tensor) -> Tensor:
     """Stretch the middle ninety-eight hundredths of the values to the range from 0 to 1."""
-    low, high = values.float().quantile(torch.tensor([0.01, 0.99], device=values.device))
+    low, high = values.float().quantile(torch.tensor([0.01, 0.99]))
     return ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
 
 
