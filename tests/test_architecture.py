@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import vlmcourse
-from book.tools.count_lines import count_folder
 
 PACKAGE = Path(vlmcourse.__file__).parent
 API_PAGES = PACKAGE.parent / "book" / "api"
@@ -138,11 +137,6 @@ def test_private_names_stay_in_their_modules(path):
 )
 def test_a_private_name_of_another_module_is_found(source):
     assert private_imports(source, "vlmcourse.data")
-
-
-@pytest.mark.parametrize("folder", ["vlmcourse", "book/tools"])
-def test_no_function_is_too_long_to_take_in(folder):
-    assert count_folder(PACKAGE.parent / folder).long == {}
 
 
 @pytest.mark.parametrize("statement", ["import vlmcourse", "import vlmcourse.ops.patches, vlmcourse.ops.contrastive"])
