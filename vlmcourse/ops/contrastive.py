@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
 
-from vlmcourse.ops._checks import check_floating, check_positive, check_same_kind
-from vlmcourse.ops._precision import no_autocast, widened
+from vlmcourse._checks import check_floating, check_positive, check_same_kind
+from vlmcourse._precision import no_autocast, widened
 
 
 def slide_contrastive_loss(

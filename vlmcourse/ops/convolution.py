@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import (
+from vlmcourse._checks import (
     Backend,
     as_sizes,
     check_backend,
