@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve results pilot test test-fast lint types unit chapters test-pages test-lowest notebooks normalise format lock clean clean-venv
+.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise format lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -29,6 +29,12 @@ results: setup  ## record chapters anew where their code has changed (CHAPTERS=,
 
 pilot: setup  ## show what a few runs of a chapter measure, and by how much claims hold (CHAPTERS=, RUNS=4)
 	@$(VENV_PYTHON) -m book.tools.results --pilot $(or $(RUNS),4) $(CHAPTERS)
+
+bench: setup  ## time the library beside others, for the page Performance (DEVICE=cpu, SLICE=seconds)
+	@$(VENV_PYTHON) -m vlmcourse bench --device $(or $(DEVICE),cpu) $(if $(SLICE),--slice $(SLICE)) --output book/performance/$(or $(DEVICE),cpu).json
+
+gpu: setup  ## try tests, chapters and benches on an NVIDIA GPU, into one folder of results (SLICE=seconds, ONLY="words")
+	@$(VENV_PYTHON) -m book.tools.gpu_check $(if $(SLICE),--slice $(SLICE)) $(if $(ONLY),--only $(ONLY))
 
 test: setup  ## lint, types, tests with doctests, and every chapter under nbval
 	@$(VENV_PYTHON) -m book.tools.check

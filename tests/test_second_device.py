@@ -238,8 +238,8 @@ def attended():
     return module(rand(2, 5, 8), mask=torch.ones(5, 5, dtype=torch.bool, device=WHERE).tril())
 
 
-def contrast(loss, *negatives):
-    loss(rand(4, 8).requires_grad_(), rand(4, 8), *negatives, temperature=0.2).backward()
+def contrast(loss, *negatives, **options):
+    loss(rand(4, 8).requires_grad_(), rand(4, 8), *negatives, temperature=0.2, **options).backward()
 
 
 def transformed():
@@ -330,7 +330,7 @@ CALLS = {
     "mean_iou": lambda folder: segmented(),
     "next_token_loss": lambda folder: spoken(),
     "next_token_probabilities": lambda folder: spoken(),
-    "nt_xent_loss": lambda folder: contrast(course.nt_xent_loss),
+    "nt_xent_loss": lambda folder: [contrast(course.nt_xent_loss, chunk_size=size) for size in (None, 3)],
     "patchify": lambda folder: course.patchify(rand(2, 3, 8, 8), patch_size=4),
     "path_picture": lambda folder: played_with(),
     "plots": lambda folder: shown(),
@@ -343,6 +343,7 @@ CALLS = {
     "save_vlm": saved_and_loaded,
     "scenes": lambda folder: drawn_scenes(),
     "self_attention": lambda folder: course.self_attention(rand(2, 5, 4), rand(2, 5, 4), rand(2, 5, 4)),
+    "shared_nt_xent_loss": lambda folder: contrast(course.shared_nt_xent_loss),
     "shipped_vlm": lambda folder: course.shipped_vlm()[0].to(WHERE).generate(
         scenes.captions(2, seed=0, device=WHERE).images, prompt=course.PROMPT),
     "sinusoids": lambda folder: course.sinusoids(rand(2, 5, 8)),

@@ -34,7 +34,7 @@ _ROOMS = {
     "train.runtime": "device seed_everything",
     "train.loop": "fit",
     "train.checkpoints": "save_checkpoint load_checkpoint",
-    "train.distributed": "gather_embeddings",
+    "train.distributed": "gather_embeddings shared_nt_xent_loss",
     "train.probe": "extract_features LinearProbe SegmentationProbe knn_accuracy labels_per_class mean_iou",
     "train.simclr": "train_simclr",
     "train.vlm": "train_vlm",

@@ -64,6 +64,7 @@ from vlmcourse.ops.patches import unpatchify as unpatchify
 from vlmcourse.train.checkpoints import load_checkpoint as load_checkpoint
 from vlmcourse.train.checkpoints import save_checkpoint as save_checkpoint
 from vlmcourse.train.distributed import gather_embeddings as gather_embeddings
+from vlmcourse.train.distributed import shared_nt_xent_loss as shared_nt_xent_loss
 from vlmcourse.train.loop import fit as fit
 from vlmcourse.train.probe import LinearProbe as LinearProbe
 from vlmcourse.train.probe import SegmentationProbe as SegmentationProbe

@@ -1,4 +1,4 @@
-"""The command line: ``vlmcourse ask IMAGE "What is in this image?"`` (slide S02), and ``vlmcourse doctor``."""
+"""The command line: ``vlmcourse ask IMAGE "What is in this image?"`` (slide S02), and commands about this machine."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ from vlmcourse import __version__
 if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
     from torch import Tensor
 
-ANSWERED, BAD_INPUT, OUTSIDE = 0, 2, 3  # exit codes; 2 is also what argparse uses
+ANSWERED, BAD_INPUT, OUTSIDE, UNFINISHED = 0, 2, 3, 4  # exit codes; 2 is also what argparse uses
 
 EXAMPLES = """\
   What is in this image?
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ask.add_argument("--model", type=Path, help="a file of save_vlm, instead of the model that comes with the package")
     ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
     commands.add_parser("doctor", help="say what this machine has, where chapters will run, and what is missing")
+    _add_bench(commands)
     options = parser.parse_args(arguments)
     if options.command == "doctor":
         from vlmcourse.course.doctor import report
@@ -64,10 +65,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report())
         return ANSWERED
     try:
+        if options.command == "bench":
+            return _bench(options)
         return _ask(options.image, options.question, options.model, options.anyway)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there
         print(f"vlmcourse: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="time the library beside others",
+        description="Time the library's parts beside what others offer for the same, in one process and in turn. "
+        'Others take part where they are installed: pip install "vlmcourse[bench]".',
+    )
+    bench.add_argument("names", nargs="*", metavar="BENCH", help="some of the benches (default: all)")
+    bench.add_argument("--device", help="cpu, cuda or cuda:N (default: as the chapters)")
+    bench.add_argument("--repeats", type=int, default=20, help="how often each is timed (default: %(default)s)")
+    bench.add_argument("--small", action="store_true", help="tiny sizes, to try the program; nothing to report")
+    bench.add_argument("--output", type=Path, help="a JSON file; benches that it already holds are not run again")
+    bench.add_argument("--slice", type=float, default=float("inf"), help="start no bench after so many seconds")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from vlmcourse.course.bench import run
+
+    left = run(
+        options.names, where=options.device, repeats=options.repeats, small=options.small, output=options.output,
+        stop_after=options.slice,
+    )  # fmt: skip
+    if left:
+        print(f"{left} benches are left; the same command goes on", file=sys.stderr)
+    return UNFINISHED if left else ANSWERED
 
 
 def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:

@@ -10,7 +10,10 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from vlmcourse.course.bench import limit
+
 NOT_MEASURED = "not measured yet"
+BENCH_COLUMNS = ("", "median", "middle half", "ours / it", "memory")
 COLUMNS = ("result", "value", "data", "where and when")
 
 
@@ -86,6 +89,49 @@ def value(result: dict[str, Any]) -> str:
     return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
+class Performance(SphinxDirective):
+    """Tables of what ``vlmcourse bench`` measured on one kind of device; ``:device:`` is cpu or cuda."""
+
+    option_spec = {"device": directives.unchanged_required}  # noqa: RUF012  docutils reads it from the class
+
+    def run(self) -> list[nodes.Node]:
+        """Return a table for each bench, or the words that nothing has been measured yet."""
+        found: list[nodes.Node] = []
+        for path in sorted((Path(self.env.srcdir) / "book" / "performance").glob("*.json")):
+            self.env.note_dependency(str(path))
+            report = json.loads(path.read_text(encoding="utf-8"))
+            if report["device"] == self.options["device"] and not report["small"]:
+                found += benches(report)
+        return found or [nodes.paragraph("", "", nodes.emphasis("", f"{NOT_MEASURED.capitalize()}."))]
+
+
+def benches(report: dict[str, Any]) -> list[nodes.Node]:
+    """Return where and when a report was made, then a title and a table for each of its benches."""
+    made = report["provenance"]
+    threads = f", {made['cpu']}, {made['threads']} threads" if report["device"] == "cpu" else ""
+    where = f"Measured on {made['device']}{threads}, PyTorch {made['torch']}, {report['repeats']} repeats; "
+    found: list[nodes.Node] = [nodes.paragraph("", f"{where}{made['date']}, {made['commit']}.")]
+    for bench in report["benches"].values():
+        rows = [list(map(nodes.Text, cells)) for cells in bench_rows(bench)]
+        found += [nodes.rubric("", bench["what"]), table(BENCH_COLUMNS, rows)]
+    return found
+
+
+def bench_rows(bench: dict[str, Any]) -> list[list[str]]:
+    """Return a line for each contestant, for each that was absent, and for what the machine cannot go below."""
+    ours = next(iter(bench["contestants"].values()))["median"]
+    rows = []
+    for name, one in bench["contestants"].items():
+        low, high = one["quartiles"]
+        aim = f" (aim {bench['aims'][name]:g})" if name in bench["aims"] else ""
+        times = f"{1e3 * one['median']:.4g} ms", f"{1e3 * low:.4g} to {1e3 * high:.4g} ms"
+        memory = f"{one['memory'] / 1e6:.1f} MB" if one["memory"] else ""
+        rows.append([f"{name} {one['version'] or ''}".strip(), *times, f"{ours / one['median']:.2f}{aim}", memory])
+    rows += [[name, why, "", "", ""] for name, why in bench["absent"].items()]
+    least = limit(bench["need"], bench["rates"])
+    return rows if least is None else [*rows, ["limit of the machine", f"{1e3 * least:.4g} ms", "", "", ""]]
+
+
 def table(columns: Sequence[str], rows: list[list[nodes.Node]]) -> nodes.table:
     """Return a docutils table; columns without names have no head."""
 
@@ -115,5 +161,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the role."""
     app.add_directive("results", Results)
     app.add_directive("recorded", Recorded)
+    app.add_directive("performance", Performance)
     app.add_role("seconds", Seconds())
     return {"parallel_read_safe": True}

@@ -1,8 +1,8 @@
 """Train the two files in vlmcourse/weights anew: ``python -m book.tools.small_vlm --work FOLDER``.
 
-Two encoders learn without labels from single shapes: a small one, which chapter 10 starts from, and a larger one, around
-which a small vision-language model is then built, in a world where each colour comes with two shapes. It takes a while
-on a laptop. Stop it whenever you like: called again with the same folder, it goes on where it stopped.
+Two encoders learn without labels from single shapes: a small one, which chapter 10 starts from, and a larger one.
+Around the larger one a small vision-language model is then built, in a world where each colour comes with two shapes.
+It takes a while on a laptop. Stop it whenever you like: called again with the same folder, it goes on where it stopped.
 """
 
 import argparse

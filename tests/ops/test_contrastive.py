@@ -1,6 +1,7 @@
 """Contrastive losses: against literal double loops, closed forms, and the bugs that others shipped."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from oracles import (
     assert_equal_in_value_and_gradient,
     info_nce_by_double_loop,
     nt_xent_by_double_loop,
+    peak_bytes,
     randn,
     slide_loss_by_double_loop,
     uniformity_by_double_loop,
@@ -18,6 +20,7 @@ from oracles import (
 from vlmcourse import alignment, info_nce_loss, nt_xent_loss, slide_contrastive_loss, uniformity
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+NAMES = ["nt_xent", "nt_xent in chunks", "info_nce", "slide"]
 temperatures = st.floats(0.05, 10)
 dtypes = st.sampled_from([torch.float64, torch.float32])
 counts, widths, seeds = st.integers(1, 5), st.integers(2, 5), st.integers(0, 999)
@@ -64,17 +67,66 @@ def test_uniformity_equals_a_double_loop(n, d, dtype, seed):
     assert_equal_in_value_and_gradient(uniformity, uniformity_by_double_loop, inputs, dtype=dtype)
 
 
+@given(n=st.integers(2, 9), d=widths, chunk_size=st.integers(1, 20), temperature=temperatures, dtype=dtypes, seed=seeds)
+def test_nt_xent_in_chunks_equals_nt_xent_at_once(n, d, chunk_size, temperature, dtype, seed):
+    views = pair(n, d, dtype=dtype, seed=seed)
+    temperature = torch.tensor(temperature, dtype=dtype, requires_grad=True)
+    at_once = nt_xent_loss(*views, temperature=temperature)
+    in_chunks = nt_xent_loss(*views, temperature=temperature, chunk_size=chunk_size)
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-6, "atol": 1e-6}
+    torch.testing.assert_close(in_chunks, at_once, **tolerance)
+    inputs = (*views, temperature)
+    gradients = zip(torch.autograd.grad(3 * in_chunks, inputs), torch.autograd.grad(3 * at_once, inputs), strict=True)
+    for mine, theirs in gradients:
+        scale = max(1.0, theirs.abs().max().item())
+        torch.testing.assert_close(mine / scale, theirs / scale, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_nt_xent_in_chunks_equals_nt_xent_at_once_on_every_device(device, dtype):
+    views = pair(301, 64, dtype=dtype, device=device)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    at_once, in_chunks = (nt_xent_loss(*views, temperature=0.1, chunk_size=size) for size in (None, 77))
+    torch.testing.assert_close(in_chunks, at_once, rtol=tolerance, atol=0)
+    for mine, theirs in zip(torch.autograd.grad(in_chunks, views), torch.autograd.grad(at_once, views), strict=True):
+        assert (mine - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+def test_nt_xent_in_chunks_needs_a_quarter_of_the_memory_or_less():
+    views = pair(512, 16, dtype=torch.float32)
+    at_once, in_chunks = (
+        peak_bytes(lambda size=size: nt_xent_loss(*views, temperature=0.1, chunk_size=size).backward())
+        for size in (None, 64)
+    )
+    assert at_once > 3 * 1024 * 1024 * 4  # similarities, their masked copy, their softmax: it was measured
+    assert in_chunks <= at_once / 4
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2, 100])
+def test_nt_xent_of_some_anchors_is_the_mean_of_their_losses_among_all(chunk_size):
+    a, b = pair(7, 5)
+    parts = [(slice(0, 3), 3), (slice(3, 4), 1), (slice(4, None), 3)]
+    weighted = [count * nt_xent_loss(a, b, temperature=0.2, chunk_size=chunk_size, anchors=own) for own, count in parts]
+    whole = nt_xent_loss(a, b, temperature=0.2)
+    torch.testing.assert_close(sum(weighted) / 7, whole)
+    gradients = zip(torch.autograd.grad(sum(weighted) / 7, (a, b)), torch.autograd.grad(whole, (a, b)), strict=True)
+    for mine, theirs in gradients:
+        torch.testing.assert_close(mine, theirs)
+    assert not torch.isclose(weighted[0] / 3, whole)  # a part is no whole
+
+
 def losses(a, b, temperature):
-    """All three losses on one pair of views; the slide's takes the other images' views as its negatives."""
+    """All losses on one pair of views; the slide's takes the other images' views as its negatives."""
     others = torch.stack([torch.cat([b[:i], b[i + 1 :]]) for i in range(len(b))])
     return {
         "nt_xent": nt_xent_loss(a, b, temperature=temperature),
+        "nt_xent in chunks": nt_xent_loss(a, b, temperature=temperature, chunk_size=3),
         "info_nce": info_nce_loss(a, b, temperature=temperature),
         "slide": slide_contrastive_loss(a, b, others, temperature=temperature),
     }
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "slide"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_half_precision_embeddings_cost_only_their_own_rounding(device, name, dtype):
     inputs = [x.detach().to(device, dtype).requires_grad_() for x in pair(7, 5)]
@@ -87,7 +139,7 @@ def test_half_precision_embeddings_cost_only_their_own_rounding(device, name, dt
     torch.testing.assert_close(mine, theirs.to(dtype), rtol=2 * torch.finfo(dtype).eps + 2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "slide"])
+@pytest.mark.parametrize("name", NAMES)
 def test_autocast_does_not_touch_the_logits(device, name):
     a, b = (x.detach().float().to(device).requires_grad_() for x in pair(16, 8))
     plain = losses(a, b, 0.05)[name]
@@ -98,7 +150,7 @@ def test_autocast_does_not_touch_the_logits(device, name):
     assert torch.equal(torch.autograd.grad(inside, a)[0], torch.autograd.grad(plain, a)[0])
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "slide"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("temperature", [0.005, 0.01, 0.05, 0.5, 10.0])
 def test_every_temperature_stays_finite_in_every_dtype(device, name, dtype, temperature):
@@ -148,14 +200,14 @@ def test_mixing_up_the_pairs_raises_the_loss():
 def test_temperature_may_be_learned():
     temperature = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     a, b = (x.detach() for x in pair(5, 3))
-    for function in (nt_xent_loss, info_nce_loss):
+    for function in (nt_xent_loss, partial(nt_xent_loss, chunk_size=3), info_nce_loss):
         assert torch.autograd.gradcheck(lambda t, f=function: f(a, b, temperature=t), temperature)
 
 
 def test_losses_pass_gradcheck():
     a, b = pair(4, 3)
     negatives = randn(4, 5, 3, dtype=torch.float64, device="cpu", seed=9)
-    for function in (nt_xent_loss, info_nce_loss):
+    for function in (nt_xent_loss, partial(nt_xent_loss, chunk_size=3), info_nce_loss):
         assert torch.autograd.gradcheck(lambda x, y, f=function: f(x, y, temperature=0.3), (a, b))
     assert torch.autograd.gradcheck(lambda *x: slide_contrastive_loss(*x, temperature=0.3), (a, b, negatives))
     assert torch.autograd.gradcheck(alignment, (a, b))
@@ -241,6 +293,20 @@ def test_a_single_pair_has_nothing_to_be_told_apart_from():
     for loss, name in ((nt_xent_loss, "view1"), (info_nce_loss, "images")):
         with pytest.raises(ValueError, match=rf"{name} must hold at least two .* nothing to tell apart, received 1"):
             loss(torch.rand(1, 4), torch.rand(1, 4), temperature=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1, received 0"),
+        ({"chunk_size": 2.0}, TypeError, "chunk_size must be an integer, received 2.0"),
+        ({"anchors": 1}, TypeError, r"anchors must be a slice of the images, received 1; try slice\(0, 3\)"),
+        ({"anchors": slice(3, 5)}, ValueError, "the images that anchors chooses must have no empty axis"),
+    ],
+)
+def test_bad_chunks_and_anchors_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        nt_xent_loss(torch.rand(3, 4), torch.rand(3, 4), temperature=0.1, **options)
 
 
 def test_one_pair_has_an_alignment_and_one_anchor_its_own_negatives():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import assert_equal_in_value_and_gradient, randn
+from oracles import assert_equal_in_value_and_gradient, peak_bytes, randn
 from torch import nn
 
 from vlmcourse import Conv3d, conv3d, receptive_field
@@ -116,6 +116,43 @@ def test_both_backends_of_the_layer_agree_under_autocast(device):
             outputs[layer.backend] = layer(clips)
     assert outputs["fused"].dtype == outputs["einops"].dtype == torch.bfloat16
     torch.testing.assert_close(outputs["einops"], outputs["fused"], rtol=4e-2, atol=4e-2)
+
+
+def test_both_backends_have_the_same_gradient_under_autocast(device):
+    layer = Conv3d(3, 5, 3).to(device)
+    clips, gradients = torch.rand(2, 3, 5, 7, 6, device=device), {}
+    for layer.backend in ("fused", "einops"):
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = layer(clips).float().square().sum()
+        gradients[layer.backend] = torch.autograd.grad(loss, layer.weight)[0]
+    scale = gradients["fused"].abs().max()
+    torch.testing.assert_close(gradients["einops"] / scale, gradients["fused"] / scale, rtol=4e-2, atol=2e-2)
+
+
+def test_conv3d_keeps_hardly_more_for_the_backward_pass_than_pytorch():
+    clips, weight = torch.rand(2, 16, 5, 20, 20, requires_grad=True), torch.rand(8, 16, 3, 3, 3, requires_grad=True)
+    kept = []
+    for function in (conv3d, F.conv3d):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            function(clips, weight, padding=1)
+        kept.append(sum(storages.values()))
+    assert kept[0] <= 2 * kept[1]
+    most = [peak_bytes(lambda f=f: f(clips, weight, padding=1).sum().backward()) for f in (conv3d, F.conv3d)]
+    assert most[0] <= 4 * most[1]  # not the 27 copies of a clip that its windows would fill
+
+
+def test_conv3d_in_half_precision_rounds_its_sum_only_once():
+    clips, weight = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
+    narrow = conv3d(clips.bfloat16(), weight.bfloat16())
+    exact = (clips.bfloat16().double() * weight.bfloat16().double()).sum()
+    assert abs(narrow.item() / exact - 1) < 2**-8
 
 
 def test_parameter_count_does_not_depend_on_the_clip():

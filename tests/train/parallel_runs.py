@@ -54,12 +54,21 @@ def loss_of_own_rows(model, batch):
     return F.cross_entropy(own @ everyone.T / TEMPERATURE, first + torch.arange(len(own)))
 
 
+def shared_loss(model, batch):
+    """Return the loss of this process's images, as the library divides the work."""
+    return distributed.shared_nt_xent_loss(*map(model, batch[:2]), temperature=TEMPERATURE)
+
+
+def shared_chunked_loss(model, batch):
+    return distributed.shared_nt_xent_loss(*map(model, batch[:2]), temperature=TEMPERATURE, chunk_size=3)
+
+
 def supervised_loss(model, batch):
     loss = F.cross_entropy(model(batch[0]), batch[2])
     return loss, {"double": 2 * loss.detach()}
 
 
-LOSSES = (gathered_loss, loss_of_own_rows, supervised_loss)
+LOSSES = (gathered_loss, shared_loss, shared_chunked_loss, loss_of_own_rows, supervised_loss)
 
 
 def flat(tensors):

@@ -7,13 +7,15 @@ length zero has no direction: its cosine with everything is 0, and it gets no gr
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from vlmcourse._checks import check_floating, check_positive, check_same_kind
+from vlmcourse._checks import check_floating, check_int, check_positive, check_rank, check_same_kind
 from vlmcourse._precision import no_autocast, widened
 
 
@@ -53,14 +55,29 @@ def slide_contrastive_loss(
         return (log_mean_exp - attraction).mean()
 
 
-def nt_xent_loss(view1: Tensor, view2: Tensor, *, temperature: float | Tensor) -> Tensor:
+def nt_xent_loss(
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    temperature: float | Tensor,
+    chunk_size: int | None = None,
+    anchors: slice | None = None,
+) -> Tensor:
     """Return SimCLR's loss: name the other view of each image among all 2n - 1 other views.
 
     The denominator is the *sum* over the positive and the 2n - 2 negatives. An embedding is no candidate for itself:
     self-pairs are masked before the softmax, so no gradient leaks through them.
 
+    All similarities at once fill memory that grows with n². With ``chunk_size`` the loss takes that many anchors at a
+    time: value and gradient stay, memory grows with chunk_size × n, and nothing is computed twice. Only a gradient of
+    the gradient is not to be had this way.
+
     Shapes:
         view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i, n of at least two → a scalar.
+
+    Units:
+        ``chunk_size`` counts embeddings, of which there are 2n. ``anchors`` chooses the images whose losses are
+        averaged, by default all; the others serve as candidates only.
 
     Source:
         Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
@@ -69,16 +86,67 @@ def nt_xent_loss(view1: Tensor, view2: Tensor, *, temperature: float | Tensor) -
     >>> same = torch.ones(4, 3)  # nothing to tell apart: log(2n - 1)
     >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
     True
+    >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1, chunk_size=3), torch.tensor(7.0).log()).item()
+    True
     """
     _check_pairs(view1=view1, view2=view2, at_least=2)
     check_positive("temperature", temperature)
+    if not isinstance(anchors, slice | None):
+        raise TypeError(f"anchors must be a slice of the images, received {anchors!r}; try slice(0, {len(view1)})")
     with no_autocast(view1):
         (views,) = _units(torch.cat([view1, view2]))
-        logits = einsum(views, views, "i d, j d -> i j") / temperature
-        self_pairs = torch.eye(len(views), dtype=torch.bool, device=views.device)
+        candidates = torch.arange(len(views), device=views.device)
         # The positive of row i is row i + n, and of row i + n row i.
-        partner = torch.arange(len(views), device=views.device).roll(len(view1))
-        return F.cross_entropy(logits.masked_fill(self_pairs, -math.inf), partner)
+        partner = candidates.roll(len(view1))
+        own = candidates if anchors is None else torch.cat([half[anchors] for half in candidates.chunk(2)])
+        check_rank("the images that anchors chooses", own, "rows")
+        if chunk_size is not None:
+            check_int("chunk_size", chunk_size)
+            return _ChunkedCrossEntropy.apply(views[own], views, temperature, own, partner[own], chunk_size)
+        logits = einsum(views[own], views, "i d, j d -> i j") / temperature
+        self_pairs = rearrange(own, "i -> i 1") == candidates
+        return F.cross_entropy(logits.masked_fill(self_pairs, -math.inf), partner[own])
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of naming each query's partner among all candidates but itself, some queries at a time.
+
+    Its gradient by the logits is the softmax, minus one at the partner. It is known as soon as the logits are, so each
+    chunk adds its part to the gradient of all embeddings and is forgotten.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        candidates: Tensor,
+        temperature: float | Tensor,
+        own: Tensor,
+        partner: Tensor,
+        chunk_size: int,
+    ) -> Tensor:
+        losses = queries.new_empty(len(queries))
+        by_queries, by_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
+        for chunk in torch.arange(len(queries), device=queries.device).split(chunk_size):
+            itself, positive = rearrange(own[chunk], "i -> i 1"), rearrange(partner[chunk], "i -> i 1")
+            logits = einsum(queries[chunk], candidates, "i d, j d -> i j").div_(temperature)
+            log_probability = logits.scatter_(1, itself, -math.inf).log_softmax(dim=1)
+            losses[chunk] = -log_probability.gather(1, positive).squeeze(1)
+            error = log_probability.exp_()
+            error.scatter_add_(1, positive, -torch.ones_like(positive, dtype=error.dtype))
+            error /= temperature * len(queries)
+            by_queries[chunk] = einsum(error, candidates, "i j, j d -> i d")
+            by_candidates += einsum(error, queries[chunk], "i j, i d -> j d")
+        # Only the quotient of queries and temperature matters, so what moves one moves the other.
+        by_temperature = -(queries * by_queries).sum() / temperature
+        ctx.save_for_backward(by_queries, by_candidates, by_temperature)
+        return losses.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needed = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        return *(gradient * by_input if needs else None for by_input, needs in needed), None, None, None
 
 
 def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: float | Tensor) -> Tensor:

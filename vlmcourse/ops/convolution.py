@@ -1,11 +1,13 @@
 """Convolution over space and time, and how far a network looks (slides S12 and S16 to S19)."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vlmcourse._checks import (
     Backend,
@@ -32,8 +34,10 @@ def conv3d(
     """Convolve clips over time, height and width, in readable form.
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
-    windows are a view, but the product over them is not: this form needs many times the memory of PyTorch's
-    :func:`torch.nn.functional.conv3d`, which it equals.
+    sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
+    It equals PyTorch's :func:`torch.nn.functional.conv3d`, and takes several times as long. For the backward pass it
+    keeps one padded copy of the clips; the shifted clips, kt·kh·kw times as much, are cut out anew there. Sums of half
+    precision are taken in float32.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
@@ -58,10 +62,24 @@ def conv3d(
     _check_clips(clips, weight, (pad_t, pad_h, pad_w), channels="c_in", kernel="weight")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
-    kt, kh, kw = weight.shape[2:]
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
-    windows = padded.unfold(2, kt, stride_t).unfold(3, kh, stride_h).unfold(4, kw, stride_w)
-    out = einsum(windows, weight, "b c_in t h w kt kh kw, c_out c_in kt kh kw -> b c_out t h w")
+    kernel, strides = weight.shape[2:], (stride_t, stride_h, stride_w)
+    last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:], kernel, strides, strict=True)]
+    # With the channels last in memory, what follows is a plain product of matrices.
+    padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
+
+    def one_place(padded: Tensor, weight: Tensor, kt: int, kh: int, kw: int) -> Tensor:
+        t, h, w = (slice(k, k + end + 1, step) for k, end, step in zip((kt, kh, kw), last, strides, strict=True))
+        return einsum(padded[:, t, h, w], weight[:, :, kt, kh, kw], "b t h w c_in, c_out c_in -> b t h w c_out")
+
+    terms = (
+        checkpoint(one_place, padded, weight, *place, use_reentrant=False, preserve_rng_state=False)
+        for place in product(*map(range, kernel))
+    )
+    out = first = next(terms)
+    for term in terms:
+        out = out + term.to(torch.promote_types(term.dtype, torch.float32))
+    out = rearrange(out.to(first.dtype), "b t h w c_out -> b c_out t h w")
     return out if bias is None else out + rearrange(bias, "c_out -> c_out 1 1 1").to(out)
 
 

@@ -2,7 +2,8 @@
 
 Every process holds the whole model and a share of each batch. After the backward pass the gradients are averaged, so
 all processes take the same step. A contrastive loss needs the embeddings of *all* shares, because every image of the
-batch is a negative for every other: :func:`gather_embeddings` fetches them and carries the gradients back.
+batch is a negative for every other: :func:`gather_embeddings` fetches them and carries the gradients back, and
+:func:`shared_nt_xent_loss` divides the work of the loss itself.
 
 Without ``torchrun`` there is one process, and everything here does nothing.
 """
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from vlmcourse.ops.contrastive import nt_xent_loss
 
 
 def rank() -> int:
@@ -108,12 +111,49 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     return embeddings if world_size() == 1 else _Gather.apply(embeddings)
 
 
+def shared_nt_xent_loss(
+    view1: Tensor, view2: Tensor, *, temperature: float | Tensor, chunk_size: int | None = None
+) -> Tensor:
+    """Return SimCLR's loss of this process's images among the images of all processes.
+
+    With gathered embeddings, :func:`vlmcourse.nt_xent_loss` computes the loss of the whole batch on every process. Here
+    each process computes the rows of its own images only, so p processes share the work. What
+    :func:`vlmcourse.train.loop.fit` averages, losses and gradients, is that of the whole batch in one process.
+
+    Shapes:
+        view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
+        one on each process: their mean, weighted by b, is the loss of the batch.
+
+    Units:
+        ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+
+    Source:
+        Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
+
+    >>> import torch
+    >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
+    >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
+    True
+    """
+    first = sum(_lengths(view1)[: rank()])
+    own = slice(first, first + len(view1))
+    everyone = gather_embeddings(view1), gather_embeddings(view2)
+    return nt_xent_loss(*everyone, temperature=temperature, chunk_size=chunk_size, anchors=own)
+
+
+def _lengths(rows: Tensor) -> list[int]:
+    """Return how many rows each process holds."""
+    if world_size() == 1:
+        return [len(rows)]
+    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    return torch.cat(sizes).tolist()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-        dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-        counts = torch.cat(sizes).tolist()
+        counts = _lengths(rows)
         # all_gather wants equal shapes: pad to the longest share, cut afterwards
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows

@@ -1,0 +1,228 @@
+"""The library beside others, in one process and in turn: ``vlmcourse bench``.
+
+Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
+hits all of them alike. Reported are the median and the quartiles, the memory that PyTorch held beyond what it held
+before, the versions, and what the machine cannot go below: the longer of reading what must be read, and of the
+multiplications that must be made, at the rates that this machine showed in the same minute.
+"""
+
+import contextlib
+import json
+import os
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+from torch.utils.flop_counter import FlopCounterMode
+
+import vlmcourse
+from vlmcourse._files import write_whole
+from vlmcourse.course.contestants import BENCHES, Bench, Call, Setting
+from vlmcourse.course.results import provenance
+from vlmcourse.train.runtime import device
+
+LEAST_REPEATS = 20
+WARM_UP = 2
+
+
+def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
+    """Return what one bench gave: seconds and memory of every contestant, and who is absent."""
+    calls: dict[str, Call] = {}
+    absent = {}
+    for name, make in bench.makers.items():
+        try:
+            calls[name] = make()
+        except ModuleNotFoundError as error:
+            absent[name] = f"not installed: {error.name}"
+    seconds = in_turn(calls, at.device, repeats=repeats)
+    found = {
+        name: {
+            "version": version_of(name),
+            "median": rounded(statistics.median(times)),
+            "quartiles": [rounded(quartile) for quartile in statistics.quantiles(times, n=4, method="inclusive")[::2]],
+            "memory": peak_memory(calls[name], at.device) or None,  # None: what works is no part of PyTorch
+            "seconds": [rounded(t) for t in times],
+        }
+        for name, times in seconds.items()
+    }
+    first = next(iter(calls.values()))
+    with FlopCounterMode(display=False) as counter:
+        first()
+    need = {"flops": counter.get_total_flops(), "bytes": sum(tensor.nbytes for tensor in bench.read)}
+    return {"what": bench.what, "contestants": found, "absent": absent, "aims": dict(bench.aims), "need": need}
+
+
+def in_turn(calls: Mapping[str, Call], where: torch.device, *, repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of every call, each repeat beginning with another contestant."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    for repeat in range(-WARM_UP, repeats):
+        for name in order:
+            wait_for(where)
+            began = time.perf_counter()
+            calls[name]()
+            wait_for(where)
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - began)
+        order = [*order[1:], order[0]]
+    return seconds
+
+
+def wait_for(where: torch.device) -> None:
+    """Return when the device has done what it was asked."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def peak_memory(call: Call, where: torch.device) -> int:
+    """Return the bytes that PyTorch held at most during a call, beyond those it held before."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+        before = torch.cuda.memory_allocated(where)
+        torch.cuda.reset_peak_memory_stats(where)
+        call()
+        torch.cuda.synchronize(where)
+        return torch.cuda.max_memory_allocated(where) - before
+    with silent(), torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    held = most = 0
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Swallow what compiled code prints to standard error: the profiler says when it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def rates(at: Setting) -> dict[str, float]:
+    """Return the best this machine does: operations a second in a product of matrices, bytes a second in a copy."""
+    n = at.size(cpu=1024, cuda=8192, small=64)
+    a = torch.rand(n, n, device=at.device)
+    source = torch.rand(at.size(cpu=2**24, cuda=2**28, small=2**12), device=at.device)
+    target = torch.empty_like(source)
+
+    def multiply() -> None:
+        with at.precision():
+            _ = a @ a
+
+    calls: dict[str, Call] = {"multiply": multiply, "copy": lambda: target.copy_(source)}
+    best = {name: min(times) for name, times in in_turn(calls, at.device, repeats=7).items()}
+    return {"flops": rounded(2 * n**3 / best["multiply"]), "bytes": rounded(2 * source.nbytes / best["copy"])}
+
+
+def limit(need: dict[str, int], best: dict[str, float]) -> float | None:
+    """Return the seconds below which the machine cannot do it, or None where nothing was counted.
+
+    >>> limit({"flops": 10, "bytes": 10}, {"flops": 5.0, "bytes": 1.0})
+    10.0
+    """
+    return max(need[kind] / best[kind] for kind in ("flops", "bytes")) or None
+
+
+def run(
+    names: Sequence[str],
+    *,
+    where: str | None = None,
+    repeats: int = LEAST_REPEATS,
+    small: bool = False,
+    output: Path | None = None,
+    stop_after: float = float("inf"),
+) -> int:
+    """Run benches, print what each gave, and keep it in ``output``; return how many are left for another call.
+
+    A bench that ``output`` holds is not run again, as long as machine, versions and commit are the same.
+
+    Raises:
+        ValueError: a bench that does not exist; fewer repeats than a median and quartiles need, unless ``small``.
+    """
+    unknown = set(names) - set(BENCHES)
+    if unknown:
+        raise ValueError(f"no bench is called {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}")
+    if repeats < (2 if small else LEAST_REPEATS):
+        raise ValueError(
+            f"repeats must be at least {LEAST_REPEATS}, received {repeats}; to try the program, use --small"
+        )
+    began = time.monotonic()
+    if where is not None:
+        os.environ["VLMCOURSE_DEVICE"] = where  # also for what asks for the device itself
+    at = Setting(device(), small)
+    made = {**provenance(), "threads": str(torch.get_num_threads()), "cpu": torch.backends.cpu.get_cpu_capability()}
+    report: dict[str, Any] = {"device": at.device.type, "small": small, "repeats": repeats, "provenance": made}
+    report["benches"] = kept_from(output, report)
+    for name in [name for name in names or BENCHES if name not in report["benches"]]:
+        if time.monotonic() - began > stop_after:
+            break
+        torch.manual_seed(0)
+        best = rates(at)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what others think of sizes and penalties
+            report["benches"][name] = {**measure(BENCHES[name](at), at, repeats=repeats), "rates": best}
+        print(f"{name}: {as_text(report['benches'][name])}\n", flush=True)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(report, indent=1, ensure_ascii=False)
+            text = re.sub(r"\[[^\[\]{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list on a line
+            write_whole(output, f"{text}\n".encode())
+    return len(set(names or BENCHES) - set(report["benches"]))
+
+
+def kept_from(output: Path | None, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the benches that an earlier call left in ``output`` under the same circumstances."""
+    if output is None or not output.is_file():
+        return {}
+    old = json.loads(output.read_text(encoding="utf-8"))
+    same = all(old[key] == report[key] for key in ("device", "small", "repeats"))
+    dates = {"date": ""}
+    return old["benches"] if same and {**old["provenance"], **dates} == {**report["provenance"], **dates} else {}
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return one bench as a table."""
+    lines = [found["what"], f"  {'':28} {'median':>10} {'quartiles':>21} {'ours / it':>9} {'memory':>10}"]
+    ours = next(iter(found["contestants"].values()))["median"]
+    for name, one in found["contestants"].items():
+        low, high = one["quartiles"]
+        spread = f"{1e3 * low:.4g} to {1e3 * high:.4g}"
+        ratio, memory = f"{ours / one['median']:.2f}", f"{one['memory'] / 1e6:.1f} MB" if one["memory"] else ""
+        label = f"{name} {one['version'] or ''}"
+        lines.append(f"  {label:28} {1e3 * one['median']:>7.4g} ms {spread:>18} ms {ratio:>9} {memory:>10}")
+    lines += [f"  {name:28} {why}" for name, why in found["absent"].items()]
+    least = limit(found["need"], found["rates"])
+    return "\n".join([*lines, *([] if least is None else [f"  {'not below':28} {1e3 * least:>7.4g} ms"])])
+
+
+def version_of(contestant: str) -> str | None:
+    """Return the version of the package whose name a contestant's begins with, if it is one."""
+    package = contestant.split()[0]
+    try:
+        return vlmcourse.__version__ if package == "vlmcourse" else version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def rounded(number: float) -> float:
+    """Return a number with four digits, which is more than a clock is good for.
+
+    >>> rounded(0.0123456)
+    0.01235
+    """
+    return float(f"{number:.4g}")

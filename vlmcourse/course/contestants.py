@@ -1,0 +1,341 @@
+"""Who is compared with whom by ``vlmcourse bench``: the library's parts, and what others offer for the same.
+
+Each bench is a function that returns its contestants: a name, and a maker that imports what it needs and returns what
+is timed. The first contestant is ours. All get the same inputs and the same precision.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vlmcourse
+from vlmcourse._checks import Backend
+from vlmcourse.models.language_model import LanguageModel
+from vlmcourse.models.vit import VisionTransformer
+from vlmcourse.ops.attention import MultiHeadSelfAttention
+from vlmcourse.ops.contrastive import nt_xent_loss
+from vlmcourse.ops.convolution import Conv3d
+
+Call = Callable[[], object]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a bench runs, and whether with sizes that only try the program."""
+
+    device: torch.device
+    small: bool
+
+    def size(self, *, cpu: T, cuda: T, small: T) -> T:
+        """Return the size for this setting."""
+        return small if self.small else cuda if self.device.type == "cuda" else cpu
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """Return the precision that networks train in: bfloat16 on a GPU, float32 elsewhere."""
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def random(self, *shape: int) -> Tensor:
+        """Return random numbers on the device that collect gradients."""
+        return torch.rand(*shape, device=self.device).requires_grad_()
+
+
+@dataclass
+class Bench:
+    """What is compared: makers by the contestants' names, ours first."""
+
+    what: str
+    makers: Mapping[str, Callable[[], Call]]
+    aims: Mapping[str, float] = field(default_factory=dict)  # our time over theirs, at most
+    read: Sequence[Tensor] = ()  # what has to be read at least once, whatever the program
+
+
+def trained(at: Setting, make: Callable[[], Any], *inputs: Tensor) -> Callable[[], Call]:
+    """Return a maker of forward and backward of a module or function."""
+
+    def maker() -> Call:
+        made = make()
+        made = made.to(at.device).train() if isinstance(made, nn.Module) else made
+
+        def call() -> None:
+            with at.precision():
+                out = made(*inputs)
+                out = out[0] if isinstance(out, tuple) else out
+            (out if out.ndim == 0 else out.float().square().mean()).backward()
+
+        return call
+
+    return maker
+
+
+def loss(at: Setting) -> Bench:
+    """Compare NT-Xent, forward and backward."""
+    n, d = at.size(cpu=512, cuda=4096, small=32), 128
+    z1, z2 = at.random(n, d), at.random(n, d)
+
+    def lightly() -> Callable[[Tensor, Tensor], Tensor]:
+        from lightly.loss import NTXentLoss
+
+        return NTXentLoss(temperature=0.2)
+
+    def metric_learning() -> Callable[[Tensor, Tensor], Tensor]:
+        from pytorch_metric_learning.losses import NTXentLoss
+
+        own, labels = NTXentLoss(temperature=0.2), torch.arange(n, device=at.device).repeat(2)
+        return lambda a, b: own(torch.cat([a, b]), labels)
+
+    makers = {"vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2), "lightly": lightly}
+    makers["pytorch-metric-learning"] = metric_learning
+    made = {name: trained(at, make, z1, z2) for name, make in makers.items()}
+    return Bench(f"nt_xent_loss, {n} pairs of {d} numbers, there and back", made, {"lightly": 0.6}, (z1, z2))
+
+
+def chunked_loss(at: Setting) -> Bench:
+    """Compare the loss in chunks with the loss at once."""
+    n, chunk = at.size(cpu=(2048, 256), cuda=(16_384, 1024), small=(32, 8))
+    z1, z2 = at.random(n, 128), at.random(n, 128)
+    sizes = {"vlmcourse in chunks": chunk, "vlmcourse at once": None}
+    makers = {
+        name: trained(at, partial(partial, nt_xent_loss, temperature=0.2, chunk_size=size), z1, z2)
+        for name, size in sizes.items()
+    }
+    return Bench(f"nt_xent_loss, {n} pairs, chunks of {chunk}", makers, {"vlmcourse at once": 1.3}, (z1, z2))
+
+
+def vits(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], nn.Module]]]:
+    """Return one network as four packages write it."""
+    image, patch, width, depth, heads = at.size(
+        cpu=(32, 4, 192, 6, 3), cuda=(224, 16, 384, 12, 6), small=(8, 4, 8, 1, 2)
+    )
+    images = torch.rand(at.size(cpu=32, cuda=128, small=2), 3, image, image, device=at.device)
+    ours: dict[str, Any] = {"image_size": image, "patch_size": patch, "embed_dim": width, "depth": depth}
+
+    def timm() -> nn.Module:
+        from timm.models import VisionTransformer as Theirs
+
+        return Theirs(img_size=image, patch_size=patch, num_classes=10, embed_dim=width, depth=depth, num_heads=heads)
+
+    def torchvision() -> nn.Module:
+        from torchvision.models import VisionTransformer as Theirs
+
+        return Theirs(image, patch, depth, heads, width, 4 * width, num_classes=10)
+
+    def vit_pytorch() -> nn.Module:
+        from vit_pytorch import ViT
+
+        head = width // heads
+        return ViT(image_size=image, patch_size=patch, num_classes=10, dim=width, depth=depth, heads=heads,
+                   mlp_dim=4 * width, dim_head=head)  # fmt: skip
+
+    what = f"ViT, {depth} layers of width {width}, {len(images)} images of {image} × {image}, patches of {patch}"
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "vlmcourse": partial(VisionTransformer, **ours, num_heads=heads, num_classes=10)
+    }
+    return what, images, {**makers, "timm": timm, "torchvision": torchvision, "vit-pytorch": vit_pytorch}
+
+
+def vit_step(at: Setting) -> Bench:
+    """Compare a training step of a Vision Transformer, without the optimizer."""
+    what, images, makers = vits(at)
+    made = {name: trained(at, make, images) for name, make in makers.items()}
+    aims = dict.fromkeys(("timm", "torchvision", "vit-pytorch"), 1.0)
+    return Bench(f"training step of a {what}", made, aims, (images, *makers["vlmcourse"]().parameters()))
+
+
+def vit_inference(at: Setting) -> Bench:
+    """Compare a Vision Transformer that only looks."""
+    what, images, makers = vits(at)
+
+    def looking(make: Callable[[], nn.Module]) -> Call:
+        model = make().to(at.device).eval()
+
+        @torch.inference_mode()
+        def call() -> None:
+            with at.precision():
+                model(images)
+
+        return call
+
+    made = {name: partial(looking, make) for name, make in makers.items()}
+    aims = dict.fromkeys(("timm", "torchvision", "vit-pytorch"), 0.95)
+    return Bench(f"inference of a {what}", made, aims, (images, *makers["vlmcourse"]().parameters()))
+
+
+def attention(at: Setting) -> Bench:
+    """Compare the fused attention with PyTorch's module and with the readable one."""
+    b, n, d, heads = at.size(cpu=(16, 197, 192, 3), cuda=(128, 197, 768, 12), small=(2, 5, 8, 2))
+    tokens = at.random(b, n, d)
+
+    class Theirs(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x, x, x, need_weights=False)[0]
+
+    makers: dict[str, Callable[[], nn.Module]] = {"vlmcourse fused": partial(MultiHeadSelfAttention, d, heads)}
+    makers["torch"] = partial(Theirs, d, heads, batch_first=True)
+    makers["vlmcourse einops"] = partial(MultiHeadSelfAttention, d, heads, backend="einops")
+    made = {name: trained(at, make, tokens) for name, make in makers.items()}
+    return Bench(f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back", made,
+                 {"torch": 0.95}, (tokens,))  # fmt: skip
+
+
+def convolution(at: Setting) -> Bench:
+    """Compare the readable 3D convolution with the fused one."""
+    b, c_in, c_out, t, side = at.size(cpu=(8, 16, 32, 5, 20), cuda=(32, 64, 64, 16, 56), small=(1, 2, 3, 4, 5))
+    clips = at.random(b, c_in, t, side, side)
+    backends: dict[str, Backend] = {"vlmcourse einops": "einops", "torch": "fused"}
+    makers = {n: trained(at, partial(Conv3d, c_in, c_out, 3, padding=1, backend=k), clips) for n, k in backends.items()}
+    return Bench(f"conv3d, {b} clips of {t} × {side} × {side}, {c_in} to {c_out} channels, there and back", makers,
+                 {"torch": 4.0}, (clips,))  # fmt: skip
+
+
+def views(at: Setting) -> Bench:
+    """Compare two random views of a batch of images."""
+    images = torch.rand(at.size(cpu=128, cuda=2048, small=4), 3, 32, 32, device=at.device)
+
+    def kornia() -> Call:
+        import kornia.augmentation as K
+
+        steps = K.AugmentationSequential(
+            K.RandomResizedCrop((32, 32), scale=(0.2, 1.0)), K.RandomHorizontalFlip(),
+            K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), K.RandomGrayscale(p=0.2), data_keys=["input"],
+        )  # fmt: skip
+        return lambda: (steps(images), steps(images))
+
+    def torchvision() -> Call:
+        from torchvision.transforms import v2
+
+        steps = v2.Compose([
+            v2.RandomResizedCrop(32, scale=(0.2, 1.0), antialias=True), v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(p=0.2),
+        ])  # fmt: skip
+        return lambda: [torch.stack([steps(image) for image in images]) for _ in range(2)]  # each its own draw
+
+    makers: dict[str, Callable[[], Call]] = {"vlmcourse": lambda: partial(vlmcourse.two_views, images)}
+    makers |= {"kornia": kornia, "torchvision": torchvision}
+    return Bench(f"two_views of {len(images)} images of 32 × 32", makers, {"kornia": 0.5}, (images,))
+
+
+def probe(at: Setting) -> Bench:
+    """Compare the linear probe with scikit-learn's logistic regression: the same objective, five penalties."""
+    n, d = at.size(cpu=(2000, 128), cuda=(20_000, 512), small=(40, 2))
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 10
+    x = torch.randn(10, d, generator=generator)[labels] + 4 * torch.randn(n, d, generator=generator)
+    train, judge = slice(0, n // 2), slice(n // 2, n)
+
+    def sklearn() -> Call:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
+        def call() -> None:
+            scale = StandardScaler().fit(x[train].double().numpy())
+            inputs, judged = scale.transform(x[train].double().numpy()), scale.transform(x[judge].double().numpy())
+            for penalty in vlmcourse.LinearProbe().penalties:
+                model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-6, max_iter=10_000)
+                model.fit(inputs, labels[train].numpy()).score(judged, labels[judge].numpy())
+
+        return call
+
+    def ours() -> Call:
+        return lambda: vlmcourse.LinearProbe().fit(x[train], labels[train], x[judge], labels[judge])
+
+    return Bench(f"linear probe of {n // 2} vectors of {d} numbers on the CPU, five penalties",
+                 {"vlmcourse": ours, "scikit-learn": sklearn}, {"scikit-learn": 0.1}, (x,))  # fmt: skip
+
+
+def training(at: Setting) -> Bench:
+    """Compare ``fit`` with a plain loop at steps so small that bookkeeping is what is measured."""
+    steps = 5 if at.small else 200
+    x, labels = torch.rand(512, 32), torch.arange(512) % 10
+
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10)).to(at.device)
+
+    def cost(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return F.cross_entropy(network(batch[0]), batch[1])
+
+    options: dict[str, Any] = {"lr": 1e-3, "steps": steps, "batch_size": 64, "autocast": False, "progress": False}
+
+    def ours() -> object:
+        return vlmcourse.fit(model(), cost, (x, labels), device=at.device, **options)
+
+    def plain() -> None:
+        network, inputs, targets = model(), x.to(at.device), labels.to(at.device)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            if step % 8 == 0:
+                batches = torch.randperm(512, device=at.device).split(64)
+            rows = batches[step % 8]
+            optimizer.zero_grad()
+            cost(network, (inputs[rows], targets[rows])).backward()
+            optimizer.step()
+            schedule.step()
+
+    makers: dict[str, Callable[[], Call]] = {"vlmcourse fit": lambda: ours, "plain loop": lambda: plain}
+    return Bench(f"{steps} steps of a tiny network", makers, {"plain loop": 1.2}, (x,))
+
+
+def generation(at: Setting) -> Bench:
+    """Compare writing with and without a cache, and a GPT-2 of the same size."""
+    width, depth, new, b = at.size(cpu=(128, 4, 64, 8), cuda=(768, 12, 128, 32), small=(8, 1, 3, 2))
+    ids = torch.arange(b * 16).view(b, 16).to(at.device) % 500
+    sizes: dict[str, Any] = {"context_length": 16 + new, "embed_dim": width, "depth": depth, "num_heads": 4}
+
+    def ours(cached: bool) -> Call:
+        model = LanguageModel(512, **sizes).to(at.device).eval()
+
+        @torch.inference_mode()
+        def call() -> None:
+            cache, written, tokens = model.new_cache() if cached else None, ids, ids
+            for _ in range(new):
+                word = model(tokens, cache=cache)[:, -1].argmax(-1, keepdim=True)
+                written = torch.cat([written, word], dim=1)
+                tokens = word if cached else written
+
+        return call
+
+    def transformers() -> Call:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(vocab_size=512, n_positions=16 + new, n_embd=width, n_layer=depth, n_head=4,
+                            bos_token_id=0, eos_token_id=0)  # fmt: skip
+        model: Any = GPT2LMHeadModel(config)
+        model.to(at.device).eval()
+        options: dict[str, Any] = {"do_sample": False, "min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
+        mask = torch.ones_like(ids)
+        return lambda: model.generate(ids, attention_mask=mask, **options)
+
+    makers: dict[str, Callable[[], Call]] = {"vlmcourse with cache": partial(ours, True)}
+    makers |= {"vlmcourse without": partial(ours, False), "transformers": transformers}
+    weights = LanguageModel(512, **sizes).parameters()
+    return Bench(f"{new} words after 16, {b} texts, {depth} layers of width {width}", makers, {}, tuple(weights))
+
+
+def importing(at: Setting) -> Bench:
+    """Compare what importing costs, each in a process of its own."""
+
+    def importer(statement: str) -> Call:
+        command = [sys.executable, "-c", statement]
+        return partial(subprocess.run, command, check=True, cwd=Path(vlmcourse.__file__).parents[1])
+
+    makers = {"vlmcourse": "import vlmcourse", "torch": "import torch"}
+    makers["vlmcourse's formulas"] = "from vlmcourse import patchify, nt_xent_loss"
+    return Bench("import in a new process", {name: partial(importer, s) for name, s in makers.items()}, {"torch": 1.1})
+
+
+BENCHES: dict[str, Callable[[Setting], Bench]] = {
+    made.__name__.replace("_", "-"): made
+    for made in (loss, chunked_loss, vit_step, vit_inference, attention, convolution, views, probe, training,
+                 generation, importing)
+}  # fmt: skip
