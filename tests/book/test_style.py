@@ -120,9 +120,11 @@ def long_cells(nb: dict, *, most: int = 25) -> list[str]:
 
 
 def code_without_prose(nb: dict, *, most: int = 2) -> list[str]:
-    """Return the cells that are more than the ``most``-th code cell in a row."""
+    """Return the cells that are more than the ``most``-th code cell in a row; a folded cell shows no code."""
     run, found = 0, []
     for cell in nb["cells"]:
+        if "hide-input" in cell["metadata"].get("tags", []):
+            continue
         run = run + 1 if cell["cell_type"] == "code" else 0
         if run > most:
             found.append(source(cell)[:60])
