@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ CAPABILITIES = {
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "AVX": {"ONEDNN_MAX_CPU_ISA": "AVX", "ATEN_CPU_CAPABILITY": "default"},
 }
+PARSING = threading.Lock()  # Python 3.11's ast counts its recursion for all threads together, and raises SystemError
 FIRST_SEED = 101  # the run on the page has seed 0, and is none of those it is compared with
 CLAIM = ("text", "slide", "above", "below", "unit")  # what a claim promises
 
@@ -116,7 +118,9 @@ class Result:
         seconds = execute(nb, folder=self.notebook.parent, environment=environment)
         if failed := failures(nb, name):
             raise ChapterError(failed[0])
-        if made_from(self.notebook, self.profile, root=self.root) != self.made_from:
+        with PARSING:
+            made_from_now = made_from(self.notebook, self.profile, root=self.root)
+        if made_from_now != self.made_from:
             raise ResultError(f"{self.chapter} was edited while it ran; call again")
         if not unfinished.is_file():
             raise ResultError(f"{self.chapter} measured nothing; it must call Chapter(...).measure or claim")
