@@ -182,5 +182,5 @@ def test_sizes_that_only_try_the_program_reach_no_page(small, tmp_path):
         class env:
             srcdir, note_dependency = tmp_path, staticmethod(lambda path: None)
 
-    assert ("Measured on cpu, AVX2, 2 threads" in Here("cpu").run()[0].astext()) is not small
+    assert ("Measured on cpu, AVX2, threads: 2" in Here("cpu").run()[0].astext()) is not small
     assert Here("cuda").run()[0].astext() == "Not measured yet."

@@ -170,8 +170,8 @@ def vit_inference(at: Setting) -> Bench:
     return Bench(f"inference of a {what}", made, aims, (images, *makers["vlmcourse"]().parameters()))
 
 
-def attention(at: Setting) -> Bench:
-    """Compare the fused attention with PyTorch's module and with the readable one."""
+def attentions(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], Call]]]:
+    """Return multi-head attention as three programs compute it."""
     b, n, d, heads = at.size(cpu=(16, 197, 192, 3), cuda=(128, 197, 768, 12), small=(2, 5, 8, 2))
     tokens = at.random(b, n, d)
 
@@ -179,12 +179,24 @@ def attention(at: Setting) -> Bench:
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(x, x, x, need_weights=False)[0]
 
-    makers: dict[str, Callable[[], nn.Module]] = {"vlmcourse fused": partial(MultiHeadSelfAttention, d, heads)}
-    makers["torch"] = partial(Theirs, d, heads, batch_first=True)
-    makers["vlmcourse einops"] = partial(MultiHeadSelfAttention, d, heads, backend="einops")
-    made = {name: trained(at, make, tokens) for name, make in makers.items()}
-    return Bench(f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back", made,
-                 {"torch": 0.95}, (tokens,))  # fmt: skip
+    makers: dict[str, Callable[[], nn.Module]] = {"torch": partial(Theirs, d, heads, batch_first=True)}
+    backends: tuple[Backend, ...] = ("fused", "einops")
+    makers |= {f"vlmcourse {k}": partial(MultiHeadSelfAttention, d, heads, backend=k) for k in backends}
+    what = f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back"
+    return what, tokens, {name: trained(at, make, tokens) for name, make in makers.items()}
+
+
+def attention(at: Setting) -> Bench:
+    """Compare the fused attention with PyTorch's module."""
+    what, tokens, makers = attentions(at)
+    return Bench(what, {name: makers[name] for name in ("vlmcourse fused", "torch")}, {"torch": 0.95}, (tokens,))
+
+
+def readable_attention(at: Setting) -> Bench:
+    """Compare the readable attention with the fused one."""
+    what, tokens, makers = attentions(at)
+    names = ("vlmcourse einops", "vlmcourse fused")
+    return Bench(what, {name: makers[name] for name in names}, {"vlmcourse fused": 1.1}, (tokens,))
 
 
 def convolution(at: Setting) -> Bench:
@@ -221,7 +233,9 @@ def views(at: Setting) -> Bench:
 
     makers: dict[str, Callable[[], Call]] = {"vlmcourse": lambda: partial(vlmcourse.two_views, images)}
     makers |= {"kornia": kornia, "torchvision": torchvision}
-    return Bench(f"two_views of {len(images)} images of 32 × 32", makers, {"kornia": 0.5}, (images,))
+    return Bench(
+        f"two_views of {len(images)} images of 32 × 32", makers, {"kornia": 0.5, "torchvision": 0.07}, (images,)
+    )
 
 
 def probe(at: Setting) -> Bench:
@@ -336,6 +350,6 @@ def importing(at: Setting) -> Bench:
 
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
     made.__name__.replace("_", "-"): made
-    for made in (loss, chunked_loss, vit_step, vit_inference, attention, convolution, views, probe, training,
+    for made in (loss, chunked_loss, vit_step, vit_inference, attention, readable_attention, convolution, views, probe, training,
                  generation, importing)
 }  # fmt: skip
