@@ -350,6 +350,6 @@ def importing(at: Setting) -> Bench:
 
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
     made.__name__.replace("_", "-"): made
-    for made in (loss, chunked_loss, vit_step, vit_inference, attention, readable_attention, convolution, views, probe, training,
-                 generation, importing)
+    for made in (loss, chunked_loss, vit_step, vit_inference, attention, readable_attention, convolution, views, probe,
+                 training, generation, importing)
 }  # fmt: skip
