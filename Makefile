@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages notebooks normalise format lock clean clean-venv
+.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise format lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -56,6 +56,9 @@ chapters: setup  ## only nbval over the chapters
 
 test-pages: setup  ## the rendered pages in a real browser (needs Chromium, and make book before)
 	@$(VENV_PYTHON) -m book.tools.check pages
+
+test-lowest: setup  ## the library's tests with the lowest versions that pyproject.toml allows (PYTHON=python3.11)
+	@sh book/tools/lowest.sh
 
 notebooks: setup  ## execute the chapters in place, in the form in which they are committed (CHAPTERS=)
 	@$(VENV_PYTHON) -m book.tools.refresh $(CHAPTERS)

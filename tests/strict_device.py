@@ -5,7 +5,7 @@ with PyTorch's CPU kernels and refuses what CUDA refuses: tensors of two devices
 axes is let through, as CUDA does), ``.numpy()``, and a CPU generator that draws on the device. With
 ``STRICT_DEVICE_LIKE=mps`` it also refuses what Apple's GPU lacks at the lowest torch that the package allows.
 
-    python tests/strict_device.py lectures/09_a_small_vlm.ipynb    executes chapters on it, names the first failing cell
+    python tests/strict_device.py lectures/10_a_small_vlm.ipynb    executes chapters on it, names the first failing cell
 """
 
 import contextlib

@@ -18,14 +18,16 @@ API_PAGES = PACKAGE.parent / "book" / "api"
 
 # What each room may import from the others. ops is the ground floor; nothing may import the command line.
 MAY_IMPORT = {
-    "ops": {"ops"},
-    "models": {"ops", "models", "_files"},
-    "data": {"data", "_files"},
-    "train": {"ops", "models", "data", "train", "_files"},
-    "course": {"ops", "models", "data", "train", "course", "_files", ""},
-    "homework": {"ops", "models", "homework"},
+    "ops": {"ops", "_checks", "_precision"},
+    "models": {"ops", "models", "_checks", "_precision", "_files"},
+    "data": {"data", "_checks", "_precision", "_files"},
+    "train": {"ops", "models", "data", "train", "_checks", "_precision", "_files"},
+    "course": {"ops", "models", "data", "train", "course", "_checks", "_precision", "_files", ""},
+    "homework": {"ops", "models", "homework", "_checks", "_precision"},
     "cli": {"ops", "models", "data", "train", "course", "homework", "cli", ""},
     "__main__": {"cli"},
+    "_checks": set(),
+    "_precision": set(),
     "_files": set(),
     "": {""},
 }
@@ -96,6 +98,45 @@ def test_imports_follow_the_arrows(path):
 )
 def test_an_import_against_the_arrows_is_found(source, room, package):
     assert forbidden(source, room, package)
+
+
+def private_imports(source: str, package: str) -> list[str]:
+    """Return the private names that ``source`` takes from other modules of the package; a module may be private."""
+    tree = ast.parse(source)
+    taken = [name for name in imports(source, package) if name.startswith("vlmcourse.")]
+    aliases = {
+        a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names
+    }
+    private = [name for name in taken if name.rpartition(".")[2].startswith("_") and not is_module(name)]
+    reached = [
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases
+    ]
+    return sorted(private + [name for name in reached if re.search(r"\._(?!_)", name) and not name.startswith("sys.")])
+
+
+def is_module(name: str) -> bool:
+    return (PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").exists() or name.endswith("__version__")
+
+
+@pytest.mark.parametrize("path", modules(), ids=module_name)
+def test_private_names_stay_in_their_modules(path):
+    package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+    assert private_imports(path.read_text(encoding="utf-8"), package) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from vlmcourse.data.scenes import _WHERE",
+        "from .scenes import _WHERE as where",
+        "from vlmcourse.data import scenes\nscenes._WHERE",
+        "def f():\n    from vlmcourse.data import scenes as drawn\n    return drawn._WHERE",
+    ],
+)
+def test_a_private_name_of_another_module_is_found(source):
+    assert private_imports(source, "vlmcourse.data")
 
 
 @pytest.mark.parametrize("statement", ["import vlmcourse", "import vlmcourse.ops.patches, vlmcourse.ops.contrastive"])

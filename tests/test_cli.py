@@ -57,7 +57,7 @@ def test_a_photograph_is_outside_its_world_and_it_says_so(tmp_path, capsys):
 
 
 def test_pictures_of_other_worlds_are_refused_and_those_of_its_own_are_not():
-    """The measure that decides, on pictures that set nothing: neither the model nor the limit."""
+    """The measure that decides, on pictures that set nothing: neither the model nor the threshold."""
     model, provenance = shipped_vlm()
     world = Familiarity.from_dict(provenance["familiarity"])
     pairs = [*provenance["pairs"], *provenance["held_out"]]
@@ -68,9 +68,9 @@ def test_pictures_of_other_worlds_are_refused_and_those_of_its_own_are_not():
     photos = photos.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     photos = torch.nn.functional.interpolate(photos, 32, mode="bilinear", antialias=True)
     others = scenes.images(500, seed=10**6 + 2, image_size=32).images
-    assert float((world.distance(model, inside) <= world.limit).float().mean()) > 0.95
+    assert float((world.distance(model, inside) <= world.threshold).float().mean()) > 0.95
     for outside in (digits, photos, others):
-        assert float((world.distance(model, outside) > world.limit).float().mean()) > 0.9
+        assert float(world.is_out_of_distribution(model, outside).float().mean()) > 0.9
 
 
 # ---- familiarity -------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_distance_is_that_of_mahalanobis():
     difference = summary - reference.mean(0)
     expected = ((difference @ covariance.inverse()) * difference).mean(1).sqrt()
     torch.testing.assert_close(world.distance(model, images), expected.float(), rtol=1e-3, atol=1e-4)
-    inside = (world.distance(model, images[200:]) <= world.limit).float().mean()
+    inside = (world.distance(model, images[200:]) <= world.threshold).float().mean()
     assert 0.98 <= float(inside) < 1
 
 
@@ -97,7 +97,7 @@ def test_familiarity_survives_the_model_file(tmp_path):
     images = scenes.captions(60, seed=3, image_size=16).images
     world = Familiarity.measure(model, images[:50], images[50:])
     again = Familiarity.from_dict(world.to_dict())
-    assert again.limit == world.limit
+    assert again.threshold == world.threshold
     assert again.distance(model, images).equal(world.distance(model, images))
 
 

@@ -18,8 +18,6 @@ from torch import nn
 
 import vlmcourse as course
 from vlmcourse import fit, plots, scenes
-from vlmcourse.course.figures import interactive, player
-from vlmcourse.data import augment
 from vlmcourse.train import vlm
 
 WHERE = strict_device.NAME
@@ -195,7 +193,7 @@ def drawn_scenes():
 
 def viewed():
     images = rand(6, 3, 16, 16)
-    for steps in (course.SIMCLR_STEPS, course.SCENE_STEPS, {"blur": augment.random_gaussian_blur}):
+    for steps in (course.SIMCLR_STEPS, course.SCENE_STEPS):
         course.two_views(images, steps=steps)
         views = course.two_views(images, steps=steps, generator=torch.Generator().manual_seed(3))
         same = course.two_views(images.cpu(), steps=steps, generator=torch.Generator().manual_seed(3))
@@ -212,9 +210,25 @@ def shown():
     plots.show_attention(images[0], F.softmax(rand(4, 4), -1), queries=[(0, 0)], patch_size=4)
     plots.show_attention_matrix(F.softmax(rand(4, 4), -1))
     plots.show_rows({"a": images, "b": images})
-    interactive.attention_picture(images[0], F.softmax(rand(1, 2, 4, 4), -1), grid_size=(2, 2), label="a picture")
-    interactive.contrastive_circle(rand(2, 4), label="a circle")
-    player.clip_player(rand(3, 4, 8, 8), label="a clip")
+
+
+def played_with():
+    course.attention_picture(rand(3, 8, 8), F.softmax(rand(1, 2, 4, 4), -1), grid_size=(2, 2), label="a picture")
+    course.contrastive_circle(rand(2, 4), label="a circle")
+    course.path_picture(small_vlm().to(WHERE), rand(3, 16, 16))
+    course.clip_player(rand(3, 4, 8, 8), label="a clip")
+
+
+def told_apart():
+    model, images = small_vlm().to(WHERE), rand(100, 3, 16, 16)
+    world = course.Familiarity.measure(model, images[:80], images[80:])
+    return world.is_out_of_distribution(model, images)
+
+
+def moved():
+    course.random_affine(rand(4, 3, 8, 8), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.1))
+    course.random_horizontal_flip(rand(4, 3, 8, 8))
+    return course.random_resized_crop(rand(4, 3, 8, 8))
 
 
 def attended():
@@ -284,6 +298,7 @@ CALLS = {
     "Connector": lambda folder: backward(course.Connector(6, 8, grid_size=4, reduction=2), rand(2, 16, 6)),
     "Conv3d": lambda folder: [backward(course.Conv3d(3, 2, 3, backend=b), rand(*CLIPS)) for b in BOTH],
     "ConvEncoder": lambda folder: backward(course.ConvEncoder(width=2), rand(2, 3, 16, 16)),
+    "Familiarity": lambda folder: told_apart(),
     "FrameAverage": lambda folder: backward(course.FrameAverage(num_classes=3, width=2), rand(*CLIPS)),
     "ImageDataset": lambda folder: course.load_dataset("digits").to(WHERE)[class_numbers(4)],
     "LanguageModel": lambda folder: spoken(),
@@ -297,7 +312,10 @@ CALLS = {
     "VisionLanguageModel": lambda folder: answered(),
     "VisionTransformer": lambda folder: transformed(),
     "alignment": lambda folder: course.alignment(F.normalize(rand(4, 8)), F.normalize(rand(4, 8))),
+    "attention_picture": lambda folder: played_with(),
     "attention_weights": lambda folder: course.attention_weights(rand(2, 5, 4), rand(2, 5, 4)),
+    "clip_player": lambda folder: played_with(),
+    "contrastive_circle": lambda folder: played_with(),
     "conv3d": lambda folder: course.conv3d(rand(*CLIPS), rand(2, 3, 2, 3, 3), rand(2), padding=1),
     "extract_features": lambda folder: probed(),
     "fit": lambda folder: (fitted(), resumed(folder)),
@@ -314,8 +332,12 @@ CALLS = {
     "next_token_probabilities": lambda folder: spoken(),
     "nt_xent_loss": lambda folder: [contrast(course.nt_xent_loss, chunk_size=size) for size in (None, 3)],
     "patchify": lambda folder: course.patchify(rand(2, 3, 8, 8), patch_size=4),
+    "path_picture": lambda folder: played_with(),
     "plots": lambda folder: shown(),
     "questions": lambda folder: course.questions(8, seed=0, num_objects=[1, 2], device=WHERE),
+    "random_affine": lambda folder: moved(),
+    "random_horizontal_flip": lambda folder: moved(),
+    "random_resized_crop": lambda folder: moved(),
     "receptive_field": lambda folder: course.receptive_field(nn.Conv2d(3, 2, 3).to(WHERE), rand(1, 3, 9, 9)),
     "save_checkpoint": checkpointed,
     "save_vlm": saved_and_loaded,
@@ -324,6 +346,7 @@ CALLS = {
     "shared_nt_xent_loss": lambda folder: contrast(course.shared_nt_xent_loss),
     "shipped_vlm": lambda folder: course.shipped_vlm()[0].to(WHERE).generate(
         scenes.captions(2, seed=0, device=WHERE).images, prompt=course.PROMPT),
+    "sinusoids": lambda folder: course.sinusoids(rand(2, 5, 8)),
     "slide_contrastive_loss": lambda folder: contrast(course.slide_contrastive_loss, rand(4, 3, 8)),
     "train_simclr": lambda folder: contrasted(),
     "train_vlm": lambda folder: trained_vlm(),
@@ -332,7 +355,7 @@ CALLS = {
     "unpatchify": lambda folder: course.unpatchify(rand(2, 4, 48), patch_size=4, image_size=8),
 }  # fmt: skip
 # What holds no tensor that could lie in the wrong place, or makes its tensors on the CPU alone.
-NOWHERE = {"Chapter", "PROMPT", "SCENE_STEPS", "SIMCLR_STEPS", "Tokenizer", "VideoDataset", "device", "glue"}
+NOWHERE = {"Chapter", "KINDS", "PROMPT", "SCENE_STEPS", "SIMCLR_STEPS", "Tokenizer", "VideoDataset", "device", "glue"}
 NOWHERE |= {"load_result", "pick", "profile", "record_result", "seed_everything", "video_folder"}
 
 

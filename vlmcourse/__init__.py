@@ -21,7 +21,7 @@ _ROOMS = {
     "models.transformer": "MLP TransformerBlock",
     "models.cnn": "ConvEncoder",
     "models.vit": "SlideViT VisionTransformer",
-    "models.video": "FrameAverage CNNLSTM CNNTransformer CNN3D",
+    "models.video": "FrameAverage CNNLSTM CNNTransformer CNN3D sinusoids",
     "models.tokenizer": "Tokenizer",
     "models.language_model": "LanguageModel next_token_loss next_token_probabilities",
     "models.connector": "Connector",
@@ -29,8 +29,8 @@ _ROOMS = {
     "data": "scenes",
     "data.datasets": "ImageDataset load_dataset image_folder",
     "data.videos": "VideoDataset video_folder",
-    "data.questions": "questions",
-    "data.augment": "two_views SCENE_STEPS SIMCLR_STEPS",
+    "data.questions": "KINDS questions",
+    "data.augment": "two_views SCENE_STEPS SIMCLR_STEPS random_affine random_horizontal_flip random_resized_crop",
     "train.runtime": "device seed_everything",
     "train.loop": "fit",
     "train.checkpoints": "save_checkpoint load_checkpoint",
@@ -41,8 +41,10 @@ _ROOMS = {
     "course.runtime": "profile pick",
     "course.results": "record_result load_result glue",
     "course.chapter": "Chapter",
-    "course.shipped": "shipped_vlm",
+    "course.shipped": "shipped_vlm Familiarity",
     "course.figures": "plots",
+    "course.figures.interactive": "attention_picture contrastive_circle path_picture",
+    "course.figures.player": "clip_player",
 }
 _EXPORTS = {name: f"vlmcourse.{room}" for room, names in _ROOMS.items() for name in names.split()}
 

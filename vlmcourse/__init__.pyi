@@ -2,19 +2,28 @@
 
 from vlmcourse.course.chapter import Chapter as Chapter
 from vlmcourse.course.figures import plots as plots
+from vlmcourse.course.figures.interactive import attention_picture as attention_picture
+from vlmcourse.course.figures.interactive import contrastive_circle as contrastive_circle
+from vlmcourse.course.figures.interactive import path_picture as path_picture
+from vlmcourse.course.figures.player import clip_player as clip_player
 from vlmcourse.course.results import glue as glue
 from vlmcourse.course.results import load_result as load_result
 from vlmcourse.course.results import record_result as record_result
 from vlmcourse.course.runtime import pick as pick
 from vlmcourse.course.runtime import profile as profile
+from vlmcourse.course.shipped import Familiarity as Familiarity
 from vlmcourse.course.shipped import shipped_vlm as shipped_vlm
 from vlmcourse.data import scenes as scenes
 from vlmcourse.data.augment import SCENE_STEPS as SCENE_STEPS
 from vlmcourse.data.augment import SIMCLR_STEPS as SIMCLR_STEPS
+from vlmcourse.data.augment import random_affine as random_affine
+from vlmcourse.data.augment import random_horizontal_flip as random_horizontal_flip
+from vlmcourse.data.augment import random_resized_crop as random_resized_crop
 from vlmcourse.data.augment import two_views as two_views
 from vlmcourse.data.datasets import ImageDataset as ImageDataset
 from vlmcourse.data.datasets import image_folder as image_folder
 from vlmcourse.data.datasets import load_dataset as load_dataset
+from vlmcourse.data.questions import KINDS as KINDS
 from vlmcourse.data.questions import questions as questions
 from vlmcourse.data.videos import VideoDataset as VideoDataset
 from vlmcourse.data.videos import video_folder as video_folder
@@ -30,6 +39,7 @@ from vlmcourse.models.video import CNN3D as CNN3D
 from vlmcourse.models.video import CNNLSTM as CNNLSTM
 from vlmcourse.models.video import CNNTransformer as CNNTransformer
 from vlmcourse.models.video import FrameAverage as FrameAverage
+from vlmcourse.models.video import sinusoids as sinusoids
 from vlmcourse.models.vit import SlideViT as SlideViT
 from vlmcourse.models.vit import VisionTransformer as VisionTransformer
 from vlmcourse.models.vlm import PROMPT as PROMPT

@@ -119,11 +119,11 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
     (answer,) = model.generate(image[None], prompt=prompt)
     if "familiarity" in provenance:
         world = Familiarity.from_dict(provenance["familiarity"])
-        distance = float(world.distance(model, image[None]))
-        if distance > world.limit:
+        if world.is_out_of_distribution(model, image[None]):
+            distance = float(world.distance(model, image[None]))
             print(
-                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.limit:.1f} is "
-                f"as far as such pictures go. I cannot say what is in it.",
+                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.threshold:.1f} "
+                f"is as far as such pictures go. I cannot say what is in it.",
                 file=sys.stderr,
             )
             if not anyway:
@@ -133,12 +133,7 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
 
 
 def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
-    """Return the picture as the model reads it, ``(3, image_size, image_size)`` in [0, 1], and what was done to it.
-
-    Raises:
-        OSError: there is no such file, it is a folder, or it cannot be read.
-        ValueError: it is no picture, is damaged, or has more than fifty million pixels.
-    """
+    """Return the picture as the model reads it, ``(3, image_size, image_size)`` in [0, 1], and what was done to it."""
     from PIL import Image
     from torchvision.transforms.v2.functional import pil_to_tensor
 

@@ -1,8 +1,8 @@
 """What a chapter's numbers were made from: a hash of its code, and of the parts of the package that it uses.
 
 Formatting, comments, docstrings and annotations do not count: they change no number. Exercises and cells tagged
-``figure`` do not count either, since nothing that is recorded comes from them. ``course`` draws and prints what
-``ops``, ``models``, ``data`` and ``train`` compute, so it is searched for what it imports, and does not count itself.
+``figure`` do not count either, since nothing that is recorded comes from them. ``course`` draws and prints what the
+other rooms compute, so it is searched for what it imports, and does not count itself.
 """
 
 import ast
@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 import vlmcourse
 from book.tools.normalise import read
 
-COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train"))
+COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train", "_checks", "_precision"))
 DRAWS_ONLY = "vlmcourse.course.figures"
 SHIPPED = "vlmcourse.course.shipped"
 # Fields of syntax that change no number, or that only some versions of Python have.

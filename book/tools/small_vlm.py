@@ -1,8 +1,8 @@
-"""Train the two files in vlmcourse/weights anew: ``python book/tools/small_vlm.py --work FOLDER``.
+"""Train the two files in vlmcourse/weights anew: ``python -m book.tools.small_vlm --work FOLDER``.
 
-First an encoder learns without labels from single shapes; then a small vision-language model is built around it, in a
-world where each colour comes with two shapes. It takes a while on a laptop. Stop it whenever you like: called again
-with the same folder, it goes on where it stopped.
+Two encoders learn without labels from single shapes: a small one, which chapter 10 starts from, and a larger one.
+Around the larger one a small vision-language model is then built, in a world where each colour comes with two shapes.
+It takes a while on a laptop. Stop it whenever you like: called again with the same folder, it goes on where it stopped.
 """
 
 import argparse
@@ -29,40 +29,47 @@ from vlmcourse.train.vlm import (
     held_out,
     pairings,
     score,
+    small_encoder,
     train_stage,
 )
 
 WEIGHTS = Path(__file__).parents[2] / "vlmcourse" / "weights"
 SEED = 0
-CONTRASTIVE: dict[str, Any] = {"steps": 900, "batch_size": 256}
+CONTRASTIVE: dict[str, int] = {"chapter": 400, "model": 900}  # steps of the two encoders
 WORLD: dict[str, Any] = {"colors": COLORS, "shapes": SHAPES, "num_objects": [1, 2], "phrasings": 3, "image_size": 32}
 PARTNERS = 2
 PICTURES = 20_000
 STAGES: dict[Stage, int] = {"language model": 100, "connector": 100, "joint": 4000}
 
 
-def contrastive_encoder(work: Path) -> ConvEncoder:
-    seed_everything(SEED)
-    encoder = ConvEncoder()
+def train_contrastively(encoder: ConvEncoder, work: Path, name: str) -> dict[str, Any]:
+    """Train the encoder in place, and return how."""
     pictures = scenes.images(8000, seed=12, image_size=24, radius=(0.30, 0.65))
-    train_simclr(encoder, pictures, seed=SEED, checkpoint=work / "encoder.pt", checkpoint_every=25, **CONTRASTIVE)
-    return encoder
+    how: dict[str, Any] = {"steps": CONTRASTIVE[name], "batch_size": 256, "seed": SEED}
+    train_simclr(encoder, pictures, checkpoint=work / f"encoder_{name}.pt", checkpoint_every=25, **how)
+    return {"data": "scenes.images, every shape in every colour, no labels", **how}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--only-encoder", action="store_true", help="train the small encoder and leave the model")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    encoder = contrastive_encoder(options.work)
-    about = {"data": "scenes.images, every shape in every colour, no labels", "seed": SEED, **CONTRASTIVE}
-    path = options.out / "contrastive_encoder.safetensors"
-    if not path.exists():
-        weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-        save_file(weights, path, {"provenance": json.dumps(about | provenance())})
 
+    seed_everything(SEED)
+    encoder = small_encoder()
+    about = train_contrastively(encoder, options.work, "chapter") | provenance()
+    weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    save_file(weights, options.out / "contrastive_encoder.safetensors", {"provenance": json.dumps(about)})
+    if options.only_encoder:
+        return
+
+    seed_everything(SEED)
+    encoder = ConvEncoder()
+    contrastively = train_contrastively(encoder, options.work, "model")
     # A description is asked twice as often as anything else: it is the hardest, and what chapter 1 shows.
     seen = pairings(PARTNERS)
     asked = questions(PICTURES, seed=1, only=seen, kinds=[*KINDS, "describe"], **WORLD)
@@ -90,7 +97,7 @@ def main() -> None:
         "image_size": WORLD["image_size"], "familiarity": Familiarity.measure(model, asked.images, others).to_dict(),
         "data": "vlmcourse.data.questions, one and two objects, each colour with two shapes",
         "pairs": seen, "held_out": held_out(), "pictures": PICTURES, "steps": STAGES, "seed": SEED,
-        "encoder": path.name, "validation": scores,
+        "encoder": contrastively, "validation": scores,
     }  # fmt: skip
     save_vlm(model, options.out / "small_vlm.safetensors", provenance=about | provenance())
     print(json.dumps(scores, indent=1), METRICS)

@@ -79,5 +79,6 @@ def test_code_is_counted_by_tokens_and_docstrings_apart():
     assert count(long.replace("x = 1", "# x", 1)).long == {}
 
 
-def test_no_function_of_the_tools_is_long():
-    assert count_folder(ROOT / "book" / "tools").long == {}
+@pytest.mark.parametrize("folder", ["vlmcourse", "book/tools"])
+def test_no_function_is_too_long_to_take_in(folder):
+    assert count_folder(ROOT / folder).long == {}

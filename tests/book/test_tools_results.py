@@ -202,6 +202,11 @@ def test_only_what_a_chapter_measures_and_uses_counts(project):
     project.write("vlmcourse/ops/area.py", "def area(a, b):\n    return b * a\n")  # reached through train.loop
     assert project.hash != before
     assert made_from(project.root / "lectures/01_alpha.ipynb", "full", root=project.root) != project.hash
+    project.write("vlmcourse/ops/area.py", "from vlmcourse._precision import widened\n")
+    project.write("vlmcourse/_precision.py", "def widened(x):\n    return x\n")
+    before = project.hash
+    project.write("vlmcourse/_precision.py", "def widened(x):\n    return 2 * x\n")  # what all rooms share counts too
+    assert project.hash != before
 
 
 @pytest.mark.parametrize(

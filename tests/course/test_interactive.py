@@ -11,6 +11,7 @@ import torch
 
 from vlmcourse import nt_xent_loss, slide_contrastive_loss
 from vlmcourse.course.figures.interactive import attention_picture, contrastive_circle, path_picture
+from vlmcourse.course.figures.page import filled
 from vlmcourse.train.vlm import build_vlm
 
 ROWS, COLUMNS, DEPTH, HEADS = 3, 5, 2, 3
@@ -48,6 +49,12 @@ def parsed(text):
     tags = Tags()
     tags.feed(text)
     return tags
+
+
+def test_a_value_fills_its_place_once_and_a_place_without_a_value_is_refused():
+    assert filled("path.html", steps="{{steps}}").endswith("</style>{{steps}}</ol>")
+    with pytest.raises(KeyError, match="steps"):
+        filled("path.html")
 
 
 def test_every_tag_is_closed_and_every_id_occurs_once():

@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchvision.models import resnet18
+from torchvision.ops import StochasticDepth
+from torchvision.transforms import v2
 
 from vlmcourse import LinearProbe, extract_features, knn_accuracy
 from vlmcourse.train.probe import SegmentationProbe, labels_per_class, mean_iou
@@ -53,71 +55,65 @@ def test_a_bound_method_is_held_still_too():
     assert model.training
 
 
-class Drifting(nn.Module):
-    """An encoder that moves each time it is asked, in the way named."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.how, self.linear, self.norm = how, nn.Linear(12, 5), nn.BatchNorm1d(5)
-        self.register_buffer("seen", torch.zeros(()), persistent=False)
-        self.register_buffer("mask", torch.ones(5, dtype=torch.bool))
-
-    def forward(self, images):
-        inputs = images.flatten(1)
-        if self.how == "buffer":
-            self.seen += len(images)
-        elif self.how == "mask":
-            self.mask[2] = False
-        elif self.how == "weight":
-            self.linear.weight.data.mul_(1.01)
-        elif self.how == "fine-tuning":
-            with torch.enable_grad():
-                self.linear(inputs).square().mean().backward()
-                torch.optim.SGD(self.linear.parameters(), lr=0.1).step()
-        elif self.how == "train":
-            self.train()
-        return self.norm(self.linear(inputs)) * self.mask
-
-
 IMAGES = torch.rand(11, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
+class OwnDropout(nn.Module):
+    def forward(self, images):
+        return nn.functional.dropout(images, training=self.training)
+
+
+class Layered(OwnDropout):
+    """Asks for its mode in a method that it inherits."""
+
+
+class Helped(nn.Module):
+    def forward(self, images):
+        return self.dropped(images)
+
+    def dropped(self, images):
+        return nn.functional.dropout(images, 0.5, self.training)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2, 1, dropout=0.5, batch_first=True)
+
+    def forward(self, images):
+        tokens = images.flatten(1, 2)
+        return self.attention(tokens, tokens, tokens)[0]
+
+
 @pytest.mark.parametrize(
-    ("how", "named"),
-    [("buffer", "seen"), ("mask", "mask"), ("weight", "linear.weight"), ("fine-tuning", "linear.weight, linear.bias")],
+    "layer",
+    [nn.BatchNorm2d(3), nn.Dropout(0.5), StochasticDepth(0.5, "row"), OwnDropout(), Layered(), Helped(), Attending()],
 )
-def test_an_encoder_that_trains_while_it_is_read_is_refused_and_put_back(how, named):
-    model = Drifting(how)
-    before = {name: value.clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
-    with pytest.raises(ValueError, match=f"its forward changed {named}; it was put back"):
-        extract_features(model, IMAGES, batch_size=4, device="cpu")
-    after = dict((*model.named_parameters(), *model.named_buffers()))
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert model.training
-
-
-def test_an_encoder_that_puts_itself_into_training_mode_is_refused_before_it_moves():
-    model = Drifting("train").eval()
-    with pytest.raises(ValueError, match="a BatchNorm1d in it is in training mode"):
-        extract_features(model, IMAGES, device="cpu")
-    assert model.norm.num_batches_tracked == 0
-    assert not model.norm.training
-
-
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(12), nn.Dropout(0.5)])
 def test_a_function_that_calls_a_network_in_training_mode_is_refused(layer):
-    network = nn.Sequential(nn.Flatten(), layer).train()
-    with pytest.raises(ValueError, match=rf"a {type(layer).__name__} in it is in training mode; .*call its .eval\(\)"):
+    network = nn.Sequential(layer, nn.Flatten()).train()
+    network.training = False  # only a part of it trains
+    with pytest.raises(
+        ValueError, match=rf"a (\w+Attention|{type(layer).__name__}) that it calls is in training .*call its .eval\(\)"
+    ):
         extract_features(lambda images: network(images), IMAGES, device="cpu")
-    network(IMAGES)  # nothing watches any longer
+    network.train()(IMAGES)  # nothing watches any longer
     network.eval()
     assert torch.equal(extract_features(lambda images: network(images), IMAGES, device="cpu"), network(IMAGES))
 
 
-def test_an_encoder_with_weights_that_are_nan_is_not_called_moving():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-    nn.init.constant_(model[1].bias, float("nan"))
-    assert extract_features(model, IMAGES, device="cpu").isnan().all()
+def test_a_function_may_call_modules_to_which_training_makes_no_difference():
+    prepare = v2.Normalize([0.5] * 3, [0.5] * 3)
+    seen = extract_features(lambda images: nn.Sequential(nn.Flatten())(prepare(images)), IMAGES, device="cpu")
+    assert torch.equal(seen, prepare(IMAGES).flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_encoder_reads_images_in_the_dtype_of_its_weights(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).to(dtype)
+    for images in (IMAGES, IMAGES.to(dtype), (255 * IMAGES).round().to(torch.uint8)):
+        features = extract_features(model, images, device="cpu")
+        assert features.dtype == torch.float32
+        torch.testing.assert_close(features, model(IMAGES.to(dtype)).float(), atol=0.02, rtol=0)
 
 
 def test_a_probe_on_features_with_a_graph_sends_no_gradient_into_the_encoder():
@@ -239,6 +235,17 @@ def test_knn_votes_stay_finite_at_a_tiny_temperature():
     assert knn_accuracy(features, labels, features, labels, k=5, temperature=1e-4) == 1.0
 
 
+def test_autocast_does_not_touch_the_scores():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(400, 64, generator=generator) + 3, torch.randint(10, (400,), generator=generator)
+    known, asked = (features[:300], labels[:300]), (features[300:], labels[300:])
+    neighbours, probe = knn_accuracy(*known, *asked, k=1), LinearProbe(penalties=[0.1]).fit(*known, *asked)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert knn_accuracy(*known, *asked, k=1) == neighbours
+        again = LinearProbe(penalties=[0.1]).fit(*known, *asked)
+    assert torch.equal(again.weight, probe.weight)
+
+
 def test_mean_iou_equals_counting_pixels_in_a_loop():
     generator = torch.Generator().manual_seed(0)
     predicted, masks = torch.randint(4, (2, 3, 5, 7), generator=generator)
@@ -268,6 +275,30 @@ def test_segmentation_probe_reads_what_is_there_and_nothing_else():
     assert blind.score(noise[parts[2]], masks[parts[2]]) < 0.35
 
 
+@pytest.mark.parametrize("ignored", [255, -1])
+def test_a_border_that_is_ignored_changes_no_segmentation(ignored):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(3, (30, 4, 5), generator=generator)
+    masks = coarse.repeat_interleave(6, 1).repeat_interleave(6, 2)
+    maps = torch.eye(3)[coarse].permute(0, 3, 1, 2) + 0.1 * torch.randn(30, 3, 4, 5, generator=generator)
+    bordered = masks.clone()
+    bordered[:, ::6] = bordered[:, :, :6] = ignored  # a line of each location, and the whole first column of them
+    plain, careful = SegmentationProbe(), SegmentationProbe(ignore_index=ignored)
+    plain.fit(maps[:10, ..., 1:], masks[:10, :, 6:], maps[10:20, ..., 1:], masks[10:20, :, 6:])
+    careful.fit(maps[:10], bordered[:10], maps[10:20], bordered[10:20])
+    assert careful.num_classes == 3
+    assert torch.equal(plain.probe.weight, careful.probe.weight)
+    predicted = careful.predict(maps[20:], size=(24, 30))
+    counted = bordered[20:] != ignored
+    assert careful.score(maps[20:], bordered[20:]) == mean_iou(predicted[counted], masks[20:][counted], num_classes=3)
+    assert careful.score(maps[20:], bordered[20:]) > 0.75
+
+
+def test_examples_without_a_label_are_never_drawn():
+    labels = torch.tensor([-1, 0, -1, 1, 0, 1, -1])
+    assert labels_per_class(labels, 2, seed=0).tolist() == [1, 3, 4, 5]
+
+
 def test_few_labels_are_drawn_alike_for_a_seed_and_evenly():
     labels = torch.arange(100) % 7
     chosen = labels_per_class(labels, 5, seed=3)
@@ -278,6 +309,7 @@ def test_few_labels_are_drawn_alike_for_a_seed_and_evenly():
 
 
 X, Y = clouds(n=12)
+MAPS = torch.rand(2, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -298,12 +330,39 @@ X, Y = clouds(n=12)
         (lambda: LinearProbe().fit(X, Y - 1, X, Y), ValueError, "class numbers from 0, received -1"),
         (lambda: LinearProbe().fit(X / 0, Y, X, Y), ValueError, "train features must be finite"),
         (lambda: LinearProbe().fit(X, Y, X, Y).predict(X[:, :2]), ValueError, "width 5 as in training, received 2"),
+        (
+            lambda: LinearProbe().fit(X, Y, X, Y + 1),
+            ValueError,
+            r"validation labels .* seen in training, received \[3\]",
+        ),
+        (lambda: LinearProbe().fit(X, 2 * (Y // 2), X, Y), ValueError, r"received \[1\], which were not"),
+        (lambda: LinearProbe().fit(X, Y, X, Y).score(X, Y + 4), ValueError, r"test labels .* received \[4, 5, 6\]"),
+        (lambda: knn_accuracy(X, Y, X, Y + 1, k=2), ValueError, r"test labels .* received \[3\]"),
         (lambda: knn_accuracy(X, Y, X, Y, k=13), ValueError, "k must be at most .* 12, received 13"),
         (lambda: mean_iou(Y, Y[:3], num_classes=3), ValueError, "predicted must have the masks' shape"),
         (lambda: mean_iou(Y, Y, num_classes=2), ValueError, "predicted must hold classes from 0 to 1"),
+        (lambda: mean_iou(Y, Y.int(), num_classes=3), TypeError, "masks must be int64 class numbers, received .*int32"),
+        (lambda: mean_iou(Y, Y * 0 + 255, num_classes=3), ValueError, "masks must have a pixel that counts"),
         (lambda: labels_per_class(Y, 5, seed=0), ValueError, "k=5 labels a class .* has 4"),
+        *(
+            (lambda kind=kind: SegmentationProbe().fit(*[MAPS, torch.zeros(2, 8, 8, dtype=kind)] * 2), TypeError, named)
+            for kind, named in (
+                (torch.uint8, "train masks must be int64 .*uint8"),
+                (torch.int32, "received torch.int32"),
+            )
+        ),
         (
-            lambda: SegmentationProbe().fit(*[torch.rand(2, 3, 4, 4), torch.zeros(2, 6, 6).long()] * 2),
+            lambda: SegmentationProbe().fit(*[MAPS, torch.full((2, 8, 8), -1)] * 2),
+            ValueError,
+            "from 0, received -1; pixels that should not count have ignore_index=255",
+        ),
+        (
+            lambda: SegmentationProbe().fit(*[MAPS, torch.full((2, 8, 8), 255)] * 2),
+            ValueError,
+            "train masks must have a pixel that counts, received ignore_index=255 everywhere",
+        ),
+        (
+            lambda: SegmentationProbe().fit(*[MAPS, torch.zeros(2, 6, 6).long()] * 2),
             ValueError,
             r"multiples of the maps' 4 × 4, received \(2, 6, 6\)",
         ),

@@ -123,9 +123,9 @@ class Claim:
         """By how many recorded spreads the recorded mean clears the nearer bound."""
         if not self.recorded:
             return math.nan
-        centre = mean(self.recorded)
-        below = math.inf if self.below is None else self.below - centre
-        distance = min(below, math.inf if self.above is None else centre - self.above)
+        center = mean(self.recorded)
+        below = math.inf if self.below is None else self.below - center
+        distance = min(below, math.inf if self.above is None else center - self.above)
         return distance / self.spread if self.spread else math.copysign(math.inf, distance)
 
     @property
@@ -150,9 +150,6 @@ class Chapter:
 
     ``VLMCOURSE_SEED`` sets the seed (0 without it). With ``VLMCOURSE_CLAIMS=strict`` a claim that does not hold raises
     :class:`ClaimError`; without it the page says so and goes on.
-
-    Raises:
-        ValueError: a name measured or claimed twice, or a seed that is no whole number.
 
     >>> chapter = Chapter("00_no_such_chapter")
     >>> chapter.seed, chapter.recorded("loss")

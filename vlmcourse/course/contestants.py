@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vlmcourse
+from vlmcourse._checks import Backend
 from vlmcourse.models.language_model import LanguageModel
 from vlmcourse.models.vit import VisionTransformer
-from vlmcourse.ops._checks import Backend
 from vlmcourse.ops.attention import MultiHeadSelfAttention
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.ops.convolution import Conv3d

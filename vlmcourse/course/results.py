@@ -39,10 +39,6 @@ def record_result(
     Units:
         ``unit`` says what a value counts, as in ``"accuracy, fraction"``; ``seconds`` is wall-clock for all seeds.
 
-    Raises:
-        ValueError: values and seeds of different number, none at all, a value that is not finite, or a ``data`` or
-            ``unit`` left empty.
-
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> path = record_result("probe", [0.5, 0.7], unit="accuracy, fraction", data="scenes", seeds=[0, 1],

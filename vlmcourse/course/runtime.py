@@ -13,9 +13,6 @@ def profile() -> str:
 
     The environment variable ``VLMCOURSE_PROFILE`` chooses; without it the profile is quick.
 
-    Raises:
-        ValueError: ``VLMCOURSE_PROFILE`` is neither.
-
     >>> profile() in ("quick", "full")
     True
     """

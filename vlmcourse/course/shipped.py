@@ -9,8 +9,8 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from vlmcourse._checks import check_rank
 from vlmcourse.models.vlm import VisionLanguageModel, load_vlm
-from vlmcourse.ops._checks import check_rank
 from vlmcourse.ops._modes import evaluating
 
 WEIGHTS = ("weights", "small_vlm.safetensors")  # inside the package
@@ -41,7 +41,7 @@ class Familiarity:
 
     A picture is summarised by the mean of each channel of the encoder's map. Over training pictures these numbers have
     a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
-    which training pictures vary (Mahalanobis). Above ``limit`` a picture counts as outside.
+    which training pictures vary (Mahalanobis). Above ``threshold`` a picture is out of distribution.
 
     A model's own confidence is about an answer, and changes with the question; this is about the picture alone.
 
@@ -57,19 +57,19 @@ class Familiarity:
     >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=8, reduction=2), language_model
     >>> model, seen = VisionLanguageModel(*parts, words), scenes.captions(200, seed=0).images
     >>> world = Familiarity.measure(model, seen[:150], seen[150:])
-    >>> bool(world.distance(model, torch.rand(1, 3, 32, 32)) > world.limit)
-    True
+    >>> world.is_out_of_distribution(model, torch.rand(1, 3, 32, 32))
+    tensor([True])
     """
 
     mean: Tensor
     whitening: Tensor
-    limit: float
+    threshold: float
 
     @classmethod
     def measure(
         cls, model: VisionLanguageModel, images: Tensor, held_back: Tensor, *, accept: float = 0.99
     ) -> "Familiarity":
-        """Learn what is usual from ``images``, and set the limit so that the share ``accept`` of others is inside.
+        """Learn what is usual from ``images``, and set the threshold so that the share ``accept`` of others is inside.
 
         Shapes:
             images ``(b, 3, h, w)``, b above the number of channels; held_back ``(m, 3, h, w)``, of the same world.
@@ -84,8 +84,8 @@ class Familiarity:
         covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
         values, directions = torch.linalg.eigh(covariance)
         world = cls(features.mean(0).float(), (directions / values.sqrt()).float(), 0.0)
-        limit = float(world.distance(model, held_back).quantile(accept))
-        return cls(world.mean, world.whitening, limit)
+        threshold = float(world.distance(model, held_back).quantile(accept))
+        return cls(world.mean, world.whitening, threshold)
 
     def distance(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
         """Return how far each picture is, in standard deviations: ``(b, 3, h, w)`` → ``(b,)``."""
@@ -93,14 +93,18 @@ class Familiarity:
         difference = _summary(model, images) - self.mean
         return (difference @ self.whitening).square().mean(-1).sqrt()
 
+    def is_out_of_distribution(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
+        """Return for each picture whether it is farther away than the threshold: ``(b, 3, h, w)`` → ``(b,)``."""
+        return self.distance(model, images) > self.threshold
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, which a model's provenance can carry."""
-        return {"mean": self.mean.tolist(), "whitening": self.whitening.tolist(), "limit": self.limit}
+        return {"mean": self.mean.tolist(), "whitening": self.whitening.tolist(), "threshold": self.threshold}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "Familiarity":
         """Return what :meth:`to_dict` described."""
-        return cls(torch.tensor(state["mean"]), torch.tensor(state["whitening"]), float(state["limit"]))
+        return cls(torch.tensor(state["mean"]), torch.tensor(state["whitening"]), float(state["threshold"]))
 
 
 @torch.no_grad()

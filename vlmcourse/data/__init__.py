@@ -1,5 +1,5 @@
 """Inputs for every experiment: generated scenes, embedded and downloaded datasets, augmentation."""
 
-from . import scenes
+from vlmcourse.data import scenes
 
 __all__ = ["scenes"]

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ._checks import check_int, check_number, check_range
+from vlmcourse._checks import check_int, check_number, check_range
+from vlmcourse._precision import without_autocast
 
 Step = Callable[..., Tensor]
 
@@ -42,25 +43,25 @@ def _check_images(images: Tensor, *, channels: tuple[int, ...] | None = None, in
 
 
 def _uniform(images: Tensor, low: float, high: float, generator: Generator | None, *shape: int) -> Tensor:
-    """One number a sample (or ``shape`` of them), drawn where the generator lives, returned where the images live."""
+    """Draw one number a sample (or ``shape`` of them) where the generator lives, for where the images live."""
     where = generator.device if generator is not None else images.device
     draw = torch.rand(len(images), *shape, generator=generator, device=where)
     return low + (high - low) * draw.to(images.device)
 
 
 def _chosen(images: Tensor, p: float, generator: Generator | None) -> Tensor:
-    """One boolean a sample, true with probability ``p``; exactly all or none at one and zero."""
+    """Draw one boolean a sample, true with probability ``p``; exactly all or none at one and zero."""
     check_number("p", p, low=0, high=1)
     return _uniform(images, 0, 1, generator) < p
 
 
 def _each(parameter: Tensor) -> Tensor:
-    """``(b,)`` seen as ``(b, 1, 1, 1)``, one number for all pixels of a sample."""
+    """Return ``(b,)`` as ``(b, 1, 1, 1)``, one number for all pixels of a sample."""
     return parameter[:, None, None, None]
 
 
-def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
-    """The changed image where a sample is chosen, else the image as it came; in the type in which it came."""
+def _where_chosen(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
+    """Return the changed image where a sample is chosen, else the image as it came; in the type in which it came."""
     return torch.where(_each(chosen), changed.to(images.dtype), images)
 
 
@@ -70,20 +71,21 @@ def _where(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
 
 
 def _resize_weights(start: Tensor, length: Tensor, *, old: int, new: int) -> Tensor:
-    """Rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new`` ones.
+    """Return rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new``.
 
     A triangle around each new pixel's centre, as wide as the spacing of the sparser of the two lines: bilinear
     interpolation where the line is stretched, the antialiased average of torchvision where it shrinks.
     """
     start, length = start[:, None, None].float(), length[:, None, None].float()
     spacing = length / new
-    centre = start + spacing * (torch.arange(new, device=start.device)[:, None] + 0.5)
+    center = start + spacing * (torch.arange(new, device=start.device)[:, None] + 0.5)
     pixel = torch.arange(old, device=start.device) + 0.5
-    weight = (1 - (pixel - centre).abs() / spacing.clamp(min=1)).clamp(min=0)
+    weight = (1 - (pixel - center).abs() / spacing.clamp(min=1)).clamp(min=0)
     weight = weight * ((pixel > start) & (pixel < start + length))
     return weight / weight.sum(-1, keepdim=True)
 
 
+@without_autocast
 def crop_resize(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, *, size: tuple[int, int]
 ) -> Tensor:
@@ -105,7 +107,7 @@ def crop_resize(
 def _draw_boxes(
     images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator | None, tries: int = 10
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height, width of a box a sample: the first of ten draws that fits, else the largest in the middle."""
+    """Return top, left, height, width of a box a sample: the first of ten that fits, else the largest in the middle."""
     full_h, full_w = images.shape[2:]
     area = full_h * full_w * _uniform(images, *scale, generator, tries)
     aspect = _uniform(images, math.log(ratio[0]), math.log(ratio[1]), generator, tries).exp()
@@ -140,9 +142,6 @@ def random_resized_crop(
     Units:
         scale: part of the image's area. ratio: width over height of the box.
 
-    Raises:
-        ValueError: for a scale outside (0, 1] or a ratio that is not positive.
-
     Source:
         ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, the same in distribution.
 
@@ -170,9 +169,10 @@ def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generat
     tensor([[[[2., 1.]]]])
     """
     _check_images(images)
-    return _where(_chosen(images, p, generator), images.flip(-1), images)
+    return _where_chosen(_chosen(images, p, generator), images.flip(-1), images)
 
 
+@without_autocast
 def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tensor, scale: Tensor) -> Tensor:
     """Turn and scale each image about its middle, then shift it, as ``v2.functional.affine`` with bilinear sampling.
 
@@ -215,6 +215,9 @@ def random_affine(
     Source:
         ``torchvision.transforms.v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where
         torchvision turns them black.
+
+    >>> random_affine(torch.rand(3, 1, 8, 6), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.2)).shape
+    torch.Size([3, 1, 8, 6])
     """
     _check_images(images)
     check_number("degrees", degrees, low=0, high=180)
@@ -237,7 +240,7 @@ def random_affine(
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Perceived lightness ``(b, 1, h, w)``; grey images are their own."""
+    """Return the perceived lightness ``(b, 1, h, w)``; grey images are their own."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)
@@ -321,9 +324,10 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
         ``torchvision.transforms.v2.RandomGrayscale``.
     """
     _check_images(images, channels=(1, 3))
-    return _where(_chosen(images, p, generator), _luma(images).expand_as(images), images)
+    return _where_chosen(_chosen(images, p, generator), _luma(images).expand_as(images), images)
 
 
+@without_autocast
 def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
     """Give each image other colours: its own matrix, its own contrast, its own place in the colour cube.
 
@@ -374,50 +378,7 @@ def random_recolor(
     q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where).cpu())
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
     factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
-    return _where(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
-
-
-def blur(images: Tensor, sigma: Tensor, *, kernel_size: int) -> Tensor:
-    """Average each pixel with its neighbours, as ``v2.functional.gaussian_blur``.
-
-    Shapes:
-        images ``(b, c, h, w)``; sigma ``(b,)``, in pixels.
-    """
-    offset = torch.arange(kernel_size, device=images.device) - (kernel_size - 1) / 2
-    weight = torch.softmax(-0.5 * (offset / sigma[:, None]) ** 2, dim=1).to(images)
-    for axis, padding in ((3, (kernel_size // 2,) * 2 + (0, 0)), (2, (0, 0) + (kernel_size // 2,) * 2)):
-        windows = F.pad(images, padding, mode="reflect").unfold(axis, kernel_size, 1)
-        images = torch.einsum("b c h w k, b k -> b c h w", windows, weight)
-    return images
-
-
-def random_gaussian_blur(
-    images: Tensor,
-    *,
-    kernel_size: int = 3,
-    sigma: tuple[float, float] = (0.1, 2.0),
-    p: float = 0.5,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Blur each image with probability ``p``.
-
-    Units:
-        sigma: smallest and largest width of the blur, in pixels.
-
-    Raises:
-        ValueError: for an even ``kernel_size``, or one whose half does not fit into the image.
-
-    Source:
-        ``torchvision.transforms.v2.GaussianBlur`` inside ``v2.RandomApply(p=p)``.
-    """
-    _check_images(images)
-    check_int("kernel_size", kernel_size, minimum=1)
-    if kernel_size % 2 == 0 or kernel_size // 2 >= min(images.shape[2:]):
-        limit = 2 * min(images.shape[2:]) - 1
-        raise ValueError(f"kernel_size must be odd and at most {limit} for these images, received {kernel_size}")
-    check_range("sigma", sigma, low=1e-3, high=1e3)
-    blurred = blur(images, _uniform(images, *sigma, generator), kernel_size=kernel_size)
-    return _where(_chosen(images, p, generator), blurred, images)
+    return _where_chosen(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -440,7 +401,7 @@ SCENE_STEPS: Mapping[str, Step] = MappingProxyType({
 def two_views(
     images: Tensor, *, steps: Mapping[str, Step] = SIMCLR_STEPS, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Two independent random views of every image: what contrastive learning is to recognise as the same.
+    """Return two independent random views of every image: what contrastive learning is to recognise as the same.
 
     Shapes:
         images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.

@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
-from vlmcourse.data._checks import check_int
 from vlmcourse.data._folders import (
     SPLITS,
     check_on_error,
@@ -89,14 +90,14 @@ def _to_uint8(images: Tensor) -> Tensor:
 
 
 def _scenes(root: Path, split: str) -> ImageDataset:
-    """Shapes in random colours, 24 × 24; splits are drawn from different seeds."""
+    """Draw shapes in random colours, 24 × 24; splits have different seeds."""
     count, seed = {"train": (10_000, 1), "validation": (2_000, 2), "test": (2_000, 3)}[split]
     drawn = scenes.images(count, seed=seed)
     return ImageDataset(_to_uint8(drawn.images), drawn.labels, drawn.class_names, "scenes", split)
 
 
 def _digits(root: Path, split: str) -> ImageDataset:
-    """Handwritten digits, 8 × 8 grey (E. Alpaydin and C. Kaynak, UCI, CC BY 4.0), as scikit-learn carries them.
+    """Load handwritten digits, 8 × 8 grey (E. Alpaydin and C. Kaynak, UCI, CC BY 4.0), which scikit-learn carries.
 
     The split is fixed: 60, 20 and 20 % of every class, drawn once with a seed.
     """
@@ -117,7 +118,7 @@ def _digits(root: Path, split: str) -> ImageDataset:
 
 
 def _photos(root: Path, split: str) -> ImageDataset:
-    """Three photographs, the middle square of each at 224 × 224.
+    """Load three photographs, the middle square of each at 224 × 224.
 
     * ``temple`` and ``flower``, from scikit-learn: "china.jpg" by danielbuechele (flickr.com, 6061409035) and
       "flower.jpg" by vultilion (flickr.com, 6056698931), both CC BY 2.0, here cropped and resized.
@@ -142,7 +143,7 @@ def _photos(root: Path, split: str) -> ImageDataset:
 
 
 def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """One part of a dataset as torchvision reads it, from its decoded copy, its folder, or its archive."""
+    """Load one part of a dataset as torchvision reads it, from its decoded copy, its folder, or its archive."""
     cache = root / "decoded" / f"{name}-{part}.safetensors"
     if decoded := load_decoded(cache):
         images, labels, about = decoded
@@ -164,7 +165,7 @@ def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, 
 
     if name == "cifar10":
         cifar = CIFAR10(str(folder), train=part == "train")
-        images = torch.from_numpy(cifar.data).permute(0, 3, 1, 2).contiguous()
+        images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
         return images, torch.tensor(cifar.targets), tuple(cifar.classes)
     stl = STL10(str(folder), split=part)
     images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
@@ -173,7 +174,7 @@ def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, 
 
 
 def _cifar10(root: Path, split: str) -> ImageDataset:
-    """CIFAR-10 (Krizhevsky 2009): 32 × 32 in ten classes. The last 5,000 training images are the validation split."""
+    """Load CIFAR-10 (Krizhevsky 2009), 32 × 32 in ten classes. The last 5,000 training images are for validation."""
     images, labels, class_names = _from_archive("cifar10", root, "test" if split == "test" else "train")
     held_out = len(images) // 10
     rows = {"train": slice(None, -held_out), "validation": slice(-held_out, None), "test": slice(None)}[split]
@@ -181,7 +182,7 @@ def _cifar10(root: Path, split: str) -> ImageDataset:
 
 
 def _stl10(root: Path, split: str) -> ImageDataset:
-    """STL-10 (Coates, Ng and Lee 2011): 96 × 96 in ten classes, and 100,000 images without labels.
+    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96 in ten classes, and 100,000 images without labels.
 
     The last tenth of each class of the training images is the validation split.
     """

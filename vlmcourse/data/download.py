@@ -44,11 +44,11 @@ class Archive:
 
     @property
     def filename(self) -> str:
-        """The last part of the address."""
+        """Return the last part of the address."""
         return Path(urlsplit(self.url).path).name
 
     def is_at(self, path: Path) -> bool:
-        """Whether ``path`` holds exactly this file."""
+        """Say whether ``path`` holds exactly this file."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         with path.open("rb") as file:
@@ -128,7 +128,7 @@ def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause
 
 
 def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
-    """One connection: append to ``part`` what is missing."""
+    """Append to ``part`` what is missing, over one connection."""
     if have == archive.size:
         return
     if have > archive.size:
@@ -184,7 +184,7 @@ def _open(archive: Archive, part: Path, have: int, timeout: float) -> HTTPRespon
 
 
 def _chunks(response: HTTPResponse, timeout: float) -> Iterator[bytes]:
-    """What arrives, until the end; silence, or a trickle that amounts to it, is an interruption."""
+    """Yield what arrives, until the end; silence, or a trickle that amounts to it, is an interruption."""
     since, received = time.monotonic(), 0
     while True:
         try:

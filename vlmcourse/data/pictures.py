@@ -88,7 +88,7 @@ def _as_rgb(picture: Any, notes: list[str]) -> Any:
     return upright.convert("RGB")
 
 
-def _eight_bits(grey: np.ndarray, picture: Any) -> np.ndarray:
+def _eight_bits(gray: np.ndarray, picture: Any) -> np.ndarray:
     """Return the numbers of a grey picture with more bits, scaled so that its white is 255."""
     tags = picture.tag_v2 if picture.format == "TIFF" else {}
     if picture.mode.startswith("I;16"):
@@ -97,5 +97,5 @@ def _eight_bits(grey: np.ndarray, picture: Any) -> np.ndarray:
         white = 65_535
     else:
         raise ValueError("it holds 32-bit numbers, and nothing says which is white; save it with 8 or 16 bits")
-    scaled = (grey * (255 / white)).round().clip(0, 255).astype(np.uint8)
+    scaled = (gray * (255 / white)).round().clip(0, 255).astype(np.uint8)
     return 255 - scaled if tags.get(262) == 0 else scaled  # PhotometricInterpretation: here zero is white

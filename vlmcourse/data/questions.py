@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import scenes
-from ._checks import check_int, check_number, choose_names
-from .scenes import _ADJECTIVES, _WHERE, SceneObject, _combinations
+from vlmcourse._checks import check_int, check_number, choose_names
+from vlmcourse.data import scenes
+from vlmcourse.data.scenes import ADJECTIVES, PHRASES, SceneObject, combinations_of
 
 # What is asked, in several ways each. {thing} is the object asked about, {one} and {other} are two of them.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -97,9 +97,6 @@ def questions(
         The rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a
         question as well as for the pictures.
 
-    Raises:
-        ValueError: unknown names, a kind that ``num_objects`` cannot answer, or numbers out of range.
-
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
     >>> asked.images.shape, asked.prompts[1]
     (torch.Size([4, 3, 32, 32]), '...<image>? Answer:')
@@ -122,7 +119,7 @@ def questions(
     world: dict[str, Any] = {
         "shapes": shapes, "colors": colors, "textures": textures, "exclude": tuple(exclude), "only": only
     }  # fmt: skip
-    nouns = sorted({(color, shape) for color, _, shape, _ in _combinations(sizes=None, **world)})
+    nouns = sorted({(color, shape) for color, _, shape, _ in combinations_of(sizes=None, **world)})
     if len(nouns) < 2 and (2 in numbers or "exist" in asked):
         raise ValueError(
             f"two objects, or a question whether something is there, need at least two combinations of colour and "
@@ -154,7 +151,7 @@ def phrasebook() -> tuple[str, ...]:
         for sides, _ in _SIDES.values()
     ]
     answered = ["yes", "no", *_NUMBERS.values(), *_SIDES, *scenes.COLORS, *scenes.SIZES, *scenes.SHAPES]
-    described = [*(word for word in _ADJECTIVES.values() if word), *_WHERE.values(), "a thing and an orange thing"]
+    described = [*(word for word in ADJECTIVES.values() if word), *PHRASES.values(), "a thing and an orange thing"]
     return (*asked, *answered, *described)
 
 
@@ -224,8 +221,8 @@ def _ask(
     if kind == "exist":
         return _exists(objects, nouns, next(turns[kind, len(objects)]), rng)
     if kind == "place":
-        return {"thing": "the thing" if len(objects) == 1 else _the(thing)}, _WHERE[thing.place]
-    pointed = "the thing" if len(objects) == 1 else f"the thing {_WHERE[thing.place]}"
+        return {"thing": "the thing" if len(objects) == 1 else _the(thing)}, PHRASES[thing.place]
+    pointed = "the thing" if len(objects) == 1 else f"the thing {PHRASES[thing.place]}"
     return {"thing": pointed}, getattr(thing, kind)
 
 

@@ -15,9 +15,10 @@ from functools import partial
 from itertools import permutations, product
 
 import torch
+from einops import rearrange
 from torch import Generator, Tensor
 
-from ._checks import check_int, check_number, check_range, choose_names
+from vlmcourse._checks import check_int, check_number, check_range, choose_names
 
 # ---------------------------------------------------------------------------------------------------------
 # Shapes: signed distance functions of points (x, y), each inside the unit circle
@@ -36,7 +37,7 @@ _POLYGONS = {
 
 
 def _polygon(x: Tensor, y: Tensor, vertices: Sequence[tuple[float, float]]) -> Tensor:
-    """Distance to the nearest edge; a point is inside when a ray from it crosses the outline an odd number of times."""
+    """Return the distance to the nearest edge; a ray from a point inside crosses the outline an odd number of times."""
     squared = torch.full_like(x, math.inf)
     inside = torch.zeros_like(x, dtype=torch.bool)
     for (start_x, start_y), (end_x, end_y) in zip(vertices, [*vertices[1:], vertices[0]], strict=True):
@@ -58,7 +59,7 @@ def _ring(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _moon(x: Tensor, y: Tensor, offset: float = 0.48, outer: float = 0.84, inner: float = 0.70) -> Tensor:
-    """Outer disc without the inner one; beyond the two tips, the distance to the nearer tip."""
+    """Take the inner disc out of the outer; beyond the two tips, return the distance to the nearer tip."""
     x, y = x - 0.2, y.abs()  # the middle of the crescent, not of its disc, comes to the origin
     tip_x = (outer**2 - inner**2 + offset**2) / (2 * offset)
     tip_y = math.sqrt(outer**2 - tip_x**2)
@@ -68,7 +69,7 @@ def _moon(x: Tensor, y: Tensor, offset: float = 0.48, outer: float = 0.84, inner
 
 
 def _heart(x: Tensor, y: Tensor, scale: float = 1.5) -> Tensor:
-    """Two quarter-discs on a square standing on its corner, the corner at the origin of (x, y) * scale."""
+    """Put two quarter-discs on a square that stands on its corner, at the origin of (x, y) * scale."""
     x, y = (x / scale).abs(), (y + 0.88) / scale
     lobe = torch.hypot(x - 0.25, y - 0.75) - math.sqrt(2) / 4
     foot = 0.5 * (x + y).clamp(min=0)
@@ -129,16 +130,13 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 
 def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
-    """Distance from the points ``(x, y)`` to the outline of a shape of radius one at the origin, negative inside.
+    """Return the distance of points ``(x, y)`` from the outline of a shape of radius one, negative inside.
 
     Shapes:
         x, y: any equal shape, floating point; the result has that shape.
 
     Units:
         The shape fits into the unit circle; ``y`` points up.
-
-    Raises:
-        ValueError: for an unknown ``shape``.
 
     Source:
         The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
@@ -160,12 +158,12 @@ def _uniform(generator: Generator, shape: int | tuple[int, ...], low: float, hig
 
 
 def _balanced(generator: Generator, n: int, classes: int) -> Tensor:
-    """Labels in random order whose counts differ by at most one."""
+    """Return labels in random order whose counts differ by at most one."""
     return torch.randperm(n, generator=generator) % classes
 
 
 def _pick(generator: Generator, n: int, names: Sequence[str], known: Sequence[str]) -> Tensor:
-    """For each of ``n`` rows the position in ``known`` of a name drawn from ``names``."""
+    """Draw for each of ``n`` rows a name from ``names``, as its position in ``known``."""
     return torch.tensor([known.index(name) for name in names])[torch.randint(len(names), (n,), generator=generator)]
 
 
@@ -185,7 +183,7 @@ class _Surface:
         return cls(color, _pick(generator, n, textures, TEXTURES), angle, phase)
 
     def paint(self, rows: Tensor, x: Tensor, y: Tensor, *, period: float = 0.5) -> Tensor:
-        """Colours ``(len(rows), 3, h, w)`` at the points of a grid."""
+        """Return colours ``(len(rows), 3, h, w)`` at the points of a grid."""
         first = self.color[rows].to(x.device)[..., None, None]
         if not self.texture.any():  # all plain
             return first.expand(-1, -1, *x.shape[-2:])
@@ -219,13 +217,13 @@ def _by_kind(functions: dict[str, Callable[[Tensor, Tensor], Tensor]], kind: Ten
 
 
 def _grid(image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pixel centres, the first row at the top."""
-    centres = (torch.arange(image_size, device=device) + 0.5) * (2 / image_size) - 1
-    return centres.expand(image_size, image_size), -centres[:, None].expand(image_size, image_size)
+    """Return the pixel centres, the first row at the top."""
+    centers = (torch.arange(image_size, device=device) + 0.5) * (2 / image_size) - 1
+    return centers.expand(image_size, image_size), -centers[:, None].expand(image_size, image_size)
 
 
 def _distance_to(objects: _Objects, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance ``(len(rows), h, w)`` from the pixel centres to the outline of each row's object."""
+    """Return the signed distance ``(len(rows), h, w)`` of the pixel centres from the outline of each row's object."""
     place_x, place_y, radius, turn = (
         t[rows].to(x.device)[:, None, None] for t in (objects.x, objects.y, objects.radius, objects.rotation)
     )
@@ -235,7 +233,7 @@ def _distance_to(objects: _Objects, rows: Tensor, x: Tensor, y: Tensor) -> Tenso
 
 
 def _coverage(distance: Tensor) -> Tensor:
-    """The part of each pixel that lies inside, from the distance at its centre: a smooth edge one pixel wide."""
+    """Return how much of each pixel lies inside, from the distance at its centre: a smooth edge one pixel wide."""
     return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
 
 
@@ -252,11 +250,11 @@ def _paint(canvas: Tensor, masks: Tensor, values: Tensor, rows: Tensor, objects:
 
 
 def _backdrop(surface: _Surface, image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images with nothing but their background, and masks of zeros."""
+    """Return images with nothing but their background, and masks of zeros."""
     x, y = _grid(image_size, device)
-    everyone = torch.arange(len(surface.color))
-    canvas = torch.cat([surface.paint(rows, x, y) for rows in everyone.split(256)])
-    return canvas, torch.zeros(len(everyone), image_size, image_size, dtype=torch.int64, device=device)
+    n = len(surface.color)
+    canvas = torch.cat([surface.paint(rows, x, y) for rows in torch.arange(n).split(256)])
+    return canvas, torch.zeros(n, image_size, image_size, dtype=torch.int64, device=device)
 
 
 def _with_noise(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
@@ -266,7 +264,7 @@ def _with_noise(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
 
 
 def _kept_apart(generator: Generator, colors: Tensor, *, distance: float = 0.6, tries: int = 32) -> Tensor:
-    """For each colour a random one at least ``distance`` away in RGB (or the farthest of 32, should all be near)."""
+    """Draw for each colour one at least ``distance`` away in RGB (or the farthest of 32, should all be near)."""
     candidates = torch.rand(len(colors), tries, 3, generator=generator)
     gap = (candidates - colors[:, None]).norm(dim=-1)
     chosen = torch.where(gap >= distance, 2.0, gap).argmax(1)  # the first far one, else the farthest
@@ -336,9 +334,6 @@ def images(
         shape, any colour if left out; the background is a random colour kept apart. texture, object_texture: names
         from ``TEXTURES``, one drawn for each picture. device: where to draw, the CPU if left out.
 
-    Raises:
-        ValueError: for an unknown name or a size out of range. TypeError: for a size that is no integer.
-
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
     (torch.Size([6, 3, 24, 24]), [0, 0, 0, 1, 1, 1], ('star', 'moon'))
@@ -370,8 +365,8 @@ def images(
 # Captioned images
 # ---------------------------------------------------------------------------------------------------------
 
-_ADJECTIVES = {"plain": "", "stripes": "striped", "checker": "checkered", "dots": "dotted"}
-_WHERE = {name: f"{'in' if name == 'middle' else 'at' if name[0] in 'tb' else 'on'} the {name}" for name in PLACES}
+ADJECTIVES = {"plain": "", "stripes": "striped", "checker": "checkered", "dots": "dotted"}
+PHRASES = {name: f"{'in' if name == 'middle' else 'at' if name[0] in 'tb' else 'on'} the {name}" for name in PLACES}
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _LAYOUTS: dict[int, list[tuple[str, ...]]] = {  # where the objects of a picture go, by their number
     1: [(name,) for name in ("left", "right", "top", "bottom", "middle")],
@@ -403,7 +398,7 @@ class SceneObject:
     radius: float
 
     def relation_to(self, other: "SceneObject") -> str:
-        """Where this object lies, seen from ``other``: left of, right of, above or below, whichever is plainer."""
+        """Return where this lies, seen from ``other``: left of, right of, above or below, whichever is plainer."""
         right, up = self.x - other.x, self.y - other.y
         if abs(right) > abs(up):
             return "right of" if right > 0 else "left of"
@@ -429,12 +424,12 @@ class CaptionedImages:
 
 
 def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False) -> str:
-    words = {"size": thing.size, "texture": _ADJECTIVES[thing.texture], "color": thing.color, "shape": thing.shape}
+    words = {"size": thing.size, "texture": ADJECTIVES[thing.texture], "color": thing.color, "shape": thing.shape}
     kept = [word for name, word in words.items() if word and name not in drop]
     if "shape" in drop:
         kept.append("thing")
     if place and "place" not in drop:
-        kept.append(_WHERE[thing.place])
+        kept.append(PHRASES[thing.place])
     return f"{'an' if kept[0][0] in 'aeiou' else 'a'} {' '.join(kept)}"
 
 
@@ -444,9 +439,6 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     Options:
         phrasing: which of the three ways of putting it. drop: attributes to leave out, from ``ATTRIBUTES``; a dropped
         shape becomes "thing", and a dropped place also drops the relation.
-
-    Raises:
-        ValueError: for no object, an unknown attribute or an unknown phrasing.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)
@@ -465,7 +457,7 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     if len(objects) == 1:
         thing = objects[0]
         if phrasing == 2 and "place" not in drop:
-            return f"{_WHERE[thing.place]} there is {_noun_phrase(thing, drop)}"
+            return f"{PHRASES[thing.place]} there is {_noun_phrase(thing, drop)}"
         sentence = _noun_phrase(thing, drop, place=True)
     elif len(objects) == 2 and "place" not in drop:
         first, second = reversed(objects) if phrasing == 2 else objects
@@ -524,7 +516,7 @@ def captions(
     check_int("phrasings", phrasings, minimum=1)
     check_number("phrasings", phrasings, low=1, high=3)
     check_number("rotation", rotation, low=0, high=math.pi)
-    allowed = _combinations(shapes, colors, sizes, textures, exclude, only)
+    allowed = combinations_of(shapes, colors, sizes, textures, exclude, only)
 
     count = torch.tensor(counts)[torch.randint(len(counts), (n,), generator=generator)]
     layout = torch.randint(2**31, (n,), generator=generator)
@@ -536,18 +528,10 @@ def captions(
         kinds = [allowed[k] for k in torch.randint(len(allowed), (n,), generator=generator)]
         fits = [_LAYOUTS[c] for c in count.tolist()]
         places = [fit[k % len(fit)][min(slot, len(fit[0]) - 1)] for fit, k in zip(fits, layout.tolist(), strict=True)]
-        low, high = torch.tensor([SIZES[size] for _, size, _, _ in kinds]).unbind(-1)
-        radius = low + (high - low) * torch.rand(n, generator=generator)
-        jitter = _uniform(generator, (n, 2), -1, 1) * (0.5 - radius).clamp(max=0.1)[:, None]
-        x, y = (torch.tensor([PLACES[place] for place in places]) + jitter).unbind(-1)
-        turn = _uniform(generator, n, -rotation, rotation)
-        shape = torch.tensor([SHAPES.index(name) for _, _, name, _ in kinds])
-        color = torch.tensor([COLORS[name] for name, _, _, _ in kinds])
-        surface = _Surface.draw(generator, color, ("plain",))
-        surface.texture = torch.tensor([TEXTURES.index(name) for *_, name in kinds])
+        things, surface = _placed(generator, kinds, places, rotation)
         rows = (count > slot).nonzero().flatten()
-        _paint(canvas, masks, shape + 1, rows, _Objects(shape, x, y, radius, turn), surface)
-        numbers = torch.stack([x, y, radius], -1).tolist()
+        _paint(canvas, masks, things.shape + 1, rows, things, surface)
+        numbers = torch.stack([things.x, things.y, things.radius], -1).tolist()
         for row in rows.tolist():
             color_name, size, shape_name, texture = kinds[row]
             records[row].append(SceneObject(color_name, size, shape_name, texture, places[row], *numbers[row]))
@@ -556,7 +540,23 @@ def captions(
     return CaptionedImages(_with_noise(canvas, noise, generator), sentences, tuple(map(tuple, records)), masks)
 
 
-def _combinations(
+def _placed(
+    generator: Generator, kinds: Sequence[tuple[str, str, str, str]], places: Sequence[str], rotation: float
+) -> tuple[_Objects, _Surface]:
+    """Draw for each (color, size, shape, texture) and its place what is left to chance."""
+    n = len(kinds)
+    low, high = torch.tensor([SIZES[size] for _, size, _, _ in kinds]).unbind(-1)
+    radius = low + (high - low) * torch.rand(n, generator=generator)
+    jitter = _uniform(generator, (n, 2), -1, 1) * (0.5 - radius).clamp(max=0.1)[:, None]
+    x, y = (torch.tensor([PLACES[place] for place in places]) + jitter).unbind(-1)
+    turn = _uniform(generator, n, -rotation, rotation)
+    shape = torch.tensor([SHAPES.index(name) for _, _, name, _ in kinds])
+    surface = _Surface.draw(generator, torch.tensor([COLORS[name] for name, _, _, _ in kinds]), ("plain",))
+    surface.texture = torch.tensor([TEXTURES.index(name) for *_, name in kinds])
+    return _Objects(shape, x, y, radius, turn), surface
+
+
+def combinations_of(
     shapes: Iterable[str] | None,
     colors: Iterable[str] | None,
     sizes: Iterable[str] | None,
@@ -564,7 +564,7 @@ def _combinations(
     exclude: Iterable[Sequence[str]],
     only: Iterable[Sequence[str]] | None,
 ) -> list[tuple[str, str, str, str]]:
-    """All allowed (color, size, shape, texture)."""
+    """Return all allowed (color, size, shape, texture)."""
     vocabulary = {*COLORS, *SIZES, *SHAPES, *TEXTURES}
     exclude, only = list(exclude), None if only is None else list(only)
     for name, combinations in (("exclude", exclude), ("only", only or [])):
@@ -651,9 +651,6 @@ def clips(
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to
         draw from, such as real digits; the shapes if left out. channels: 1, or 3 for sprites in random colours.
 
-    Raises:
-        ValueError: for unknown names, sprites that do not fit into the picture or leave [0, 1], or sizes out of range.
-
     >>> film = clips(4, seed=0, classes=["left", "right"])
     >>> film.clips.shape, film.class_names
     (torch.Size([4, 1, 8, 20, 20]), ('left', 'right'))
@@ -690,7 +687,7 @@ def clips(
 
     film = _film(sprites[which].to(target), positions.to(target), image_size) * brightness.to(target)[..., None, None]
     color = tint.to(target) if channels == 3 else torch.ones(n, 1, device=target)
-    film = film[:, None] * color[:, :, None, None, None]
+    film = rearrange(film, "b t h w -> b 1 t h w") * rearrange(color, "b c -> b c 1 1 1")
     return Clips(_with_noise(film, noise, generator), labels.to(target), names, which.to(target), positions.to(target))
 
 
@@ -706,7 +703,7 @@ def _film(sprites: Tensor, positions: Tensor, image_size: int) -> Tensor:
 
 
 def _shape_sprites(image_size: int) -> Tensor:
-    """The shapes in white, half as wide as the picture."""
+    """Draw the shapes in white, half as wide as the picture."""
     size, kinds = image_size // 2, torch.arange(len(SHAPES))
     middle = torch.zeros(len(SHAPES))
     objects = _Objects(kinds, middle, middle, torch.full_like(middle, 0.95), middle)

@@ -12,13 +12,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse.data._checks import check_int
+from vlmcourse._checks import check_int
 from vlmcourse.data._folders import SPLITS, check_on_error, decode_once, list_classes
 
 EXTENSIONS = frozenset([".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp"])
 WHOLE = 0.9  # the part of a video's promised length, in frames and in seconds, that must be there
 
-WHERE = """
+SOURCES = """
 UCF-101 (7 GB): UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from https://www.crcv.ucf.edu/data/UCF101.php
 HMDB-51 (2 GB): hmdb51_org.rar, an archive of archives, and test_train_splits.rar from
 https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/
@@ -141,7 +141,7 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     if not path.is_dir():
         raise FileNotFoundError(
-            f"path must be a folder with one subfolder of videos a class, received {path}, which is none. {WHERE}"
+            f"path must be a folder with one subfolder of videos a class, received {path}, which is none. {SOURCES}"
         )
     if (annotations / f"trainlist{fold:02}.txt").is_file():
         lists = {part: _ucf_list(annotations / f"{part}list{fold:02}.txt") for part in ("train", "test")}
@@ -150,7 +150,7 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
     else:
         raise FileNotFoundError(
             f"annotations must be a folder with trainlist{fold:02}.txt (UCF-101) or *_test_split{fold}.txt (HMDB-51), "
-            f"received {annotations}, which has neither. {WHERE}"
+            f"received {annotations}, which has neither. {SOURCES}"
         )
     class_names = tuple(sorted({video.label for videos in lists.values() for video in videos}))
     videos = lists["test"]
@@ -161,7 +161,7 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
     if missing:
         raise FileNotFoundError(
             f"path={path} lacks {len(missing)} of the {len(videos)} videos of split={split!r}, such as {missing[0]}. "
-            f"{WHERE}"
+            f"{SOURCES}"
         )
     if not videos:
         raise ValueError(f"the lists in {annotations} hold no video for split={split!r}")

@@ -1,11 +1,13 @@
 """Convolutional encoders: a residual network that turns a small image into a vector (slides S04 to S06)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_floating, check_positive_int, check_rank, check_same_kind
+from vlmcourse._checks import check_floating, check_int, check_positive_ints, check_same_kind
+from vlmcourse.models._config import keeps_config
 
 
 class ResidualBlock(nn.Module):
@@ -64,11 +66,6 @@ class ConvEncoder(nn.Module):
         then each stage shrinks the map, one number more than ``depths``. pool_size: the feature map is averaged down to
         this many rows and columns before it is flattened; 1 forgets where things are.
 
-    Raises:
-        ValueError: a size below one, no stage, strides that do not match the stages, or images that do not have
-            ``in_channels`` channels.
-        TypeError: a size that is not an integer, or images that are not floating point.
-
     Source:
         He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
 
@@ -79,6 +76,9 @@ class ConvEncoder(nn.Module):
     (torch.Size([2, 256]), torch.Size([2, 64, 6, 6]))
     """
 
+    config: dict[str, Any]
+
+    @keeps_config
     def __init__(
         self,
         *,
@@ -89,25 +89,18 @@ class ConvEncoder(nn.Module):
         pool_size: int = 2,
     ) -> None:
         super().__init__()
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("width", width)
-        check_positive_int("pool_size", pool_size)
+        check_positive_ints(in_channels=in_channels, width=width, pool_size=pool_size)
         if not depths:
             raise ValueError("depths must hold the number of blocks of at least one stage, received none")
-        for depth in depths:
-            check_positive_int("depths", depth)
-        strides = (1, 1, *[2] * (len(depths) - 1)) if strides is None else strides
-        if len(strides) != len(depths) + 1:
+        usual = (1, 1, *[2] * (len(depths) - 1))
+        strides = usual if strides is None else strides
+        if len(strides) != len(usual):
             raise ValueError(
                 f"strides must hold one number for the stem and one for each of the {len(depths)} stages, "
-                f"received {len(strides)}; try {(1, 1, *[2] * (len(depths) - 1))}"
+                f"received {len(strides)}; try {usual}"
             )
-        for stride in strides:
-            check_positive_int("strides", stride)
-        self.config = {
-            "in_channels": in_channels, "width": width, "depths": list(depths), "strides": list(strides),
-            "pool_size": pool_size,
-        }  # fmt: skip
+        for name, number in (*(("depths", depth) for depth in depths), *(("strides", stride) for stride in strides)):
+            check_int(name, number)
         self.in_channels, self.pool_size = in_channels, pool_size
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
@@ -139,8 +132,7 @@ class ConvEncoder(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return one vector for every place, ``(b, c, h', w')``; height and width are divided by all the strides."""
-        check_rank("images", images, "b c h w")
-        check_floating("images", images)
+        check_floating("images", images, "b c h w")
         if images.shape[1] != self.in_channels:
             raise ValueError(f"images must have in_channels={self.in_channels} channels, received {images.shape[1]}")
         check_same_kind(weights=next(self.stem.parameters()), images=images)

@@ -5,9 +5,9 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
+from vlmcourse._checks import as_pair, check_divides, check_positive_ints
 from vlmcourse.models._config import keeps_config
 from vlmcourse.models.transformer import MLP, small_weights
-from vlmcourse.ops._checks import as_pair, check_divides, check_positive_ints
 
 
 class Connector(nn.Module):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_positive, check_positive_ints, check_rank
 from vlmcourse.models._config import keeps_config
 from vlmcourse.models.transformer import TransformerBlock, small_weights
-from vlmcourse.ops._checks import check_positive, check_positive_ints, check_rank
 from vlmcourse.ops.attention import KeyValueCache
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_positive_ints
+from vlmcourse._checks import check_positive_ints
 from vlmcourse.ops.attention import KeyValueCache, MultiHeadSelfAttention
 
 

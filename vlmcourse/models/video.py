@@ -11,9 +11,9 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from vlmcourse._checks import Backend, as_sizes, check_floating, check_positive_ints
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.transformer import MLP, TransformerBlock
-from vlmcourse.ops._checks import Backend, as_sizes, check_floating, check_positive_ints
 from vlmcourse.ops.convolution import AXES, Conv3d
 
 Encoder = nn.Module | None  # the default one where there is none

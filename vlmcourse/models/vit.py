@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from vlmcourse._checks import as_pair, check_int, check_positive_ints, check_rank, grid_of_patches
+from vlmcourse._precision import widened
 from vlmcourse.models._config import keeps_config
 from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention, small_weights
-from vlmcourse.ops._checks import as_pair, check_positive_int, check_positive_ints, check_rank, grid_of_patches
-from vlmcourse.ops._precision import widened
 from vlmcourse.ops.attention import MultiHeadSelfAttention
 from vlmcourse.ops.patches import PatchEmbed, Size
 
@@ -55,7 +55,7 @@ class SlideViT(nn.Module):
         super().__init__()
         self.image_size = as_pair("image_size", image_size)
         (nh, nw), _ = grid_of_patches(image_size, patch_size)
-        check_positive_int("depth", depth)
+        check_int("depth", depth)
         hidden = round(mlp_ratio * embed_dim)
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.layers = nn.Sequential()

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_floating, check_int
 from vlmcourse._files import write_whole
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.connector import Connector
@@ -27,7 +28,6 @@ from vlmcourse.models.language_model import LanguageModel, next_token_loss, next
 from vlmcourse.models.tokenizer import IMAGE, Tokenizer
 from vlmcourse.models.transformer import record_attention
 from vlmcourse.models.vit import VisionTransformer
-from vlmcourse.ops._checks import check_floating, check_positive_int
 from vlmcourse.ops._modes import evaluating
 
 PROMPT = "What is in this image <image>? Answer:"
@@ -71,9 +71,6 @@ class VisionLanguageModel(nn.Module):
         prompt; or None, for prompts without images. ids and is_answer ``(b, n)`` from :meth:`tokenize` → logits
         ``(b, m, words)``, where every ``<image>`` has grown to ``connector.num_tokens`` columns, and the mean loss
         over the answers' tokens (None without ``is_answer``).
-
-    Raises:
-        ValueError: an image that would fill the whole context. Unknown words are all named, with the nearest known.
 
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
@@ -208,7 +205,7 @@ class VisionLanguageModel(nn.Module):
             ValueError: images with NaN or infinity. Pixels far outside [0, 1] only cause a warning, since an encoder
                 of your own may want them.
         """
-        check_positive_int("max_new_tokens", max_new_tokens)
+        check_int("max_new_tokens", max_new_tokens)
         tokenizer, language_model = self.tokenizer, self.language_model
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
         recorder = record_attention(language_model) if return_attention else nullcontext[list[Tensor]]([])
@@ -367,10 +364,12 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):
-    FileNotFoundError: No such file or directory: nowhere.safetensors
+    FileNotFoundError: there is no file nowhere.safetensors
     """
     path = Path(path).expanduser()
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
         raise IsADirectoryError(f"{path} is not a file; name the one that save_vlm wrote")
     try:
         with safe_open(path, framework="pt") as file:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import (
+from vlmcourse._checks import (
     Backend,
     check_backend,
     check_divides,
@@ -16,7 +16,7 @@ from vlmcourse.ops._checks import (
     check_positive_ints,
     check_same_kind,
 )
-from vlmcourse.ops._precision import no_autocast, widened
+from vlmcourse._precision import no_autocast, widened
 
 
 def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = None) -> Tensor:

@@ -15,8 +15,8 @@ from einops import einsum, rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vlmcourse.ops._checks import check_floating, check_positive, check_positive_int, check_rank, check_same_kind
-from vlmcourse.ops._precision import no_autocast, widened
+from vlmcourse._checks import check_floating, check_int, check_positive, check_rank, check_same_kind
+from vlmcourse._precision import no_autocast, widened
 
 
 def slide_contrastive_loss(
@@ -101,7 +101,7 @@ def nt_xent_loss(
         own = candidates if anchors is None else torch.cat([half[anchors] for half in candidates.chunk(2)])
         check_rank("the images that anchors chooses", own, "rows")
         if chunk_size is not None:
-            check_positive_int("chunk_size", chunk_size)
+            check_int("chunk_size", chunk_size)
             return _ChunkedCrossEntropy.apply(views[own], views, temperature, own, partner[own], chunk_size)
         logits = einsum(views[own], views, "i d, j d -> i j") / temperature
         self_pairs = rearrange(own, "i -> i 1") == candidates

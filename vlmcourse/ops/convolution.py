@@ -9,7 +9,7 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmcourse.ops._checks import (
+from vlmcourse._checks import (
     Backend,
     as_sizes,
     check_backend,

@@ -3,7 +3,7 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import (
+from vlmcourse._checks import (
     as_pair,
     check_floating,
     check_positive_ints,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
+from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.train import distributed
 from vlmcourse.train._identity import identity_of, identity_of_tensors
 from vlmcourse.train.runtime import mixed_seed, reseed
@@ -163,12 +164,3 @@ def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> 
         return part.contiguous(memory_format=layout) if part.ndim == 4 and part.is_floating_point() else part
 
     return moved(batch)
-
-
-def as_unit_range(pictures: Tensor) -> Tensor:
-    """Return uint8 pictures as float32 in [0, 1], and others as they are.
-
-    >>> as_unit_range(torch.full((1, 1, 1, 1), 51, dtype=torch.uint8))
-    tensor([[[[0.2000]]]])
-    """
-    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures

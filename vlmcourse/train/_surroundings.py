@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from vlmcourse.ops._modes import modes_kept
+
 
 def bfloat16_where_it_pays(device: torch.device, wanted: bool = True) -> torch.autocast:
     """Return autocast to bfloat16, switched off where the hardware would only emulate it."""
@@ -87,13 +89,9 @@ def training(model: nn.Module) -> Iterator[Callable[[], None]]:
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
 
-    before = [(module, module.training) for module in model.modules()]
-    train()
-    try:
+    with modes_kept(model):
+        train()
         yield train
-    finally:
-        for module, was_training in before:
-            module.training = was_training
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     places: dict[Any, str] = {}
 
-    def encoded(value: Any, where: str) -> Any:
+    def encoded(value: Any, name: str) -> Any:
         """Return what JSON can hold, and put tensors aside, each one once."""
         if isinstance(value, np.generic):
             value = value.item()
@@ -50,12 +50,12 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
                 tensors[place] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             return {"tensor": place}
         if isinstance(value, tuple | list):
-            items = [encoded(item, f"{where}[{k}]") for k, item in enumerate(value)]
+            items = [encoded(item, f"{name}[{k}]") for k, item in enumerate(value)]
             return {"tuple": items} if isinstance(value, tuple) else items
         if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
-            return {"items": [[key, encoded(item, f"{where}[{key!r}]")] for key, item in value.items()]}
+            return {"items": [[key, encoded(item, f"{name}[{key!r}]")] for key, item in value.items()]}
         raise TypeError(
-            f"{where} must be a tensor, a number, text, or a list, tuple or dictionary of them with keys of text or "
+            f"{name} must be a tensor, a number, text, or a list, tuple or dictionary of them with keys of text or "
             f"integers, received {type(value).__name__}; leave it out, or try torch.from_numpy(...) for arrays"
         )
 

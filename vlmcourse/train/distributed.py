@@ -98,9 +98,6 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     Shapes:
         ``(b, ...)``, with this process's own b → ``(sum of all b, ...)``.
 
-    Raises:
-        ValueError: a tensor without a batch axis.
-
     Source:
         The global batch of SimCLR: Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
 

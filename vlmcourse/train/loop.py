@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_positive, check_positive_int, check_positive_ints
+from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
 from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
@@ -78,7 +78,7 @@ def fit(
     other data, another loss or other settings is refused; ``resume=False`` starts anew, in the place of the old file.
     For a warm start, see :func:`~vlmcourse.train.checkpoints.load_checkpoint`.
 
-    Weights with two or more axes decay; biases and normalization gains do not. Parts of the model that are frozen (they
+    Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen (they
     have parameters, none of which asks for a gradient) stay in evaluation mode, so that their BatchNorm statistics do
     not move either. ``autocast`` uses bfloat16 where the hardware has it, and float32 elsewhere.
 
@@ -86,7 +86,7 @@ def fit(
     every batch (``batch_size`` counts the whole one), gradients are averaged with each example weighing the same, and
     process 0 shows progress and writes checkpoints, on a disk that all of them see. A contrastive loss gathers its
     embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. One departure from a single process remains:
-    BatchNorm normalizes with the statistics of each process's own share, and keeps those of process 0; convert the
+    BatchNorm normalises with the statistics of each process's own share, and keeps those of process 0; convert the
     model with ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` first where that matters.
 
     Shapes:
@@ -195,9 +195,6 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     Units:
         ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
-    Raises:
-        ValueError: ``step`` is outside the run, or the warm-up does not end before it.
-
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
 
@@ -223,17 +220,13 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
     Shapes:
         → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
 
-    Raises:
-        ValueError: n or ``batch_size`` is below one, or ``step`` below zero.
-        TypeError: n or ``batch_size`` is not an integer.
-
     >>> [batch_of_step(step, n=10, batch_size=4).tolist() for step in range(3)]
     [[...], [...], [...]]
     >>> sorted(torch.cat([batch_of_step(step, n=10, batch_size=4) for step in range(3)]).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    check_positive_int("n", n)
-    check_positive_int("batch_size", batch_size)
+    check_int("n", n)
+    check_int("batch_size", batch_size)
     if step < 0:
         raise ValueError(f"step must be at least 0, received {step}")
     epoch, position = divmod(step, _steps_per_epoch(n, batch_size))
@@ -272,7 +265,7 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
     if own is not None and batch_size not in (None, own):
         raise ValueError(f"batch_size must be left to the DataLoader, which has {own}, received {batch_size}")
     batch_size = own or (256 if batch_size is None else batch_size)
-    check_positive_int("batch_size", batch_size)
+    check_int("batch_size", batch_size)
     check_positive("lr", given["lr"])
     if given["clip_norm"] is not None:
         check_positive("clip_norm", given["clip_norm"])
@@ -284,7 +277,7 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
         raise TypeError(f"seed must be an integer, received {seed!r}")
     if (steps is None) == (epochs is None):
         raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
-    check_positive_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
+    check_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
     if steps is None:
         steps = epochs * _steps_per_epoch(len(examples), batch_size)
     if isinstance(warmup, float) and not 0 <= warmup < 1:

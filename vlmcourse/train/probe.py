@@ -5,9 +5,10 @@ training set's mean and deviation alone. The strength of the regularisation is c
 looked at once, by ``score``.
 """
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,10 +16,14 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from vlmcourse.ops._checks import check_floating, check_positive, check_positive_int, check_rank
+from vlmcourse._checks import check_floating, check_int, check_positive, check_rank
+from vlmcourse._precision import no_autocast
+from vlmcourse.data.pictures import as_unit_range
+from vlmcourse.ops._modes import evaluating
 from vlmcourse.train import runtime
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+IGNORE_INDEX = 255  # as in PASCAL VOC's masks
 
 
 def extract_features(
@@ -30,18 +35,17 @@ def extract_features(
 ) -> Tensor:
     """Return the encoder's output for every image, without moving the encoder.
 
-    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. One that moves all
-    the same, because its ``forward`` trains, is put back and refused. Pass ``encoder.feature_map`` for maps instead of
-    vectors.
+    A module is run in evaluation mode and without gradients, on images of its own dtype, and handed back in the mode it
+    came in. Pass ``encoder.feature_map`` for maps instead of vectors. A function of your own must call its networks in
+    evaluation mode where that makes a difference.
 
     Shapes:
         images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` →
         ``(n, ...)`` float32 on the CPU.
 
     Raises:
-        ValueError: no images, an encoder that does not return one row an image, one that changes its own weights or
-            buffers, or a function that calls a network in training mode.
-        TypeError: images that are no tensor, or of another type.
+        ValueError: an encoder that does not return one row an image, or a function that calls a network in training
+            mode.
 
     Source:
         Chen et al. 2020, section 4 (arXiv 2002.05709); slides S04 and S09.
@@ -52,17 +56,21 @@ def extract_features(
     """
     images = getattr(images, "images", images)
     check_rank("images", images, "n c h w")
-    check_positive_int("batch_size", batch_size)
+    check_int("batch_size", batch_size)
     if images.dtype != torch.uint8:
         check_floating("images", images)
     where = torch.device(device) if device is not None else runtime.device()
     # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
     module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
+    if isinstance(module, nn.Module):
+        held, weights = evaluating(module.to(where)), [p.dtype for p in module.parameters() if p.is_floating_point()]
+    else:
+        held, weights = _training_mode_refused(), []
+    dtype = weights[0] if weights else torch.float32
     rows = []
-    with _held_still(module, where), torch.no_grad():
+    with held, torch.no_grad():
         for batch in images.split(batch_size):
-            batch = batch.to(where)
-            batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
+            batch = as_unit_range(batch.to(where)).to(dtype)
             features = encoder(batch)
             if not isinstance(features, Tensor) or features.shape[:1] != batch.shape[:1]:
                 received = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -82,9 +90,8 @@ class LinearProbe:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
 
     Raises:
-        ValueError: features and labels of different number, of another shape, or not finite; labels below zero or
-            never seen in training; a probe that is used before it was fitted.
-        TypeError: features that are not floating point, or labels that are not int64.
+        ValueError: features that are not finite, labels that are below zero or were never seen in training, or a probe
+            that is used before it was fitted.
 
     Source:
         Chen et al. 2020, appendix B.6 (arXiv 2002.05709); slide S09.
@@ -115,19 +122,21 @@ class LinearProbe:
         # On the CPU, wherever the features lie: not every device has float64.
         train_features, validation_features = train_features.detach().cpu(), validation_features.detach().cpu()
         train_labels, validation_labels = train_labels.cpu(), validation_labels.cpu()
+        _check_seen("validation", validation_labels, train_labels)
+        self.seen = train_labels.unique()
         self.num_classes = int(train_labels.max()) + 1
         wide = train_features.double()
         self.mean = wide.mean(dim=0)
         deviation = wide.std(dim=0, unbiased=False)
         self.scale = torch.where(deviation > 1e-6 * self.mean.abs().clamp(min=1e-6), deviation, 1.0)  # constant: keep
-        inputs = self._standardise(train_features)
+        inputs = self.standardized(train_features)
         axes, variance = _principal_axes(inputs)
-        inputs, judged = inputs @ axes, self._standardise(validation_features) @ axes
+        inputs, judged = inputs @ axes, self.standardized(validation_features) @ axes
         best = -1.0
         weight, bias = inputs.new_zeros(self.num_classes, len(variance)), inputs.new_zeros(self.num_classes)
         self.validation_scores = {}
         for penalty in sorted(self.penalties, reverse=True):  # each starts from the smoother one before it
-            weight, bias = _minimise(inputs, train_labels, weight, bias, penalty, variance)
+            weight, bias = _minimize(inputs, train_labels, weight, bias, penalty, variance)
             score = ((judged @ weight.T + bias).argmax(dim=1) == validation_labels).double().mean().item()
             self.validation_scores[penalty] = score
             if score > best:  # on a tie the stronger penalty stays
@@ -142,14 +151,17 @@ class LinearProbe:
         check_rank("features", features, "n d")
         if features.shape[1] != len(self.mean):
             raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[1]}")
-        return (self._standardise(features) @ self.weight.T + self.bias).argmax(dim=1).to(features.device)
+        return (self.standardized(features) @ self.weight.T + self.bias).argmax(dim=1).to(features.device)
 
     def score(self, features: Tensor, labels: Tensor) -> float:
         """Return the accuracy, a fraction. On test data, call it once."""
         _check_features("test", features, labels)
-        return (self.predict(features).cpu() == labels.cpu()).double().mean().item()
+        predicted = self.predict(features).cpu()
+        _check_seen("test", labels.cpu(), self.seen)
+        return (predicted == labels.cpu()).double().mean().item()
 
-    def _standardise(self, features: Tensor) -> Tensor:
+    def standardized(self, features: Tensor) -> Tensor:
+        """Return features in units of the training set's deviation from its mean, float64 on the CPU."""
         return (features.cpu().double() - self.mean) / self.scale
 
     def _warn_at_an_end(self) -> None:
@@ -177,10 +189,6 @@ def knn_accuracy(
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64.
 
-    Raises:
-        ValueError: ``k`` larger than the training set, or features and labels that do not fit.
-        TypeError: features that are not floating point, or labels that are not int64.
-
     Source:
         Wu et al. 2018, section 3.4 (arXiv 1805.01978); slide S09.
 
@@ -191,7 +199,8 @@ def knn_accuracy(
     """
     _check_features("train", train_features, train_labels)
     _check_features("test", test_features, test_labels)
-    check_positive_int("k", k)
+    _check_seen("test", test_labels, train_labels)
+    check_int("k", k)
     check_positive("temperature", temperature)
     if k > len(train_features):
         raise ValueError(f"k must be at most the number of training examples, {len(train_features)}, received {k}")
@@ -199,10 +208,11 @@ def knn_accuracy(
     known = F.normalize(train_features.float(), dim=1)
     correct = 0
     for queries, labels in zip(test_features.split(1024), test_labels.split(1024), strict=True):
-        cosine, neighbour = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
+        with no_autocast(known):
+            cosine, neighbor = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
         # Relative to the nearest, so that exp stays in range at any temperature.
         vote = ((cosine - cosine[:, :1]) / temperature).exp()
-        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbour], vote)
+        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbor], vote)
         correct += (votes.argmax(dim=1) == labels).sum().item()
     return correct / len(test_labels)
 
@@ -211,14 +221,11 @@ class SegmentationProbe:
     """One linear map, the same at every location of a frozen feature map, whose logits are enlarged to the mask's size.
 
     Fitted like :class:`LinearProbe`, with every location of the training maps as one example, labelled by the class
-    that most of its pixels have.
+    that most of its pixels have. Pixels of the class ``ignore_index``, such as the border round an object that nobody
+    was sure of, count nowhere: neither in training nor in a score.
 
     Shapes:
         maps ``(n, c, h', w')``, masks ``(n, h, w)`` int64, with h and w multiples of h' and w'.
-
-    Raises:
-        ValueError: maps and masks that do not fit.
-        TypeError: maps that are not floating point, or masks that are not int64.
 
     Source:
         Slide S04.
@@ -231,15 +238,16 @@ class SegmentationProbe:
     True
     """
 
-    def __init__(self, *, penalties: Sequence[float] = PENALTIES) -> None:
-        self.probe = LinearProbe(penalties=penalties)
+    def __init__(self, *, penalties: Sequence[float] = PENALTIES, ignore_index: int = IGNORE_INDEX) -> None:
+        self.probe, self.ignore_index = LinearProbe(penalties=penalties), ignore_index
 
     def fit(
         self, train_maps: Tensor, train_masks: Tensor, validation_maps: Tensor, validation_masks: Tensor
     ) -> "SegmentationProbe":
         """Fit on the training maps and choose the penalty on the validation maps."""
-        self.num_classes = int(train_masks.max()) + 1
-        self.probe.fit(*_locations(train_maps, train_masks), *_locations(validation_maps, validation_masks))
+        train = _locations("train", train_maps, train_masks, self.ignore_index)
+        self.probe.fit(*train, *_locations("validation", validation_maps, validation_masks, self.ignore_index))
+        self.num_classes = int(train_masks[train_masks != self.ignore_index].max()) + 1
         return self
 
     def predict(self, maps: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -247,7 +255,7 @@ class SegmentationProbe:
         check_rank("maps", maps, "n c h w")
         if self.probe.penalty is None:
             raise ValueError("the probe must be fitted before it predicts; call fit first")
-        inputs = self.probe._standardise(rearrange(maps, "n c h w -> n h w c"))
+        inputs = self.probe.standardized(rearrange(maps, "n c h w -> n h w c"))
         logits = rearrange(inputs @ self.probe.weight.T + self.probe.bias, "n h w k -> n k h w")
         return (
             F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1).to(maps.device)
@@ -257,17 +265,17 @@ class SegmentationProbe:
         """Return the mean intersection over union, a fraction. On test data, call it once."""
         check_rank("masks", masks, "n h w")
         height, width = masks.shape[1:]
-        return mean_iou(self.predict(maps, size=(height, width)).to(masks), masks, num_classes=self.num_classes)
+        predicted = self.predict(maps, size=(height, width)).to(masks.device)
+        return mean_iou(predicted, masks, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
 
-def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int) -> float:
+def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index: int = IGNORE_INDEX) -> float:
     """Return the mean over classes of intersection over union; a class that is in neither does not count.
+
+    Pixels whose mask is ``ignore_index`` are left out.
 
     Shapes:
         predicted and masks, int64 of one shape.
-
-    Raises:
-        ValueError: shapes that differ, or a class outside 0 to ``num_classes - 1``.
 
     Source:
         Everingham et al. 2010, the PASCAL VOC challenge, section 4.
@@ -275,16 +283,19 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int) -> float:
     >>> mean_iou(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]), num_classes=3)  # (1/2 + 2/3) / 2
     0.583...
     """
-    check_positive_int("num_classes", num_classes)
+    check_int("num_classes", num_classes)
     if predicted.shape != masks.shape or predicted.numel() == 0:
         raise ValueError(
             f"predicted must have the masks' shape {tuple(masks.shape)}, received {tuple(predicted.shape)}"
         )
+    _check_classes("predicted", predicted)
+    counted = _counted("masks", masks, ignore_index)
+    predicted, masks = predicted[counted], masks[counted]
     for name, values in (("predicted", predicted), ("masks", masks)):
         lowest, highest = int(values.min()), int(values.max())
         if lowest < 0 or highest >= num_classes:
             raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received {lowest} to {highest}")
-    pairs = torch.bincount((num_classes * masks + predicted).flatten(), minlength=num_classes**2)
+    pairs = torch.bincount(num_classes * masks + predicted, minlength=num_classes**2)
     confusion = rearrange(pairs, "(true guess) -> true guess", true=num_classes).cpu().double()
     intersection = confusion.diagonal()
     union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
@@ -295,19 +306,17 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     """Return the indices of k examples of every class, drawn without replacement: the few labels one has.
 
     Shapes:
-        labels ``(n,)`` → ``(k * number of classes,)`` int64, sorted.
-
-    Raises:
-        ValueError: a class with fewer than k examples.
+        labels ``(n,)``, below zero where there is no label → ``(k * number of classes,)`` int64, sorted.
 
     >>> labels = torch.tensor([0, 1, 0, 1, 0, 1])
     >>> labels[labels_per_class(labels, 2, seed=0)].bincount()
     tensor([2, 2])
     """
-    check_positive_int("k", k)
+    check_int("k", k)
+    check_rank("labels", labels, "n")
     generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for label in labels.unique():
+    chosen = [torch.empty(0, dtype=torch.int64)]
+    for label in labels[labels >= 0].unique():
         members = (labels == label).nonzero().flatten().cpu()
         if len(members) < k:
             raise ValueError(f"k={k} labels a class are asked for, but class {int(label)} has {len(members)}")
@@ -315,57 +324,32 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-@contextlib.contextmanager
-def _held_still(module: Any, where: torch.device) -> Iterator[None]:
-    """Put a module into evaluation mode on a device, refuse whatever moves, and hand all back as it came."""
-    parts = list(module.modules()) if isinstance(module, nn.Module) else []
-    modes = {part: part.training for part in parts}
-    if parts:
-        module.to(where).eval()
-    before = {name: tensor.clone() for name, tensor in _state(module)}
-    watch = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
+@contextmanager
+def _training_mode_refused() -> Iterator[None]:
+    """Stop before a layer computes as in training: it would move, or blur what is measured.
+
+    What a function calls cannot be known before, so every module that is called meanwhile is looked at.
+    """
+
+    def refuse(part: nn.Module, inputs: Any) -> None:
+        if part.training and _differs_in_training(type(part)):
+            raise ValueError(
+                f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
+                "mode; pass the network itself instead of a function, or call its .eval() first"
+            )
+
+    watch = nn.modules.module.register_module_forward_pre_hook(refuse)
     try:
         yield
     finally:
         watch.remove()
-        for part, training in modes.items():
-            part.training = training
-        moved = _put_back(module, before)
-    if moved:
-        raise ValueError(
-            f"encoder must stand still under a probe, but its forward changed {', '.join(moved[:5])}; it was put back. "
-            "Take out of forward what trains"
-        )
 
 
-def _state(module: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight and buffer of a module; nothing of what is none."""
-    if isinstance(module, nn.Module):
-        yield from module.named_parameters()
-        yield from module.named_buffers()
-
-
-@torch.no_grad()
-def _put_back(module: Any, before: dict[str, Tensor]) -> list[str]:
-    """Undo what happened to the weights and buffers of a module, and return the names of those that had moved."""
-    moved = []
-    for name, tensor in _state(module):
-        if ((tensor != before[name]) & (before[name] == before[name])).any():  # NaN equals nothing, itself included
-            tensor.copy_(before[name])
-            moved.append(name)
-    return moved
-
-
-def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
-    """Stop before a layer computes that behaves otherwise in training: it would move, or blur what is measured.
-
-    This finds also the networks that a function calls, which nobody could put into evaluation mode.
-    """
-    if part.training and isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-        raise ValueError(
-            f"encoder must compute in evaluation mode, but a {type(part).__name__} in it is in training mode; "
-            "pass the network itself instead of a function, or call its .eval() first"
-        )
+def _differs_in_training(kind: type[nn.Module]) -> bool:
+    """Say whether the code of a module asks if it is in training mode."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = [member for parent in own for member in vars(parent).values() if isinstance(member, FunctionType)]
+    return any("training" in method.__code__.co_names for method in methods)
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -381,7 +365,7 @@ def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return axes, variance.clamp(min=0)
 
 
-def _minimise(
+def _minimize(
     inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
     # In these units the objective is about equally steep in every direction, and L-BFGS takes far fewer steps. One in
@@ -404,29 +388,51 @@ def _minimise(
     return (scaled * unit).detach(), bias.detach()
 
 
-def _locations(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every location of the maps as one example, labelled by the majority of its pixels."""
-    check_rank("maps", maps, "n c h w")
-    check_rank("masks", masks, "n h w")
+def _locations(role: str, maps: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return every location of the maps as one example, labelled by the majority of its pixels that count."""
+    check_rank(f"{role} maps", maps, "n c h w")
+    check_rank(f"{role} masks", masks, "n h w")
+    counted = _counted(f"{role} masks", masks, ignore_index)
     (n, _, height, width), size = maps.shape, masks.shape[1:]
     if len(masks) != n or size[0] % height or size[1] % width:
         raise ValueError(
-            f"masks must be {n} whose height and width are multiples of the maps' {height} × {width}, "
+            f"{role} masks must be {n} whose height and width are multiples of the maps' {height} × {width}, "
             f"received {tuple(masks.shape)}"
         )
-    share = reduce(F.one_hot(masks).float(), "n (h ph) (w pw) k -> (n h w) k", "mean", h=height, w=width)
-    return rearrange(maps, "n c h w -> (n h w) c"), share.argmax(dim=1)
+    votes = F.one_hot(masks.masked_fill(~counted, 0)) * counted[..., None]
+    share = reduce(votes.float(), "n (h ph) (w pw) k -> (n h w) k", "mean", h=height, w=width)
+    voted = share.sum(dim=1) > 0
+    return rearrange(maps, "n c h w -> (n h w) c")[voted.to(maps.device)], share.argmax(dim=1)[voted]
+
+
+def _counted(name: str, masks: Tensor, ignore_index: int) -> Tensor:
+    """Return where masks name a class, True or False for every pixel."""
+    counted = masks != ignore_index
+    _check_classes(name, masks[counted], f"; pixels that should not count have ignore_index={ignore_index}")
+    if not counted.any():
+        raise ValueError(f"{name} must have a pixel that counts, received {ignore_index=} everywhere")
+    return counted
+
+
+def _check_classes(name: str, classes: Tensor, hint: str = "") -> None:
+    if classes.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64 class numbers, received {classes.dtype}; try .long()")
+    if classes.numel() and int(classes.min()) < 0:
+        raise ValueError(f"{name} must be class numbers from 0, received {int(classes.min())}{hint}")
+
+
+def _check_seen(role: str, labels: Tensor, known: Tensor) -> None:
+    unknown = labels[~torch.isin(labels, known.to(labels.device))].unique().tolist()
+    if unknown:
+        raise ValueError(f"{role} labels must be of classes seen in training, received {unknown[:5]}, which were not")
 
 
 def _check_features(role: str, features: Tensor, labels: Tensor) -> None:
     check_rank(f"{role} features", features, "n d")
     check_floating(f"{role} features", features)
     check_rank(f"{role} labels", labels, "n")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"{role} labels must be int64 class numbers, received {labels.dtype}; try .long()")
+    _check_classes(f"{role} labels", labels)
     if len(labels) != len(features):
         raise ValueError(f"{role} labels must be one for each of {len(features)} features, received {len(labels)}")
-    if int(labels.min()) < 0:
-        raise ValueError(f"{role} labels must be class numbers from 0, received {int(labels.min())}")
     if not features.isfinite().all():
         raise ValueError(f"{role} features must be finite, received {int((~features.isfinite()).sum())} that are not")

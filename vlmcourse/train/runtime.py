@@ -44,9 +44,6 @@ def device() -> torch.device:
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and PyTorch's global generators, on every device.
 
-    Raises:
-        ValueError: ``seed`` is not an integer from 0 to 2³² − 1, the range NumPy accepts.
-
     >>> seed_everything(7)
     >>> first = torch.rand(3)
     >>> seed_everything(7)

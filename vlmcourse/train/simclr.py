@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_int
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
-from vlmcourse.ops._checks import check_positive_int
+from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
@@ -57,7 +58,7 @@ def train_simclr(
     >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
     (torch.Size([5, 64]), 3)
     """
-    check_positive_int("embed_dim", embed_dim)
+    check_int("embed_dim", embed_dim)
     pictures = getattr(images, "images", images)
     model = nn.Sequential(encoder, _projection_head(_width(encoder, pictures), embed_dim))
 
@@ -84,9 +85,9 @@ def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
 
 def _width(encoder: nn.Module, images: Tensor) -> int:
     """Ask the encoder for two vectors, in evaluation mode so that nothing in it changes."""
-    where = next((tensor for tensor in (*encoder.parameters(), *encoder.buffers())), torch.empty(0)).device
+    where = next((tensor.device for tensor in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
     with torch.no_grad(), evaluating(encoder):
-        vectors = encoder(images[:2].float().to(where))
+        vectors = encoder(as_unit_range(images[:2].to(where)).float())
     if vectors.ndim != 2:
         raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
     return vectors.shape[1]

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions, phrasebook
 from vlmcourse.models.cnn import ConvEncoder
@@ -23,7 +24,6 @@ from vlmcourse.models.connector import Connector
 from vlmcourse.models.language_model import LanguageModel
 from vlmcourse.models.tokenizer import Tokenizer
 from vlmcourse.models.vlm import VisionLanguageModel
-from vlmcourse.ops._checks import check_positive_int
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.train import runtime
 from vlmcourse.train.loop import fit
@@ -62,7 +62,7 @@ def pairings(partners: int, *, colors: Sequence[str] = COLORS, shapes: Sequence[
     >>> pairings(1)[:2], len(pairings(2))
     ([('red', 'circle'), ('green', 'square')], 12)
     """
-    check_positive_int("partners", partners)
+    check_int("partners", partners)
     if len(colors) != len(shapes) or partners >= len(shapes):
         raise ValueError(
             f"partners must be below the number of shapes, and shapes as many as colors, received "
@@ -119,15 +119,24 @@ def build_vlm(
     return VisionLanguageModel(encoder, connector, language_model, tokenizer)
 
 
-def contrastive_encoder() -> ConvEncoder:
-    """Return the encoder that comes with the package, trained without labels on single shapes in every colour.
+def small_encoder() -> ConvEncoder:
+    """Return the untrained encoder of the VLM chapter: two stages, and a map of a quarter of the picture's side.
 
-    ``book/tools/small_vlm.py`` trains it anew; the file says with which settings, and when it did.
+    >>> small_encoder().feature_map(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 48, 8, 8])
+    """
+    return ConvEncoder(width=24, depths=(1, 1), strides=(2, 1, 2))
+
+
+def contrastive_encoder() -> ConvEncoder:
+    """Return a :func:`small_encoder` trained without labels on single shapes in every colour; its weights are shipped.
+
+    ``python -m book.tools.small_vlm`` trains it anew; the file says with which settings, and when it did.
 
     >>> contrastive_encoder().embed_dim
-    256
+    48
     """
-    encoder = ConvEncoder()
+    encoder = small_encoder()
     with as_file(files("vlmcourse").joinpath("weights", "contrastive_encoder.safetensors")) as path:
         encoder.load_state_dict(load_file(path))
     return encoder.eval()
@@ -290,8 +299,8 @@ def word_by_word(model: VisionLanguageModel, asked: Questions, *, control: Contr
     where, words = next(model.parameters()).device, int(lengths[0])
     with evaluating(model):
         logits = model(None if images is None else images.to(where), ids)[0]
-    chances = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
-    return chances.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
+    probabilities = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
+    return probabilities.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
 
 
 def named(answer: str, attribute: str) -> tuple[str, ...]:
@@ -303,7 +312,7 @@ def named(answer: str, attribute: str) -> tuple[str, ...]:
     (('on the left',), ('left of',))
     """
     if attribute == "place":
-        phrases = ["left of", "right of", "above", "below", *scenes._WHERE.values()]
+        phrases = ["left of", "right of", "above", "below", *scenes.PHRASES.values()]
         found = sorted((answer.find(phrase), -len(phrase), phrase) for phrase in phrases if phrase in answer)
         return tuple(phrase for _, _, phrase in found)
     words = {"color": tuple(scenes.COLORS), "size": tuple(scenes.SIZES), "shape": scenes.SHAPES}[attribute]

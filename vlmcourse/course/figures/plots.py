@@ -57,9 +57,6 @@ def show_images(
     Shapes:
         images ``(b, 1 or 3, h, w)``, uint8, or floating point from 0 to 1; other values are clipped.
 
-    Raises:
-        ValueError: images of another shape, or titles that are not one for each image.
-
     >>> show_images(torch.rand(5, 3, 8, 8), columns=3).get_images()[0].get_array().shape  # 2 rows, 1 pixel apart
     (17, 26, 3)
     """
@@ -99,9 +96,6 @@ def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = 
     Shapes:
         similarity ``(2n, 2n)``, from -1 to 1.
 
-    Raises:
-        ValueError: a matrix that is not square or has an odd number of rows.
-
     >>> show_similarity(torch.eye(6)).get_xlabel()
     'view j'
     """
@@ -133,9 +127,6 @@ def show_band(
     Shapes:
         x ``(steps,)``, runs ``(seeds, steps)``.
 
-    Raises:
-        ValueError: runs that do not have one value for each ``x``.
-
     >>> ax = show_band([1, 2], [[0.0, 1.0], [2.0, 3.0]], label="two seeds", ax=plt.subplots()[1])
     >>> ax.lines[0].get_ydata().tolist()
     [1.0, 2.0]
@@ -151,15 +142,12 @@ def show_band(
 def show_on_circle(
     embeddings: Tensor, colors: Tensor, *, pairs: bool = False, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """Draw embeddings of two entries on the unit circle, each in a color of its own.
+    """Draw embeddings of two entries on the unit circle, each in a colour of its own.
 
     With ``pairs`` row i and row i + n are two views of one image and are joined by a line.
 
     Shapes:
         embeddings ``(b, 2)``, of any length above zero: only directions are drawn. colors ``(b, 3)``, from 0 to 1.
-
-    Raises:
-        ValueError: embeddings that do not have two entries, or colors that are not one for each.
 
     >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start")
     >>> ax.get_title()
@@ -174,7 +162,7 @@ def show_on_circle(
     if pairs:
         for one, other in zip(*points.chunk(2), strict=True):
             ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
-    # A gray rim, since some colors are as pale as the page.
+    # A grey rim, since some colours are as pale as the page.
     ax.scatter(
         points[:, 0], points[:, 1], s=26, c=colors.detach().cpu().numpy(), edgecolors="gray", linewidths=0.4, zorder=2
     )
@@ -201,9 +189,6 @@ def show_attention(
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.
         ``queries`` are (row, column) on the grid of patches.
-
-    Raises:
-        ValueError: weights that do not fit the image and ``patch_size``, or a query outside the grid.
 
     >>> uniform = torch.full((6, 6), 1 / 6)
     >>> show_attention(torch.rand(3, 8, 12), uniform, queries=[(1, 2)], patch_size=4).get_images()[0].get_array().shape
@@ -241,9 +226,6 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
     Shapes:
         weights ``(i, j)``, not negative.
 
-    Raises:
-        ValueError: weights that are not a matrix.
-
     >>> show_attention_matrix(torch.eye(3)).get_ylabel()
     'i, the patch that looks'
     """
@@ -268,9 +250,6 @@ def show_runs(
 
     ``results`` maps a method's name to what a chapter measured, or to one number a run; ``chance`` is drawn as a
     dashed line.
-
-    Raises:
-        ValueError: no method, or a method without a run.
 
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
@@ -301,9 +280,6 @@ def show_training(
 
     Shapes:
         as many values in every run: one a step, or one for each of ``steps``.
-
-    Raises:
-        ValueError: no curve.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
     >>> ax = show_training({"contrastive": loss})
@@ -357,9 +333,6 @@ def show_reach(
     Shapes:
         ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
 
-    Raises:
-        ValueError: networks without a reach, or curves that do not have one value for each distance.
-
     >>> near, far = Measurement("near", [1.0, 0.5], ()), Measurement("far", [1.0, 1.0], ())
     >>> upper, lower = show_reach([0, 2], {"near": near, "far": far}, reaches={"near": 0, "far": 2}, chance=0.5)
     >>> [float(bar.get_width()) for bar in lower.patches]
@@ -373,7 +346,7 @@ def show_reach(
     )[1]
     ends = 0  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
-        color, marker = color_of(name, (0, 4, 2, 6)[k % 4]), "osD^vPX"[k % 7]  # attention has a color of its own
+        color, marker = color_of(name, (0, 4, 2, 6)[k % 4]), "osD^vPX"[k % 7]  # attention has a colour of its own
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
         runs = np.asarray(curve.recorded or [curve.live])
         line = np.asarray(curve.live) if curve.live is not None else runs.mean(0)
@@ -407,9 +380,6 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     Shapes:
         ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
 
-    Raises:
-        ValueError: no event, or a group without a name.
-
     >>> ax = show_timeline([(2012.9, "AlexNet", 0), (2020.8, "ViT", 1)], names=["convolution", "attention"])
     >>> [text.get_text() for text in ax.texts]
     ['AlexNet', 'ViT']
@@ -418,11 +388,11 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
         raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
     ax = ax or plt.subplots(figsize=(8.5, 0.8 + 0.9 * len(names)), layout="constrained")[1]
     for group, name in enumerate(names):
-        mine = sorted(event for event in events if event[2] == group)
+        dated = sorted(event for event in events if event[2] == group)
         color = color_of(name, group)
         ax.axhline(group, color="lightgray", linewidth=1, zorder=0)
-        ax.scatter([event[0] for event in mine], [group] * len(mine), s=50, marker="osD^vPX"[group % 7], color=color)
-        for k, (year, text, _) in enumerate(mine):  # names above and below the lane by turns, further out each time
+        ax.scatter([event[0] for event in dated], [group] * len(dated), s=50, marker="osD^vPX"[group % 7], color=color)
+        for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
                 text, (year, group), (0, away), textcoords="offset points", ha="center", va="center", fontsize="small"
@@ -441,9 +411,6 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
 
     Shapes:
         ``rows`` maps a name to images ``(b, 1 or 3, h, w)``, the same shape in every row.
-
-    Raises:
-        ValueError: no rows, rows of different shapes, or titles that are not one for each column.
 
     >>> ax = show_rows({"query": torch.rand(2, 3, 8, 8), "answer": torch.rand(2, 1, 8, 8)})
     >>> [text.get_text() for text in ax.texts]
@@ -476,9 +443,6 @@ def show_grouped_runs(
     """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
 
     ``results`` maps a task to the methods' names to one number a run; ``chance`` maps tasks to their own chance level.
-
-    Raises:
-        ValueError: no task, tasks with different methods, or a method without a run.
 
     >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
     >>> [tick.get_text() for tick in ax.get_yticklabels()], [text.get_text() for text in ax.get_legend().get_texts()]
@@ -536,9 +500,6 @@ def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = 
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
-
-    Raises:
-        ValueError: an answer that kept no attention.
     """
     if answer.attention is None:
         raise ValueError("answer must hold its attention; try generate(..., return_attention=True)")

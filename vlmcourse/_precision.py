@@ -1,10 +1,14 @@
 """Scores in float32 or wider: half precision rounds a cosine of one by a hundredth, and its products overflow."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
+from functools import reduce, wraps
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
+
+Options = ParamSpec("Options")
 
 
 def widened(*tensors: Tensor) -> list[Tensor]:
@@ -18,3 +22,16 @@ def no_autocast(like: Tensor) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(like.device.type):  # as on the meta device
         return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
+
+
+def without_autocast(
+    function: Callable[Concatenate[Tensor, Options], Tensor],
+) -> Callable[Concatenate[Tensor, Options], Tensor]:
+    """Let a function of a tensor compute in the tensor's own precision, also inside autocast."""
+
+    @wraps(function)
+    def computed(tensor: Tensor, *args: Options.args, **options: Options.kwargs) -> Tensor:
+        with no_autocast(tensor):
+            return function(tensor, *args, **options)
+
+    return computed

@@ -1,7 +1,7 @@
 """Argument checks for the public doors: every error says what was expected, what came, and what to try."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Literal
 
@@ -42,18 +42,18 @@ def check_same_kind(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must have the dtype of {first}, {kind}, received {tensor.dtype}; try .to({kind})")
 
 
-def check_positive_int(name: str, value: int) -> None:
-    """Raise unless ``value`` is an integer of at least one."""
+def check_int(name: str, value: int, *, minimum: int = 1) -> None:
+    """Raise unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, received {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, received {value}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, received {value}")
 
 
 def check_positive_ints(**values: int) -> None:
     """Raise unless every value is an integer of at least one."""
     for name, value in values.items():
-        check_positive_int(name, value)
+        check_int(name, value)
 
 
 def check_positive(name: str, value: float | Tensor) -> None:
@@ -118,3 +118,33 @@ def grid_of_patches(
     check_divides("patch_size", ph, height=height)
     check_divides("patch_size", pw, width=width)
     return (height // ph, width // pw), (ph, pw)
+
+
+def check_range(name: str, value: tuple[float, float], *, low: float, high: float) -> None:
+    """Raise unless ``value`` is a pair with ``low <= value[0] <= value[1] <= high``."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair (smallest, largest), received {value!r}")
+    if not low <= value[0] <= value[1] <= high:
+        raise ValueError(f"{name} must be a pair with {low} <= smallest <= largest <= {high}, received {value!r}")
+
+
+def check_number(name: str, value: float, *, low: float, high: float) -> None:
+    """Raise unless ``value`` is a number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, received {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie between {low} and {high}, received {value}")
+
+
+def choose_names(name: str, chosen: str | Iterable[str] | None, known: Iterable[str]) -> tuple[str, ...]:
+    """Return ``chosen`` as a tuple of distinct known names; ``None`` stands for all of them."""
+    known = tuple(known)
+    if chosen is None:
+        return known
+    names = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise ValueError(f"{name} has unknown {', '.join(map(repr, unknown))}; known: {', '.join(known)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{name} must hold at least one name and none twice, received {names!r}")
+    return names
