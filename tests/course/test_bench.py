@@ -140,7 +140,7 @@ def test_the_command_says_when_something_is_left(two, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "no bench is called nothing; there are: loss, chunked-loss"),
+        (["nothing"], "no bench is called nothing; there are: loss, small-loss"),
         (["loss", "--repeats", "19"], "repeats must be at least 20, received 19"),
         (["loss", "--device", "cuda:99"], "cuda:99 is not available"),
     ],
