@@ -265,7 +265,7 @@ def probe(at: Setting) -> Bench:
             scale = StandardScaler().fit(x[train].double().numpy())
             inputs, judged = scale.transform(x[train].double().numpy()), scale.transform(x[judge].double().numpy())
             for penalty in vlmcourse.LinearProbe().penalties:
-                model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-6, max_iter=10_000)
+                model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-7, max_iter=10_000)
                 model.fit(inputs, labels[train].numpy()).score(judged, labels[judge].numpy())
 
         return call
