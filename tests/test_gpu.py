@@ -1,7 +1,7 @@
 """On a GPU everything public runs, and gives what the CPU gives: formulas, networks, losses, ``fit``, probes, words.
 
 Without CUDA these tests are skipped. With ``VLMCOURSE_DEVICE=cpu`` they compare the CPU with itself, which only shows
-that they run.
+that they run; with ``VLMCOURSE_DEVICE=strict`` they run on the strict second device.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import vlmcourse as course
 
 WHERE = torch.device(os.environ.get("VLMCOURSE_DEVICE") or "cuda")
 ON_GPU = WHERE.type == "cuda"
-pytestmark = [] if WHERE.type == "cpu" else [pytest.mark.cuda]
+pytestmark = [pytest.mark.cuda] if ON_GPU else []
 only_gpu = pytest.mark.skipif(not ON_GPU, reason="the CPU has no such thing")
 
 # How far two devices may be apart, relative to the largest number of a tensor. Both round every product.
@@ -58,6 +58,7 @@ NETWORKS = {
     "ConvEncoder": (lambda: course.ConvEncoder(width=2), IMAGES),
     "SlideViT": (lambda: course.SlideViT(image_size=16, patch_size=4, num_classes=3), IMAGES),
     "VisionTransformer": (lambda: course.VisionTransformer(**VIT, num_classes=3), IMAGES),
+    "LanguageModel": (lambda: course.LanguageModel(11, context_length=8, embed_dim=8, depth=2, num_heads=2), (2, 5, 8)),
     "FrameAverage": (lambda: course.FrameAverage(num_classes=3, width=2), CLIPS),
     "CNNLSTM": (lambda: course.CNNLSTM(num_classes=3, width=2), CLIPS),
     "CNNTransformer": (lambda: course.CNNTransformer(num_classes=3, width=2, embed_dim=8), CLIPS),

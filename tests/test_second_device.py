@@ -38,14 +38,23 @@ def in_a_process_of_its_own(*command, **environment):
     )
 
 
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=short")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("like", ["cuda", "mps"])
 def test_everything_runs_on_a_strict_second_device(like):
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=short")
-    run = in_a_process_of_its_own(*command, __file__, **{strict_device.LIKE_MPS: like})
+    run = in_a_process_of_its_own(*PYTEST, __file__, **{strict_device.LIKE_MPS: like})
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
     assert "no tests ran" not in run.stdout
+
+
+@pytest.mark.slow
+def test_a_strict_second_device_computes_what_the_cpu_computes():
+    run = in_a_process_of_its_own(*PYTEST, "-k", "not everything", Path(__file__).with_name("test_gpu.py"))
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout
 
 
 @pytest.mark.slow
@@ -58,6 +67,7 @@ def test_every_chapter_runs_on_a_strict_second_device(chapter):
 
 
 test_everything_runs_on_a_strict_second_device.__test__ = not ON_DEVICE
+test_a_strict_second_device_computes_what_the_cpu_computes.__test__ = not ON_DEVICE
 test_every_chapter_runs_on_a_strict_second_device.__test__ = not ON_DEVICE
 
 

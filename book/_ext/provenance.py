@@ -108,7 +108,7 @@ class Performance(SphinxDirective):
 def benches(report: dict[str, Any]) -> list[nodes.Node]:
     """Return where and when a report was made, then a title and a table for each of its benches."""
     made = report["provenance"]
-    threads = f", {made['cpu']}, {made['threads']} threads" if report["device"] == "cpu" else ""
+    threads = f", {made['cpu']}, threads: {made['threads']}" if report["device"] == "cpu" else ""
     where = f"Measured on {made['device']}{threads}, PyTorch {made['torch']}, {report['repeats']} repeats; "
     found: list[nodes.Node] = [nodes.paragraph("", f"{where}{made['date']}, {made['commit']}.")]
     for bench in report["benches"].values():

@@ -140,7 +140,7 @@ def test_the_command_says_when_something_is_left(two, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "no bench is called nothing; there are: loss, chunked-loss"),
+        (["nothing"], "no bench is called nothing; there are: loss, small-loss"),
         (["loss", "--repeats", "19"], "repeats must be at least 20, received 19"),
         (["loss", "--device", "cuda:99"], "cuda:99 is not available"),
     ],
@@ -182,5 +182,5 @@ def test_sizes_that_only_try_the_program_reach_no_page(small, tmp_path):
         class env:
             srcdir, note_dependency = tmp_path, staticmethod(lambda path: None)
 
-    assert ("Measured on cpu, AVX2, 2 threads" in Here("cpu").run()[0].astext()) is not small
+    assert ("Measured on cpu, AVX2, threads: 2" in Here("cpu").run()[0].astext()) is not small
     assert Here("cuda").run()[0].astext() == "Not measured yet."

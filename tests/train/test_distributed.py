@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,33 @@ def test_ctrl_c_under_torchrun_leaves_a_checkpoint_from_which_the_run_goes_on(tm
     output, _ = process.communicate(timeout=120)
     assert load_checkpoint(path)["step"] > 0, output  # no regular checkpoint was due
     assert "the same call continues" in output
+
+
+@pytest.fixture(scope="module")
+def example():
+    """What the book's example prints on one process and on two: first and later loss, without a norm and with one."""
+    script, printed = HERE.parents[1] / "book" / "examples" / "several_processes.py", {}
+    for processes, launcher in ((1, []), (2, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])):
+        command = [sys.executable, *launcher, script]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        lines = re.findall(r"^processes (\d), (.*): loss ([\d.]+), later ([\d.]+)$", done.stdout, re.MULTILINE)
+        printed[processes] = {norm: (float(first), float(later)) for _, norm, first, later in lines}
+        assert [int(number) for number, *_ in lines] == [processes] * 2  # each once
+        assert re.search(r"the loss of 2048 pairs: \d+ ms", done.stdout)
+    return printed
+
+
+def test_the_books_example_on_two_processes_trains_as_on_one(example):
+    first, later = zip(*(example[processes]["no norm"] for processes in (1, 2)), strict=True)
+    assert first[1] == pytest.approx(first[0], rel=1e-6)
+    assert later[1] == pytest.approx(later[0], rel=1e-4)
+    assert later[0] < first[0] - 0.1  # it learned something
+
+
+def test_batchnorm_is_what_two_processes_do_differently(example):
+    one, two = (example[processes]["BatchNorm"][0] for processes in (1, 2))
+    assert abs(two - one) > 1e-3
 
 
 def test_a_single_process_gathers_nothing_and_keeps_the_gradient():

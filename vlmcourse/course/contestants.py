@@ -77,10 +77,9 @@ def trained(at: Setting, make: Callable[[], Any], *inputs: Tensor) -> Callable[[
     return maker
 
 
-def loss(at: Setting) -> Bench:
-    """Compare NT-Xent, forward and backward."""
-    n, d = at.size(cpu=512, cuda=4096, small=32), 128
-    z1, z2 = at.random(n, d), at.random(n, d)
+def losses(at: Setting, n: int) -> tuple[str, Sequence[Tensor], dict[str, Callable[[], Call]]]:
+    """Return NT-Xent of n pairs as three packages write it."""
+    z1, z2 = at.random(n, 128), at.random(n, 128)
 
     def lightly() -> Callable[[Tensor, Tensor], Tensor]:
         from lightly.loss import NTXentLoss
@@ -95,13 +94,25 @@ def loss(at: Setting) -> Bench:
 
     makers = {"vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2), "lightly": lightly}
     makers["pytorch-metric-learning"] = metric_learning
-    made = {name: trained(at, make, z1, z2) for name, make in makers.items()}
-    return Bench(f"nt_xent_loss, {n} pairs of {d} numbers, there and back", made, {"lightly": 0.6}, (z1, z2))
+    what = f"nt_xent_loss, {n} pairs of 128 numbers, there and back"
+    return what, (z1, z2), {name: trained(at, make, z1, z2) for name, make in makers.items()}
+
+
+def loss(at: Setting) -> Bench:
+    """Compare NT-Xent, forward and backward."""
+    what, views, makers = losses(at, at.size(cpu=512, cuda=4096, small=32))
+    return Bench(what, {name: makers[name] for name in ("vlmcourse", "lightly")}, {"lightly": 0.6}, views)
+
+
+def small_loss(at: Setting) -> Bench:
+    """Compare NT-Xent of few pairs, since the memory of one contestant grows with the cube of their number."""
+    what, views, makers = losses(at, at.size(cpu=64, cuda=64, small=8))
+    return Bench(what, makers, {}, views)
 
 
 def chunked_loss(at: Setting) -> Bench:
     """Compare the loss in chunks with the loss at once."""
-    n, chunk = at.size(cpu=(2048, 256), cuda=(16_384, 1024), small=(32, 8))
+    n, chunk = at.size(cpu=(1024, 128), cuda=(16_384, 1024), small=(32, 8))
     z1, z2 = at.random(n, 128), at.random(n, 128)
     sizes = {"vlmcourse in chunks": chunk, "vlmcourse at once": None}
     makers = {
@@ -114,9 +125,9 @@ def chunked_loss(at: Setting) -> Bench:
 def vits(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], nn.Module]]]:
     """Return one network as four packages write it."""
     image, patch, width, depth, heads = at.size(
-        cpu=(32, 4, 192, 6, 3), cuda=(224, 16, 384, 12, 6), small=(8, 4, 8, 1, 2)
+        cpu=(32, 4, 192, 4, 3), cuda=(224, 16, 384, 12, 6), small=(8, 4, 8, 1, 2)
     )
-    images = torch.rand(at.size(cpu=32, cuda=128, small=2), 3, image, image, device=at.device)
+    images = torch.rand(at.size(cpu=16, cuda=128, small=2), 3, image, image, device=at.device)
     ours: dict[str, Any] = {"image_size": image, "patch_size": patch, "embed_dim": width, "depth": depth}
 
     def timm() -> nn.Module:
@@ -170,8 +181,8 @@ def vit_inference(at: Setting) -> Bench:
     return Bench(f"inference of a {what}", made, aims, (images, *makers["vlmcourse"]().parameters()))
 
 
-def attention(at: Setting) -> Bench:
-    """Compare the fused attention with PyTorch's module and with the readable one."""
+def attentions(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], Call]]]:
+    """Return multi-head attention as three programs compute it."""
     b, n, d, heads = at.size(cpu=(16, 197, 192, 3), cuda=(128, 197, 768, 12), small=(2, 5, 8, 2))
     tokens = at.random(b, n, d)
 
@@ -179,12 +190,24 @@ def attention(at: Setting) -> Bench:
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(x, x, x, need_weights=False)[0]
 
-    makers: dict[str, Callable[[], nn.Module]] = {"vlmcourse fused": partial(MultiHeadSelfAttention, d, heads)}
-    makers["torch"] = partial(Theirs, d, heads, batch_first=True)
-    makers["vlmcourse einops"] = partial(MultiHeadSelfAttention, d, heads, backend="einops")
-    made = {name: trained(at, make, tokens) for name, make in makers.items()}
-    return Bench(f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back", made,
-                 {"torch": 0.95}, (tokens,))  # fmt: skip
+    makers: dict[str, Callable[[], nn.Module]] = {"torch": partial(Theirs, d, heads, batch_first=True)}
+    backends: tuple[Backend, ...] = ("fused", "einops")
+    makers |= {f"vlmcourse {k}": partial(MultiHeadSelfAttention, d, heads, backend=k) for k in backends}
+    what = f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back"
+    return what, tokens, {name: trained(at, make, tokens) for name, make in makers.items()}
+
+
+def attention(at: Setting) -> Bench:
+    """Compare the fused attention with PyTorch's module."""
+    what, tokens, makers = attentions(at)
+    return Bench(what, {name: makers[name] for name in ("vlmcourse fused", "torch")}, {"torch": 0.95}, (tokens,))
+
+
+def readable_attention(at: Setting) -> Bench:
+    """Compare the readable attention with the fused one."""
+    what, tokens, makers = attentions(at)
+    names = ("vlmcourse einops", "vlmcourse fused")
+    return Bench(what, {name: makers[name] for name in names}, {"vlmcourse fused": 1.1}, (tokens,))
 
 
 def convolution(at: Setting) -> Bench:
@@ -199,7 +222,7 @@ def convolution(at: Setting) -> Bench:
 
 def views(at: Setting) -> Bench:
     """Compare two random views of a batch of images."""
-    images = torch.rand(at.size(cpu=128, cuda=2048, small=4), 3, 32, 32, device=at.device)
+    images = torch.rand(at.size(cpu=64, cuda=2048, small=4), 3, 32, 32, device=at.device)
 
     def kornia() -> Call:
         import kornia.augmentation as K
@@ -221,7 +244,9 @@ def views(at: Setting) -> Bench:
 
     makers: dict[str, Callable[[], Call]] = {"vlmcourse": lambda: partial(vlmcourse.two_views, images)}
     makers |= {"kornia": kornia, "torchvision": torchvision}
-    return Bench(f"two_views of {len(images)} images of 32 × 32", makers, {"kornia": 0.5}, (images,))
+    return Bench(
+        f"two_views of {len(images)} images of 32 × 32", makers, {"kornia": 0.5, "torchvision": 0.07}, (images,)
+    )
 
 
 def probe(at: Setting) -> Bench:
@@ -240,7 +265,7 @@ def probe(at: Setting) -> Bench:
             scale = StandardScaler().fit(x[train].double().numpy())
             inputs, judged = scale.transform(x[train].double().numpy()), scale.transform(x[judge].double().numpy())
             for penalty in vlmcourse.LinearProbe().penalties:
-                model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-6, max_iter=10_000)
+                model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-7, max_iter=10_000)
                 model.fit(inputs, labels[train].numpy()).score(judged, labels[judge].numpy())
 
         return call
@@ -288,7 +313,7 @@ def training(at: Setting) -> Bench:
 
 def generation(at: Setting) -> Bench:
     """Compare writing with and without a cache, and a GPT-2 of the same size."""
-    width, depth, new, b = at.size(cpu=(128, 4, 64, 8), cuda=(768, 12, 128, 32), small=(8, 1, 3, 2))
+    width, depth, new, b = at.size(cpu=(128, 4, 32, 8), cuda=(768, 12, 128, 32), small=(8, 1, 3, 2))
     ids = torch.arange(b * 16).view(b, 16).to(at.device) % 500
     sizes: dict[str, Any] = {"context_length": 16 + new, "embed_dim": width, "depth": depth, "num_heads": 4}
 
@@ -336,6 +361,6 @@ def importing(at: Setting) -> Bench:
 
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
     made.__name__.replace("_", "-"): made
-    for made in (loss, chunked_loss, vit_step, vit_inference, attention, convolution, views, probe, training,
-                 generation, importing)
+    for made in (loss, small_loss, chunked_loss, vit_step, vit_inference, attention, readable_attention, convolution,
+                 views, probe, training, generation, importing)
 }  # fmt: skip
