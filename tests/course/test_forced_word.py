@@ -101,8 +101,8 @@ def test_the_marks_are_the_shape_in_the_picture_and_those_usual_with_the_said_co
     data = content(make())
     assert [vlm.SHAPES[k] for k in data["seen"]] == [shape for _, shape in PAIRS]
     for color, marked in zip(vlm.COLORS, data["usual"], strict=True):
-        usual = [shape for said, shape in vlm.pairings(2) if said == color]
-        assert [shape for shape, is_usual in zip(vlm.SHAPES, marked, strict=True) if is_usual] == usual
+        usual = {shape for said, shape in vlm.pairings(2) if said == color}
+        assert {shape for shape, is_usual in zip(vlm.SHAPES, marked, strict=True) if is_usual} == usual
 
 
 def test_without_scripts_and_on_paper_one_choice_stands_in_a_table():
@@ -243,7 +243,9 @@ def opened(browser, text, **context):
 
 def as_shown(page):
     """All that a reader sees of a choice."""
-    bars = "bars => bars.map(bar => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
+    bars = (
+        "bars => bars.map(bar => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
+    )
     return {
         "sentence": page.locator("q").inner_text(),
         "picture": page.locator(".shown").get_attribute("alt"),
