@@ -1,0 +1,273 @@
+"""Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel.
+
+As in :mod:`~vlmcourse.course.figures.interactive`, colours come from the page's theme and names from the content.
+Without scripts, and on paper, the first choice stands there as a table.
+"""
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmcourse._checks import choose_names
+from vlmcourse.course.figures.page import base64_of, filled, name_of
+from vlmcourse.course.figures.plots import COLORS
+from vlmcourse.data import scenes
+from vlmcourse.data.questions import Questions
+from vlmcourse.models.vlm import VisionLanguageModel
+from vlmcourse.ops._modes import evaluating
+
+MOST_PICTURES = 8  # so that a phone shows them in two rows, and the HTML stays below 200 kB
+MOST_MODELS = 3  # side by side at 390 pixels
+SIDE = 64  # pixels; larger pictures are reduced, since none is shown larger than a thumb
+PARTS = 10_000  # probabilities are stored as whole numbers of this many parts
+
+
+def shapes_after(
+    model: VisionLanguageModel, prompts: Sequence[str], images: Tensor, *, shapes: Sequence[str]
+) -> Tensor:
+    """Return how probable each shape is as the word after each prompt; the last column is every other word together.
+
+    Shapes:
+        ``b`` prompts with one ``<image>`` each and images ``(b, 3, h, w)`` → ``(b, len(shapes) + 1)``, on the CPU. Rows
+        sum to one.
+
+    Raises:
+        ValueError: a shape that is no single word of the model, or a word in a prompt that it does not know.
+
+    >>> from vlmcourse.train.vlm import build_vlm
+    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+    >>> prompt = "What is in this image <image>? Answer: a small purple"
+    >>> shapes_after(model, [prompt], torch.rand(1, 3, 16, 16), shapes=("star", "heart")).shape
+    torch.Size([1, 3])
+    """
+    numbers = [model.tokenizer.encode(shape) for shape in shapes]
+    if any(len(number) != 1 for number in numbers):
+        raise ValueError(f"shapes must be single words, received {list(shapes)}")
+    ids, _ = model.tokenize(prompts)
+    with torch.no_grad(), evaluating(model):
+        logits = model(images.to(next(model.parameters()).device), ids)[0][:, -1]
+    chances = logits.float().cpu().softmax(-1)[:, [number for (number,) in numbers]]
+    return torch.cat([chances, (1 - chances.sum(1, keepdim=True)).clamp(min=0)], dim=1)
+
+
+def forced_word(
+    models: Mapping[str, VisionLanguageModel],
+    asked: Questions,
+    *,
+    colors: Sequence[str],
+    shapes: Sequence[str],
+    usual: Iterable[tuple[str, str]],
+    rows: Sequence[int] | None = None,
+    start: tuple[int, str] | None = None,
+) -> str:
+    """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
+
+    The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple", one
+    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked. Two radio
+    groups, so it works with a mouse, a finger and the arrow keys.
+
+    Shapes:
+        1 to 8 pictures of one object each, with answers that describe it, as ``questions(..., kinds="describe")``
+        draws them.
+
+    Options:
+        models: one to three, by the name that stands above their bars. usual: pairs of a colour and a shape, as
+        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which pictures of ``asked``; all of them if left out.
+        start: what is shown first, and on paper: a position in ``rows`` and a colour. Left out, it is the first picture
+        and the next colour in ``colors`` that does not usually come with the shape in it.
+
+    Source:
+        Slides S03 and S05.
+
+    >>> from vlmcourse import questions
+    >>> from vlmcourse.train import vlm
+    >>> asked = questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES)
+    >>> tiny = vlm.build_vlm(embed_dim=8, depth=1, num_heads=2)
+    >>> world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "usual": vlm.pairings(2)}
+    >>> picture = forced_word({"untrained": tiny}, asked, **world)
+    >>> picture.count('type="radio"'), "http" in picture
+    (8, False)
+    """
+    _check_models(models)
+    colors, shapes = choose_names("colors", colors, scenes.COLORS), choose_names("shapes", shapes, scenes.SHAPES)
+    pairs = _checked_pairs(usual)
+    rows = _checked_rows(rows, len(asked))
+    openings, seen = zip(*(_opening(asked, row, shapes) for row in rows), strict=True)
+    follows = [[(color, shape) in pairs for shape in shapes] for color in colors]
+    picture, said = _checked_start(start, [asked.objects[row][0].color for row in rows], seen, colors, follows)
+
+    prompts = [f"{asked.prompts[row]} {opening} {color}" for row, opening in zip(rows, openings, strict=True)
+               for color in colors]  # fmt: skip
+    images = asked.images[list(rows)].repeat_interleave(len(colors), dim=0)
+    chances = [
+        (PARTS * shapes_after(model, prompts, images, shapes=shapes)).round().int().unflatten(0, (-1, len(colors)))
+        for model in models.values()
+    ]
+    content = {
+        "colors": colors, "openings": openings, "seen": seen, "usual": follows,
+        "chances": [each.tolist() for each in chances],
+    }  # fmt: skip
+    pixels = [base64_of(_reduced(asked.images[row]), "PNG", optimize=True) for row in rows]
+    answers = [asked.answers[row] for row in rows]
+    name = name_of("forced", json.dumps([content, pixels, answers, list(models), shapes, picture, said]))
+    shown = [each[picture, said].tolist() for each in chances]
+    words = [*shapes, "another word"]
+    return filled(
+        "forced_word.html",
+        name=name,
+        in_picture=COLORS[0],
+        by_habit=COLORS[1],
+        pictures="".join(
+            _radio(name, "picture", k, k == picture, _img(answer, image, "thumb"))
+            for k, (answer, image) in enumerate(zip(answers, pixels, strict=True))
+        ),
+        words="".join(_radio(name, "word", k, k == said, color) for k, color in enumerate(colors)),
+        shown=_img(answers[picture], pixels[picture], "shown"),
+        opening=f"{openings[picture]} {colors[said]}",
+        heads="".join(f'<th scope="col">{html.escape(title)}</th>' for title in models),
+        rows="".join(
+            _row(word, [one[k] for one in shown], _marks(k, seen[picture], follows[said], colors[said]))
+            for k, word in enumerate(words)
+        ),
+        says=html.escape(_conclusion(list(models), words, shown)),
+        content=json.dumps(content),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is written into the page; the script in the template writes the same
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _radio(name: str, group: str, value: int, checked: bool, shown: str) -> str:
+    return (
+        f'<label><input type="radio" name="{name}-{group}" value="{value}" autocomplete="off"{" checked" * checked}/>'
+        f"{shown}</label>"
+    )
+
+
+def _img(alt: str, content: str, kind: str) -> str:
+    # On the tag itself: the book's own rules for pictures in outputs, such as a white card in dark mode, are strong.
+    style = "padding: 0; border-radius: 0; background: none; image-rendering: pixelated"
+    alt = html.escape(alt, quote=True)
+    return f'<img class="{kind}" alt="{alt}" style="{style}" src="data:image/png;base64,{content}"/>'
+
+
+def _marks(shape: int, seen: int, usual: Sequence[bool], color: str) -> dict[str, str]:
+    """Return the classes of a row, each with the words that say the same; the last row is no shape and has none."""
+    marks = {"seen": "in the picture"} if shape == seen else {}
+    return marks | ({"usual": f"usual with {color}"} if shape < len(usual) and usual[shape] else {})
+
+
+def _row(word: str, parts: Sequence[int], marks: Mapping[str, str]) -> str:
+    cells = "".join(
+        f'<td><div style="--share: {100 * part / PARTS:g}%"><i></i><b>{html.escape(_percent(part))}</b></div></td>'
+        for part in parts
+    )
+    mark = ", ".join(marks.values())
+    return f'<tr class="{" ".join(marks)}"><th scope="row"><span>{word}</span><small>{mark}</small></th>{cells}</tr>'
+
+
+def _percent(part: int) -> str:
+    if part < PARTS // 200:
+        return "< 1 %"
+    return "> 99 %" if part >= PARTS - PARTS // 200 else f"{(100 * part + PARTS // 2) // PARTS} %"
+
+
+def _conclusion(names: Sequence[str], words: Sequence[str], shown: Sequence[Sequence[int]]) -> str:
+    """Return what each model would most likely say, for those who do not compare bars."""
+    likeliest = [(max(range(len(words)), key=parts.__getitem__), parts) for parts in shown]
+    said = [f"{name}: {words[k]}, {_percent(parts[k])}" for name, (k, parts) in zip(names, likeliest, strict=True)]
+    return f"Most likely next – {'; '.join(said)}."
+
+
+def _reduced(image: Tensor) -> Tensor:
+    """Return an image ``(c, h, w)`` whose longer side has at most ``SIDE`` pixels."""
+    height, width = image.shape[1:]
+    scale = min(1.0, SIDE / max(height, width))
+    size = max(1, round(scale * height)), max(1, round(scale * width))
+    return F.interpolate(image.detach().float().cpu()[None], size=size, mode="area")[0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is refused
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _check_models(models: Any) -> None:
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"models must be a mapping of names to models, received {type(models).__name__}; "
+            f'try {{"before": model, "after": repaired}}'
+        )
+    if not 1 <= len(models) <= MOST_MODELS:
+        raise ValueError(f"models must hold from 1 to {MOST_MODELS}, received {len(models)}: {list(models)}")
+    for name, model in models.items():
+        if not isinstance(model, VisionLanguageModel):
+            raise TypeError(f"models[{name!r}] must be a VisionLanguageModel, received {type(model).__name__}")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"models must have names to stand above their bars, received {name!r}")
+
+
+def _checked_pairs(usual: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    pairs = [tuple(pair) if isinstance(pair, Sequence) else (pair,) for pair in usual]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] not in scenes.COLORS or pair[1] not in scenes.SHAPES:
+            raise ValueError(f"usual must hold pairs such as ('red', 'circle'), received {pair}; try vlm.pairings(2)")
+    return {(color, shape) for color, shape in pairs}
+
+
+def _checked_rows(rows: Sequence[int] | None, count: int) -> list[int]:
+    chosen = list(range(count)) if rows is None else list(rows)
+    if not 1 <= len(chosen) <= MOST_PICTURES:
+        raise ValueError(
+            f"asked must hold from 1 to {MOST_PICTURES} pictures, received {len(chosen)}; choose some with "
+            f"rows=range({min(count, 6)})"
+        )
+    if any(not 0 <= row < count for row in chosen):
+        raise ValueError(f"rows must be from 0 to {count - 1}, received {chosen}")
+    return chosen
+
+
+def _opening(asked: Questions, row: int, shapes: Sequence[str]) -> tuple[str, int]:
+    """Return the words before the colour, "a small", and the position in ``shapes`` of what the picture shows."""
+    if len(asked.objects[row]) != 1:
+        raise ValueError(
+            f"asked must hold pictures of one object, received {len(asked.objects[row])} in picture {row}; "
+            f"try questions(..., num_objects=1)"
+        )
+    (thing,), answer = asked.objects[row], asked.answers[row]
+    opening, found, _ = answer.partition(f" {thing.color} ")
+    if not found:
+        raise ValueError(
+            f"asked must hold answers that name the colour, such as 'a small red star on the left', received "
+            f"{answer!r}; try questions(..., kinds='describe') without drop"
+        )
+    if thing.shape not in shapes:
+        raise ValueError(f"shapes must hold the shape of each picture, received {list(shapes)} and a {thing.shape}")
+    return opening, shapes.index(thing.shape)
+
+
+def _checked_start(
+    start: tuple[int, str] | None,
+    own: Sequence[str],
+    seen: Sequence[int],
+    colors: Sequence[str],
+    usual: Sequence[Sequence[bool]],
+) -> tuple[int, int]:
+    """Return the positions of the first picture and word, ``own`` being the colours in the pictures."""
+    if start is not None:
+        picture, color = start
+        if not 0 <= picture < len(own) or color not in colors:
+            raise ValueError(
+                f"start must be a picture from 0 to {len(own) - 1} and one of {', '.join(colors)}, received {start!r}"
+            )
+        return picture, colors.index(color)
+    first = colors.index(own[0]) + 1 if own[0] in colors else 0
+    turned = [(first + k) % len(colors) for k in range(len(colors))]
+    return 0, next((k for k in turned if not usual[k][seen[0]]), turned[0])
