@@ -9,7 +9,7 @@ A source is Markdown. Its fences become cells, all else is text:
     ```python                     code that is given
     ```python solution NAME       what the student writes, between ### BEGIN SOLUTION and ### END SOLUTION
     ```answer NAME POINTS         a written answer; the text of the fence is the instructor's alone
-    {check NAME POINTS HIDDEN}    on a line of its own: the check of a function, and once more on inputs nobody has seen
+    {check NAME POINTS}           on a line of its own: the check of a function, and once more on inputs nobody has seen
 """
 
 import argparse
@@ -25,15 +25,21 @@ from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
-    r"^```(python|answer)(?: (solution|\S+))?(?: (\S+))?\n(.*?)^```\n|^\{check (\S+) (\d+) (\d+)\}\n",
+    r"^```(python|answer)(?: (solution|\S+))?(?: (\S+))?\n(.*?)^```\n|^\{check (\S+) (\d+)\}\n",
     re.DOTALL | re.MULTILINE,
 )
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.DOTALL | re.MULTILINE)
 EMPTY = "*Write your answer here.*"
-VISIBLE_CHECK = "report = check_{name}({function})\nprint(report)\nassert report.passed"
-HIDDEN_CHECK = """# When your work is graded: once more, on inputs that nobody has seen.
+CHECK = """report = check_{name}({function})
+print(report)
+assert report.passed
+# When your work is graded: once more, on inputs that nobody has seen.
 ### BEGIN HIDDEN TESTS
+import sys
+
+for module in [module for module in sys.modules if module.startswith("vlmcourse")]:
+    del sys.modules[module]  # the package as it is installed, not as this notebook left it
 from vlmcourse.homework.grading import regrade
 
 regrade("{name}", {function})
@@ -58,28 +64,23 @@ def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution
     return cell
 
 
-def check_cells(name: str, points: int, hidden: int) -> list[NotebookNode]:
-    """Return what one line ``{check ...}`` stands for: a heading, the check, and the hidden one."""
+def check_cells(name: str, points: int) -> list[NotebookNode]:
+    """Return what one line ``{check ...}`` stands for: its points, and the check with its hidden part."""
     from vlmcourse.homework import CHECKS
 
-    call = {"name": name, "function": CHECKS[name].task.name}
-    text = f"**Check** · {points} points, and {hidden} more for other inputs when your work is graded"
-    return [
-        new_markdown_cell(text),
-        graded(new_code_cell(VISIBLE_CHECK.format(**call)), f"check-{name}", points=points),
-        graded(new_code_cell(HIDDEN_CHECK.format(**call)), f"hidden-{name}", points=hidden),
-    ]
+    code = new_code_cell(CHECK.format(name=name, function=CHECKS[name].task.name))
+    return [new_markdown_cell(f"**Check** · {points} points"), graded(code, f"check-{name}", points=points)]
 
 
 def instructor(source: str) -> NotebookNode:
     """Return the notebook with everything in it."""
     cells, end = [], 0
     for match in FENCE.finditer(source):
-        kind, option, name, text, check, points, hidden = match.groups()
+        kind, option, name, text, check, points = match.groups()
         if before := source[end : match.start()].strip():
             cells.append(new_markdown_cell(before))
         if check:
-            cells += check_cells(check, int(points), int(hidden))
+            cells += check_cells(check, int(points))
         elif kind == "answer":
             cells.append(graded(new_markdown_cell(text.strip()), option, points=int(name), solution=True))
         elif option == "solution":

@@ -2,13 +2,15 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pytest
 
 from book.tools import homework
-from vlmcourse.homework import CHECKS, notebook
+from vlmcourse.homework import CHECKS, Report, grading, notebook
 
 SOURCES = sorted(homework.SOURCES.glob("hw*.md"))
 ids = {"ids": lambda path: path.stem}
@@ -69,27 +71,44 @@ def test_the_reference_gets_all_points_and_an_empty_notebook_none(path, tmp_path
         assert [part for part in parts if bool(part.problem) != empty] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, **ids)
-def test_hidden_cells_pass_the_reference_and_refuse_a_check_that_was_replaced(path, monkeypatch):
-    monkeypatch.setenv("VLMCOURSE_DEVICE", "cpu")
-    cells = only_work_and_checks(homework.instructor(path.read_text(encoding="utf-8"))).cells
-    work = [
-        cell.source for cell in cells if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("grade")
-    ]
-    hidden = [cell.source for cell in cells if "BEGIN HIDDEN" in cell.source]
-    space = {}
-    for source in work + hidden:
-        exec(source, space)
-    assert hidden
-    monkeypatch.setattr(
-        "vlmcourse.homework.checking.examine", lambda task, *_, **__: notebook.Part("x", 1) and Passing()
-    )
+def hidden_test_of_hw1(work):
+    """Run one solution and then the check's cell of the instructor's version, in modules of their own."""
+    cells = homework.instructor((homework.SOURCES / "hw1.md").read_text(encoding="utf-8")).cells
+    (cell,) = [cell.source for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "check-patchify"]
+    with mock.patch.dict(sys.modules):
+        exec(f"import vlmcourse\nfrom vlmcourse import check_patchify\n{work}\n{cell}", {})
+
+
+RIGHT = 'from einops import rearrange\npatchify = lambda images, *, patch_size: rearrange(images, "b c (nh h) (nw w) -> b (nh nw) (h w c)", h=patch_size, w=patch_size)'
+TRUSTING = "from vlmcourse.homework import Report\ncheck_patchify = lambda f: Report('x', True)"
+
+
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        (f"{TRUSTING}\npatchify = vlmcourse.patchify", "which is the solution"),
+        (f"{TRUSTING}\npatchify = lambda images, *, patch_size: images", "the result has shape"),
+        (
+            "import vlmcourse.homework.checking as c\nc.examine = lambda *_, **__: c.Report('x', True)\npatchify = print",
+            "stops with",
+        ),
+        ("patchify = lambda images, *, patch_size: images", ""),
+    ],
+)
+def test_the_hidden_part_refuses_what_a_notebook_has_arranged_for_itself(work, why, capsys):
+    hidden_test_of_hw1(RIGHT)
+    with pytest.raises(AssertionError, match=why):
+        hidden_test_of_hw1(work)
+
+
+def test_a_check_that_lets_nonsense_pass_is_found(monkeypatch):
+    monkeypatch.setattr("vlmcourse.homework.checking.examine", lambda *_, **__: notebook_report())
     with pytest.raises(AssertionError, match="lets nonsense pass"):
-        exec(hidden[0], space)
+        grading.regrade("patchify", print)
 
 
-class Passing:
-    passed = True
+def notebook_report():
+    return Report("patchify", True)
 
 
 def test_the_names_and_calls_are_the_stable_ones():

@@ -143,3 +143,24 @@ def test_a_second_mistake_is_told_with_the_first():
         yield Case("numbers", (draw.normal(3),))
 
     assert "one added; and also: doubled" in str(check_f(lambda x: 2 * x + 1, device="cpu"))
+
+
+@check("table(numbers)", lambda numbers: 3 * numbers, layout="row column depth")
+def check_table(draw):
+    """Check ``table(numbers)``, which no mistake is known of."""
+    yield Case("a table", (draw.normal(*draw.primes(3)),))
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda x: (3 * x).mT, "the axes are in the order (axis 0 (row), axis 2 (depth), axis 1 (column))"),
+        (lambda x: (3 * x).flip(1), "axis 1 (column) runs backwards"),
+        (lambda x: (3 * x).roll(1, 2), "shifted by 1 along axis 2 (depth)"),
+        (lambda x: -6 * x, "every number is -2 times what it should be"),
+        (lambda x: 3 * x + 0.5, "every number is 0.5 more than it should be"),
+        (lambda x: torch.cat([3 * x[:1], x[1:]]), "wrong only where axis 0 (row) is 1"),
+    ],
+)
+def test_an_unknown_mistake_is_described_by_how_the_result_relates_to_the_right_one(function, hint):
+    assert hint in str(check_table(function, device="cpu"))

@@ -100,7 +100,7 @@ def test_the_release_holds_no_solution_and_is_what_students_get_from_the_course(
 
 
 def test_scores_say_who_did_what(course):
-    # The checks of hw1 give 4 + 2 points each for three functions.
+    # Three functions, with 6 points each.
     assert scores(course) == {"perfect": 18.0, "partial": 12.0, "broken": 6.0, "cheating": 0.0}
 
 
@@ -109,4 +109,4 @@ def test_feedback_says_what_was_wrong(course):
     assert "patch 1 should be right of patch 0" in page["partial"]
     assert "SyntaxError" in page["broken"]
     assert "loop without end" in page["broken"]
-    assert "lets nonsense pass" in page["cheating"]
+    assert "which is the solution" in page["cheating"]

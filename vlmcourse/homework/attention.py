@@ -29,7 +29,15 @@ def _weights(
     """Return α, or what comes out when one step of the formula is another."""
     n, d = keys.shape[-2:]
     scores = einsum(queries, keys, "... i d, ... j d -> ... i j")
-    divisors = {"sqrt d": d**0.5, "none": 1.0, "d": d, "times": d**-0.5, "sqrt n": n**0.5, "sqrt 2d": (2 * d) ** 0.5}
+    divisors = {
+        "sqrt d": d**0.5,
+        "none": 1.0,
+        "d": d,
+        "times": d**-0.5,
+        "sqrt n": n**0.5,
+        "sqrt i": queries.shape[-2] ** 0.5,
+        "sqrt 2d": (2 * d) ** 0.5,
+    }
     scores = scores / divisors[scale]
     if mask is not None and masking in ("before", "inverted"):
         scores = scores.masked_fill(mask if masking == "inverted" else ~mask, -math.inf)
@@ -77,6 +85,9 @@ FORMULA_MISTAKES: dict[str, dict[str, Any]] = {
     "the scores are divided by d, not by its square root": {"scale": "d"},
     "the scores are multiplied by the square root of d: divide": {"scale": "times"},
     "the scores are divided by the root of the number of keys: d is the length of a vector": {"scale": "sqrt n"},
+    "the scores are divided by the root of the number of queries: d is the length of a vector": {"scale": "sqrt i"},
+    "softmax runs over the batch: take the last axis, dim=-1": {"axis": 0},
+    "softmax runs over axis 1, counted from the front: take the last axis, dim=-1": {"axis": 1},
     "the softmax is missing: these are scores": {"activation": "none"},
     "a sigmoid looks at each key alone: the softmax lets keys compete, so that a row sums to 1": {"activation": "sigmoid"},
     "the scores are divided by their sum: exponentiate first, that is the softmax": {"activation": "shares"},

@@ -326,17 +326,21 @@ def examine(
         remark = f"but slow, {theirs:.1f} s where {ours:.2f} s are enough: try whole tensors instead of loops"
         return Report(task.name, True, remark if theirs > 0.5 + 20 * ours else "")
     case, values_differ = cases[failed], faults[failed] == DIFFERENT
-    again = attempt(function, case, seconds=seconds, forbidden=frozenset())
-    if values_differ and not _same(again.value, outcomes[failed].value, nan=True):
-        return Report(task.name, False, "the same input gives another result the second time: leave chance out")
+    if values_differ:
+        again = attempt(function, case, seconds=seconds, forbidden=frozenset(), gradients=False)
+        if not _same(again.value, outcomes[failed].value, nan=True):
+            return Report(task.name, False, "the same input gives another result the second time: leave chance out")
     evidence = _tried(case)
     if mistake := _mistake(task, cases, outcomes):
         return Report(task.name, False, mistake, evidence)
     hint = faults[failed]
+    if "the result has shape" in hint:
+        hint = _relation(task, case, outcomes[failed].value) or hint
     if values_differ:
         right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault]
         contrast = f"right for {right[0]}, but wrong for {case.what}" if right else DIFFERENT
-        hint = f"{contrast}: {case.hint}" if case.hint else _symptom(task, case, outcomes[failed]) or contrast
+        seen = _symptom(task, case, outcomes[failed]) or _relation(task, case, outcomes[failed].value)
+        hint = f"{contrast}: {case.hint}" if case.hint else seen or contrast
     if values_differ:
         evidence = _smallest(task, function, failed, draw, seconds) or evidence
     return Report(task.name, False, hint, evidence)
@@ -350,7 +354,7 @@ def _with_generic(cases: list[Case], task: Task) -> list[Case]:
     first = cases[0]
     strided = _mapped(lambda tensor: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor, first.args)
     cases.append(Case("an input that is not contiguous in memory", strided, first.options))
-    if any(tensor.is_floating_point() for tensor in _tensors(first.args)):
+    if any(tensor.is_floating_point() and tensor.device.type != "mps" for tensor in _tensors(first.args)):
         wide = _mapped(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, first.args)
         cases.append(Case("float64", wide, first.options))
     return cases
@@ -376,6 +380,7 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
         said = next((f"; {meaning}" for phrase, meaning in EXPLANATIONS.items() if phrase in text), "")
         if isinstance(outcome.error, TypeError) and "argument" in text:
             said += f"; it is called as {task.call}"
+        said += f"; {case.hint}" if case.hint else ""
         return f"it stops with {kind} for {case.what}: {text}{said}"
     if task.property_only:
         return _symptom(task, case, outcome) or _side_effect(outcome)
@@ -438,9 +443,10 @@ def _same(one: Any, other: Any, *, nan: bool = False) -> bool:
         return len(one) == len(other) and all(_same(a, b, nan=nan) for a, b in zip(one, other, strict=True))
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
         return type(one) is type(other) and one == other
-    if one.shape != other.shape or one.device != other.device:
+    if one.shape != other.shape:
         return False
-    return torch.allclose(one.detach().double(), other.detach().double(), rtol=1e-4, atol=1e-5, equal_nan=nan)
+    a, b = (tensor.detach().cpu().double() for tensor in (one, other))  # not every device has float64
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=nan)
 
 
 def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> str | None:
@@ -457,7 +463,7 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
     with torch.no_grad():
         wrong = [pair for pair in came if not _same(task.right(*pair[0].args, **pair[0].options), pair[1])]
     plainest = [pair for pair in ordinary if wrong and pair[0].options.keys() == wrong[0][0].options.keys()]
-    for compared in (ordinary, plainest, came):
+    for compared in (ordinary, plainest, wrong[:1]):
         if any(pair is other for pair in compared for other in wrong):
             for hint, knobs in known + pairs:
                 if _explains(task, knobs, compared):
@@ -488,6 +494,39 @@ def _symptom(task: Task, case: Case, outcome: Outcome) -> str:
     values, right = _tensors(outcome.value), _tensors(expected)
     if any(value.isnan().any() for value in values) and not any(value.isnan().any() for value in right):
         return f"NaN for {case.what}: an exp overflows, or 0 / 0"
+    return ""
+
+
+def _relation(task: Task, case: Case, got: Any) -> str:
+    """Say how a result of unknown origin relates to the right one: axes moved, turned round, scaled, or wrong in part."""
+    right = task.right(*case.args, **case.options)
+    if not isinstance(right, Tensor) or not isinstance(got, Tensor) or right.ndim != got.ndim or right.ndim == 0:
+        return ""
+    right, got = right.detach().cpu().double(), got.detach().cpu().double()
+    letters = task.layout.split() if len(task.layout.split()) == right.ndim else []
+    names = [f"axis {k}" + f" ({letters[k]})" * bool(letters) for k in range(right.ndim)]
+    for order in itertools.permutations(range(right.ndim)):
+        if order != tuple(range(right.ndim)) and _same(right.permute(order), got):
+            return f"the numbers are right, but the axes are in the order ({', '.join(names[k] for k in order)})"
+    if right.shape != got.shape:
+        return ""
+    for axis, name in enumerate(names):
+        if _same(right.flip(axis), got):
+            return f"the numbers are right, but {name} runs backwards"
+        for shift in range(1, right.shape[axis]):
+            if _same(right.roll(shift, axis), got):
+                return f"the numbers are right, but shifted by {shift} along {name}"
+    usable = right.isfinite() & (right.abs() > 1e-6)
+    ratios, differences = got[usable] / right[usable], (got - right)[right.isfinite()]
+    if len(ratios) > 1 and _same(ratios, ratios[:1].expand(ratios.shape)):
+        return f"every number is {float(ratios[0]):.4g} times what it should be"
+    if len(differences) > 1 and _same(differences, differences[:1].expand(differences.shape)):
+        return f"every number is {float(differences[0]):.4g} more than it should be"
+    wrong = ~torch.isclose(right, got, rtol=1e-4, atol=1e-5)
+    for axis, name in enumerate(names):
+        places = wrong.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
+        if len(places) < right.shape[axis]:
+            return f"the numbers are wrong only where {name} is {', '.join(map(str, places[:5]))}"
     return ""
 
 

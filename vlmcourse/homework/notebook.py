@@ -73,7 +73,7 @@ def parts(path: str | Path, *, seconds: float = 600.0) -> Iterator[Part]:
         name, points = marks.get("grade_id", ""), int(marks.get("points", 0))
         if cell["cell_type"] == "markdown" and marks.get("grade"):
             yield Part(name, points, "not written yet" if source.strip() in ("", EMPTY) else "", written=True)
-        elif cell["cell_type"] == "code" and not name.startswith("hidden-"):
+        elif cell["cell_type"] == "code":
             problem = _problem(source, space, f"<cell {number}>", seconds)
             if marks.get("grade"):
                 yield Part(name.removeprefix("check-"), points, problem)
