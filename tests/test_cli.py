@@ -305,3 +305,19 @@ def test_the_command_runs_as_a_module_and_refuses_a_device_that_is_not_there(sce
     assert ended.returncode == BAD_INPUT
     assert ended.stdout == ""
     assert "VLMCOURSE_DEVICE=cuda:99 is not available" in ended.stderr
+
+
+# ---- homework ----------------------------------------------------------------------------------------------------
+
+
+def test_homework_is_listed_started_once_and_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["homework", "list"]) == ANSWERED
+    assert "hw1  Homework 1: patches" in capsys.readouterr().out
+    assert main(["homework", "start", "hw1"]) == ANSWERED
+    assert main(["homework", "start", "hw1"]) == BAD_INPUT
+    assert "never overwritten" in capsys.readouterr().err
+    assert main(["homework", "next", "hw1.ipynb"]) == ANSWERED
+    assert "next: by-hand" in capsys.readouterr().out
+    assert main(["homework", "check", "nowhere.ipynb"]) == BAD_INPUT
+    assert "nowhere.ipynb" in capsys.readouterr().err

@@ -18,6 +18,8 @@ from torch import nn
 
 import vlmcourse as course
 from vlmcourse import fit, plots, scenes
+from vlmcourse.homework import CHECKS, Draw
+from vlmcourse.homework.checking import attempt
 from vlmcourse.train import vlm
 
 WHERE = strict_device.NAME
@@ -298,6 +300,16 @@ def fitted():
     return fit(model, loss, data, lr=1e-3, steps=2, optimizer="sgd", **QUIET)
 
 
+def examined(check):
+    """The check draws on the device, its own right function runs there, and a wrong one is told what is wrong."""
+    for case in check.task.cases(Draw(0, device=WHERE)):
+        outcome = attempt(check.task.right, case, seconds=60.0, forbidden=frozenset())
+        assert outcome.error is None, (case.what, outcome.error)
+    report = check(lambda *_, **__: (torch.ones(2, 3), 1))
+    assert not report.passed
+    return str(report)
+
+
 BOTH = ("fused", "einops")
 CLIPS = (2, 3, 4, 16, 16)
 CALLS = {
@@ -363,6 +375,7 @@ CALLS = {
     "two_views": lambda folder: viewed(),
     "uniformity": lambda folder: course.uniformity(F.normalize(rand(4, 8))),
     "unpatchify": lambda folder: course.unpatchify(rand(2, 4, 48), patch_size=4, image_size=8),
+    **{f"check_{name}": lambda folder, check=check: examined(check) for name, check in CHECKS.items()},
 }  # fmt: skip
 # What holds no tensor that could lie in the wrong place, or makes its tensors on the CPU alone.
 NOWHERE = {"Chapter", "KINDS", "PROMPT", "SCENE_STEPS", "SIMCLR_STEPS", "Tokenizer", "VideoDataset", "device", "glue"}

@@ -1,4 +1,4 @@
-"""The command line: ``vlmcourse ask IMAGE "What is in this image?"`` (slide S02), and commands about this machine."""
+"""The command line: ``vlmcourse ask`` answers about a picture (slide S02); ``doctor``, ``bench`` and ``homework``."""
 
 import argparse
 import re
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     parser = argparse.ArgumentParser(
-        prog="vlmcourse", description="The course from the terminal: ask its small model, look at this machine."
+        prog="vlmcourse",
+        description="The course from the terminal: ask its small model, look at this machine, do your homework.",
     )
     parser.add_argument("--version", action="version", version=f"vlmcourse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -58,7 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
     commands.add_parser("doctor", help="say what this machine has, where chapters will run, and what is missing")
     _add_bench(commands)
+    _add_homework(commands.add_parser("homework", help="get an assignment, check it, see what comes next"))
     options = parser.parse_args(arguments)
+    if options.command == "homework":
+        try:
+            return _homework(options)
+        except (OSError, ValueError) as error:
+            print(f"vlmcourse: {error}", file=sys.stderr)
+            return BAD_INPUT
     if options.command == "doctor":
         from vlmcourse.course.doctor import report
 
@@ -98,6 +106,37 @@ def _bench(options: argparse.Namespace) -> int:
     if left:
         print(f"{left} benches are left; the same command goes on", file=sys.stderr)
     return UNFINISHED if left else ANSWERED
+
+
+def _add_homework(parser: argparse.ArgumentParser) -> None:
+    """Describe ``vlmcourse homework`` and its four verbs."""
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="name the assignments")
+    start = verbs.add_parser("start", help="copy an assignment into a folder; never overwrites your work")
+    start.add_argument("name", help="such as hw2")
+    start.add_argument("folder", nargs="?", type=Path, default=Path(), help="default: this folder")
+    for verb, what in (("check", "run all parts, and say what each has reached"), ("next", "name the next small step")):
+        checked = verbs.add_parser(verb, help=what)
+        checked.add_argument("notebook", type=Path)
+        checked.add_argument("--seconds", type=float, default=600.0, help="time limit of one cell (default: 600)")
+
+
+def _homework(options: argparse.Namespace) -> int:
+    """Do what one verb of ``vlmcourse homework`` asks for."""
+    from vlmcourse.homework import notebook
+
+    if options.verb == "list":
+        for name, path in notebook.handouts().items():
+            print(f"{name}  {notebook.title(path)}")
+    elif options.verb == "start":
+        try:
+            print(notebook.start(options.name, options.folder))
+        except FileExistsError as error:
+            raise FileExistsError(f"{error.filename} is there already, and your work is never overwritten") from None
+    else:
+        report = notebook.summary if options.verb == "check" else notebook.next_step
+        print(report(options.notebook, seconds=options.seconds))
+    return ANSWERED
 
 
 def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:

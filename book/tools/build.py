@@ -155,7 +155,7 @@ class Book:
 
     def stage(self) -> None:
         """Bring _build/source/ up to date; where that changes anything, the rendered book is good no more."""
-        hidden = {"tools", "__pycache__", ".ipynb_checkpoints"}
+        hidden = {"tools", "sources", "__pycache__", ".ipynb_checkpoints"}
         found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
         content = {self.name(page): page.read_bytes() for page in pages}

@@ -1,0 +1,141 @@
+"""Make the student's and the instructor's version of each assignment from its one source, book/homework/sources/hw*.md.
+
+Usage: python -m book.tools.homework                      write book/homework/hw*.ipynb, what students and readers get
+       python -m book.tools.homework --check              only say which of them are not what the sources give
+       python -m book.tools.homework --instructor FOLDER  write a course folder for nbgrader, with all solutions
+
+A source is Markdown. Its fences become cells, all else is text:
+
+    ```python                     code that is given
+    ```python solution NAME       what the student writes, between ### BEGIN SOLUTION and ### END SOLUTION
+    ```answer NAME POINTS         a written answer; the text of the fence is the instructor's alone
+    {check NAME POINTS}           on a line of its own: the check of a function, and once more on inputs nobody has seen
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells
+
+SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
+FENCE = re.compile(
+    r"^```(python|answer)(?: (solution|\S+))?(?: (\S+))?\n(.*?)^```\n|^\{check (\S+) (\d+)\}\n",
+    re.DOTALL | re.MULTILINE,
+)
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
+HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.DOTALL | re.MULTILINE)
+EMPTY = "*Write your answer here.*"
+CHECK = """report = check_{name}({function})
+print(report)
+assert report.passed
+# When your work is graded: once more, on inputs that nobody has seen.
+### BEGIN HIDDEN TESTS
+import sys
+
+for module in [module for module in sys.modules if module.startswith("vlmcourse")]:
+    del sys.modules[module]  # the package as it is installed, not as this notebook left it
+from vlmcourse.homework.grading import regrade
+
+regrade("{name}", {function})
+### END HIDDEN TESTS"""
+CONFIG = '''"""Settings of nbgrader; run its commands in this folder."""
+c = get_config()  # noqa: F821
+c.CourseDirectory.course_id = "vision"
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__"]
+c.ExecutePreprocessor.timeout = 600  # seconds a cell
+c.ExecutePreprocessor.interrupt_on_timeout = True
+c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
+c.ClearSolutions.text_stub = "*Write your answer here.*"
+'''
+
+
+def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution: bool = False) -> NotebookNode:
+    """Mark a cell as nbgrader does: the student's, or one that gives points and may not be changed."""
+    marks = {"grade_id": name, "grade": points is not None, "solution": solution, "locked": not solution}
+    cell.metadata["nbgrader"] = {**marks, "task": False, "schema_version": 3}
+    if points is not None:
+        cell.metadata["nbgrader"]["points"] = points
+    return cell
+
+
+def check_cells(name: str, points: int) -> list[NotebookNode]:
+    """Return what one line ``{check ...}`` stands for: its points, and the check with its hidden part."""
+    from vlmcourse.homework import CHECKS
+
+    code = new_code_cell(CHECK.format(name=name, function=CHECKS[name].task.name))
+    return [new_markdown_cell(f"**Check** · {points} points"), graded(code, f"check-{name}", points=points)]
+
+
+def instructor(source: str) -> NotebookNode:
+    """Return the notebook with everything in it."""
+    cells, end = [], 0
+    for match in FENCE.finditer(source):
+        kind, option, name, text, check, points = match.groups()
+        if before := source[end : match.start()].strip():
+            cells.append(new_markdown_cell(before))
+        if check:
+            cells += check_cells(check, int(points))
+        elif kind == "answer":
+            cells.append(graded(new_markdown_cell(text.strip()), option, points=int(name), solution=True))
+        elif option == "solution":
+            cells.append(graded(new_code_cell(text.strip()), name, solution=True))
+        else:
+            cells.append(new_code_cell(text.strip()))
+        end = match.end()
+    if rest := source[end:].strip():
+        cells.append(new_markdown_cell(rest))
+    name_cells(cells)
+    return new_notebook(cells=cells, metadata=NOTEBOOK_METADATA)
+
+
+def student(source: str) -> NotebookNode:
+    """Return the notebook without solutions and hidden tests, as nbgrader would release it."""
+    notebook = instructor(source)
+    for cell in notebook.cells:
+        marks = cell.metadata.get("nbgrader", {})
+        if marks.get("solution") and cell.cell_type == "markdown":
+            cell.source = EMPTY
+        elif marks:
+            cell.source = HIDDEN.sub("", SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source)).strip()
+    name_cells(notebook.cells)
+    return notebook
+
+
+def written(notebook: NotebookNode) -> str:
+    """Return a notebook's file."""
+    return nbformat.writes(notebook) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--instructor", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    old = []
+    for path in sorted(SOURCES.glob("hw*.md")):
+        source = path.read_text(encoding="utf-8")
+        target, text = PAGES / f"{path.stem}.ipynb", written(student(source))
+        if options.instructor:
+            target = options.instructor / "source" / path.stem / f"{path.stem}.ipynb"
+            text = written(instructor(source))
+        if options.check:
+            old += [target.name] * (not target.is_file() or target.read_text(encoding="utf-8") != text)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print(target)
+    if options.instructor and not (config := options.instructor / "nbgrader_config.py").exists():
+        config.write_text(CONFIG, encoding="utf-8")
+    if old:
+        print(f"not what the sources give: {', '.join(old)}; run python -m book.tools.homework")
+    return bool(old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The assignments: one source each, whose student's version holds no solution and whose reference gets all points."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from unittest import mock
+
+import nbformat
+import pytest
+
+from book.tools import homework
+from vlmcourse.homework import CHECKS, Report, grading, notebook
+
+SOURCES = sorted(homework.SOURCES.glob("hw*.md"))
+ids = {"ids": lambda path: path.stem}
+STABLE = Path(__file__).with_name("stable_names.txt")
+
+
+def solutions(source):
+    """Return the lines that a student has to find, and the words of the instructor's answers."""
+    blocks = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source, re.DOTALL)
+    answers = re.findall(r"^```answer \S+ \d+\n(.*?)^```", source, re.DOTALL | re.MULTILINE)
+    return [line.strip() for text in blocks + answers for line in text.splitlines() if len(line.strip()) > 12]
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
+def test_the_students_file_is_what_the_source_gives_and_holds_no_solution(path):
+    source = path.read_text(encoding="utf-8")
+    file = (homework.PAGES / f"{path.stem}.ipynb").read_text(encoding="utf-8")
+    assert file == homework.written(homework.student(source)), "run python -m book.tools.homework"
+    assert len(solutions(source)) > 8
+    text = "\n".join("".join(cell["source"]) for cell in json.loads(file)["cells"])
+    assert [line for line in solutions(source) if line in text] == []
+    assert "BEGIN" not in text
+    assert "regrade" not in text
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
+def test_a_leaked_solution_would_be_found(path):
+    source = path.read_text(encoding="utf-8")
+    text = "\n".join(cell.source for cell in homework.instructor(source).cells)
+    assert all(line in text for line in solutions(source))
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
+def test_points_in_the_table_are_those_of_the_cells(path):
+    source = path.read_text(encoding="utf-8")
+    promised = sum(map(int, re.findall(r"^\| \d\..*? \| (\d+) \|", source, re.MULTILINE)))
+    marks = [cell.metadata.get("nbgrader", {}) for cell in homework.instructor(source).cells]
+    assert sum(mark.get("points", 0) for mark in marks) == promised
+    names = [mark["grade_id"] for mark in marks if mark]
+    assert len(names) == len(set(names))
+
+
+def only_work_and_checks(made):
+    """Leave the experiments out: the imports, what the student writes, and what checks it."""
+    code = [cell for cell in made.cells if cell.cell_type == "code"]
+    made.cells = [code[0], *(cell for cell in made.cells[1:] if cell.metadata.get("nbgrader"))]
+    return made
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
+def test_the_reference_gets_all_points_and_an_empty_notebook_none(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLMCOURSE_DEVICE", "cpu")
+    source = path.read_text(encoding="utf-8")
+    for made, empty in ((homework.instructor(source), False), (homework.student(source), True)):
+        nbformat.write(only_work_and_checks(made), tmp_path / "made.ipynb")
+        parts = list(notebook.parts(tmp_path / "made.ipynb"))
+        assert len(parts) >= 4
+        assert [part for part in parts if bool(part.problem) != empty] == []
+
+
+def hidden_test_of_hw1(work):
+    """Run one solution and then the check's cell of the instructor's version, in modules of their own."""
+    cells = homework.instructor((homework.SOURCES / "hw1.md").read_text(encoding="utf-8")).cells
+    (cell,) = [cell.source for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "check-patchify"]
+    with mock.patch.dict(sys.modules):
+        exec(f"import vlmcourse\nfrom vlmcourse import check_patchify\n{work}\n{cell}", {})
+
+
+RIGHT = 'from einops import rearrange\npatchify = lambda images, *, patch_size: rearrange(images, "b c (nh h) (nw w) -> b (nh nw) (h w c)", h=patch_size, w=patch_size)'
+TRUSTING = "from vlmcourse.homework import Report\ncheck_patchify = lambda f: Report('x', True)"
+
+
+@pytest.mark.parametrize(
+    ("work", "why"),
+    [
+        (f"{TRUSTING}\npatchify = vlmcourse.patchify", "which is the solution"),
+        (f"{TRUSTING}\npatchify = lambda images, *, patch_size: images", "the result has shape"),
+        (
+            "import vlmcourse.homework.checking as c\nc.examine = lambda *_, **__: c.Report('x', True)\npatchify = print",
+            "stops with",
+        ),
+        ("patchify = lambda images, *, patch_size: images", ""),
+    ],
+)
+def test_the_hidden_part_refuses_what_a_notebook_has_arranged_for_itself(work, why, capsys):
+    hidden_test_of_hw1(RIGHT)
+    with pytest.raises(AssertionError, match=why):
+        hidden_test_of_hw1(work)
+
+
+def test_a_check_that_lets_nonsense_pass_is_found(monkeypatch):
+    monkeypatch.setattr("vlmcourse.homework.checking.examine", lambda *_, **__: notebook_report())
+    with pytest.raises(AssertionError, match="lets nonsense pass"):
+        grading.regrade("patchify", print)
+
+
+def notebook_report():
+    return Report("patchify", True)
+
+
+def test_the_names_and_calls_are_the_stable_ones():
+    now = [f"check_{name}: {check.task.call}" for name, check in CHECKS.items()]
+    assert now == STABLE.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def test_every_check_belongs_to_an_assignment():
+    used = re.findall(r"^\{check (\w+) ", "".join(path.read_text(encoding="utf-8") for path in SOURCES), re.MULTILINE)
+    assert sorted(used) == sorted(CHECKS)
+
+
+def test_the_wheel_takes_the_students_files_and_no_source():
+    settings = (homework.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for path in SOURCES:
+        assert f'"book/homework/{path.stem}.ipynb" = "vlmcourse/homework/handouts/{path.stem}.ipynb"' in settings
+    assert '"book/homework"' not in settings
+    assert "book/homework/sources" not in settings
+
+
+# ---- a student at the terminal -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A notebook with one part that is right, one that is wrong, one that never ends, and one that stops."""
+
+    def cell(source, grade_id=None, points=None):
+        marks = {"grade_id": grade_id, "grade": True, "points": points, "solution": False}
+        metadata = {"nbgrader": marks} if grade_id else {}
+        return {"cell_type": "code", "source": source, "metadata": metadata, "outputs": [], "execution_count": None}
+
+    check = "report = check_causal_mask({})\nprint(report)\nassert report.passed"
+    cells = [
+        cell("%matplotlib inline\nimport torch\nfrom vlmcourse import check_causal_mask\nones = torch.ones"),
+        cell(check.format("lambda n: ones(n, n).tril().bool()"), "check-right", 3),
+        cell(check.format("lambda n: ones(n, n).triu().bool()"), "check-wrong", 4),
+        cell("while True:\n    pass"),
+        cell("1 / 0"),
+        cell("assert undefined", "check-last", 5),
+    ]
+    path = tmp_path / "small.ipynb"
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def test_each_part_costs_itself_only(small):
+    text = notebook.summary(small, seconds=1.5)
+    assert "3 of 12 points" in text
+    assert "done      right (3 points)" in text
+    assert "the mask lets the future in" in text
+    assert "has not ended after 1.5 seconds" in text
+    assert "ZeroDivisionError" in text
+    assert "NameError" in text
+
+
+def test_the_next_step_is_the_first_that_is_not_done(small):
+    assert notebook.next_step(small).startswith(
+        "next: wrong\ncausal_mask is not right yet: the mask lets the future in"
+    )
+
+
+def test_start_copies_the_handout_once_and_never_overwrites(tmp_path):
+    path = notebook.start("hw2", tmp_path / "mine")
+    path.write_text("my work")
+    with pytest.raises(FileExistsError):
+        notebook.start("hw2", tmp_path / "mine")
+    assert path.read_text() == "my work"
+    with pytest.raises(ValueError, match=r"no assignment 'hw9'; there are hw1, hw2"):
+        notebook.start("hw9", tmp_path)
+
+
+def test_what_is_no_notebook_is_told(tmp_path):
+    (tmp_path / "x.ipynb").write_text("{}")
+    with pytest.raises(ValueError, match="is no notebook"):
+        notebook.summary(tmp_path / "x.ipynb")

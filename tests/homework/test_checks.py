@@ -1,0 +1,166 @@
+"""Every check passes right solutions in any style, and tells each wrong one what is wrong with it."""
+
+import importlib
+import inspect
+import time
+
+import pytest
+import torch
+
+from vlmcourse.homework import CHECKS, Case, Draw, check, checking
+
+MODULES = [importlib.import_module(f"hw{k}_solutions") for k in range(1, 7)]
+RIGHT = [(check, f) for module in MODULES for check, found in module.RIGHT.items() for f in found]
+WRONG = [(check, *pair) for module in MODULES for check, found in module.WRONG.items() for pair in found]
+
+
+def names(parameters):
+    return [
+        f"{p[0].__name__.removeprefix('check_')}-{p[-1] if isinstance(p[-1], str) else k}"
+        for k, p in enumerate(parameters)
+    ]
+
+
+@pytest.mark.parametrize(("check", "function"), RIGHT, ids=names(RIGHT))
+def test_a_right_solution_of_any_style_passes(check, function, device):
+    report = check(function, device=device)
+    assert report, report
+    assert "slow" not in report.hint
+
+
+@pytest.mark.parametrize(("check", "function", "hint"), WRONG, ids=names(WRONG))
+def test_a_wrong_solution_gets_the_hint_that_names_its_fault(check, function, hint):
+    report = check(function, device="cpu", seconds=1.0 if "end" in hint else 10.0)
+    assert not report.passed
+    assert hint in str(report)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_has_ten_wrong_solutions_and_four_right_ones(name):
+    assert len({f for check, f, _ in WRONG if check is CHECKS[name]}) >= 10
+    assert len({f for check, f in RIGHT if check is CHECKS[name]}) >= 4
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_variant_without_a_mistake_is_the_right_function_and_with_one_it_is_not(name):
+    task = CHECKS[name].task
+    cases = list(task.cases(Draw(3)))
+    for knobs in ({}, *task.mistakes.values()):
+        differs = False
+        for case in cases if task.variant else []:
+            try:
+                same = checking._same(
+                    task.variant(*case.args, **case.options, **knobs), task.right(*case.args, **case.options)
+                )
+            except (RuntimeError, ValueError):
+                same = False
+            differs = differs or not same
+        assert differs == bool(knobs) or task.variant is None
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_other_seeds_draw_other_cases_and_still_pass_what_is_right(name):
+    checked = next(f for check, f in RIGHT if check is CHECKS[name])
+    assert all(CHECKS[name](checked, device="cpu", seed=seed) for seed in range(1, 6))
+
+
+def double(numbers):
+    return 2 * numbers
+
+
+@check(
+    "double(numbers)",
+    double,
+    layout="n",
+    variant=lambda numbers, factor=2: factor * numbers,
+    mistakes={"you tripled": {"factor": 3}},
+)
+def check_double(draw):
+    """Check ``double(numbers)``."""
+    yield Case("numbers", (draw.normal(*draw.primes(1)),))
+    yield Case("large numbers", (1e6 * draw.normal(5),), hint="large numbers overflow")
+
+
+def test_a_slow_solution_passes_with_a_remark():
+    def slow(numbers):
+        time.sleep(0.3)
+        return numbers + numbers
+
+    report = check_double(slow, device="cpu")
+    assert report
+    assert "slow" in str(report)
+
+
+def test_an_endless_loop_that_catches_everything_is_reported_in_time():
+    def stubborn(numbers):
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:
+                pass
+
+    start = time.monotonic()
+    assert "loop without end" in str(check_double(stubborn, device="cpu", seconds=0.5))
+    assert time.monotonic() - start < 5
+
+
+def test_a_special_case_has_its_own_hint():
+    assert "large numbers overflow" in str(check_double(lambda x: (2 * x).clamp(-1e4, 1e4), device="cpu"))
+
+
+def test_the_smallest_failing_example_shows_expected_and_received():
+    text = str(check_double(lambda x: 2 * x + (x > 1), device="cpu"))
+    assert "expected" in text
+    assert "received" in text
+    assert len(text.splitlines()) < 8
+
+
+def test_exit_and_quitting_do_not_end_the_notebook():
+    def leaves(numbers):
+        raise SystemExit
+
+    assert "SystemExit" in str(check_double(leaves, device="cpu"))
+
+
+def test_a_result_instead_of_a_function_is_told():
+    assert "without brackets" in str(check_double(torch.ones(3)))
+
+
+def test_help_shows_how_to_call_a_check():
+    assert list(inspect.signature(check_double).parameters) == ["function", "device", "seed", "seconds"]
+
+
+def test_a_second_mistake_is_told_with_the_first():
+    @check(
+        "f(x)",
+        lambda x: x,
+        variant=lambda x, a=0, b=1: b * x + a,
+        mistakes={"one added": {"a": 1}, "doubled": {"b": 2}},
+    )
+    def check_f(draw):
+        """Check ``f``."""
+        yield Case("numbers", (draw.normal(3),))
+
+    assert "one added; and also: doubled" in str(check_f(lambda x: 2 * x + 1, device="cpu"))
+
+
+@check("table(numbers)", lambda numbers: 3 * numbers, layout="row column depth")
+def check_table(draw):
+    """Check ``table(numbers)``, which no mistake is known of."""
+    yield Case("a table", (draw.normal(*draw.primes(3)),))
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda x: (3 * x).mT, "the axes are in the order (axis 0 (row), axis 2 (depth), axis 1 (column))"),
+        (lambda x: (3 * x).flip(1), "axis 1 (column) runs backwards"),
+        (lambda x: (3 * x).roll(1, 2), "shifted by 1 along axis 2 (depth)"),
+        (lambda x: -6 * x, "every number is -2 times what it should be"),
+        (lambda x: 3 * x + 0.5, "every number is 0.5 more than it should be"),
+        (lambda x: torch.cat([3 * x[:1], x[1:]]), "wrong only where axis 0 (row) is 1"),
+    ],
+)
+def test_an_unknown_mistake_is_described_by_how_the_result_relates_to_the_right_one(function, hint):
+    assert hint in str(check_table(function, device="cpu"))

@@ -1,0 +1,586 @@
+"""How a check works: draw cases, run the student's function on them, and say in a sentence what is wrong.
+
+A check is declared with :func:`check`: a generator of cases, the right function, and the *mistakes* people make. A
+mistake is the right formula with one knob turned, ``variant(..., **knobs)``, and the sentence that tells it. A function
+that computes what a variant computes, on random inputs of prime sizes, has made that mistake (or two of them at once).
+To teach a check a new diagnosis, add one line to its ``mistakes``.
+"""
+
+import ctypes
+import functools
+import inspect
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vlmcourse.train import runtime
+
+PACKAGE, HERE = str(Path(__file__).parents[1]), str(Path(__file__).parent)
+PRIMES = (2, 3, 5, 7, 11, 13)
+
+# What PyTorch says, and what it means to somebody who writes this function for the first time.
+EXPLANATIONS = {
+    "view size is not compatible": "`.view` needs contiguous memory, and the input may be a transposed view: use "
+    "`.reshape` or einops' `rearrange`",
+    "same device": "a tensor that you made lies on the CPU and the input does not: make it with `device=input.device`",
+    "unexpected keyword argument": "the names of the options are part of the task",
+    "positional argument": "the arguments are part of the task",
+    "same dtype": "a tensor that you made has another dtype than the input: make it with `dtype=input.dtype`",
+    "expected scalar type": "a tensor that you made has another dtype than the input: make it with `dtype=input.dtype`",
+    "leaf variable that requires grad": "it changes its input in place",
+    "can't call numpy() on tensor that requires grad": "stay in PyTorch: NumPy knows no gradients",
+    "maximum recursion depth": "the function calls itself without end",
+}
+
+
+class Draw:
+    """Random inputs: distinct primes as sizes, so that no axis passes for another, or small ones to print.
+
+    >>> draw = Draw(seed=0)
+    >>> len(set(draw.primes(4)))
+    4
+    """
+
+    def __init__(self, seed: int, *, device: torch.device | str = "cpu", small: bool = False) -> None:
+        self.generator, self.device, self.small = torch.Generator().manual_seed(seed), torch.device(device), small
+
+    def primes(self, count: int) -> list[int]:
+        """Return distinct small primes, in random order; for an example to print, numbers from 1 to 3."""
+        if self.small:
+            return [self.integer(1, 4) for _ in range(count)]
+        pool = PRIMES[: max(count, 3)]
+        return [pool[i] for i in torch.randperm(len(pool), generator=self.generator)[:count].tolist()]
+
+    def integer(self, low: int, high: int) -> int:
+        """Return a number from ``low`` to ``high - 1``."""
+        return int(torch.randint(low, high, (), generator=self.generator))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return normal numbers; for an example to print, small whole ones."""
+        numbers = torch.randn(shape, generator=self.generator)
+        return ((2 * numbers).round() if self.small else numbers).to(self.device)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Return whole numbers from 0 to ``high - 1``."""
+        return torch.randint(0, high, shape, generator=self.generator).to(self.device)
+
+    def order(self, n: int) -> Tensor:
+        """Return the numbers from 0 to n - 1 in random order."""
+        return torch.randperm(n, generator=self.generator).to(self.device)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of the function: what is special about it, its arguments, and a hint if only such calls fail."""
+
+    what: str
+    args: tuple[Any, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found; true where the function is right, and printed as sentences.
+
+    >>> print(Report("patchify", passed=False, hint="nothing came back: is a `return` missing?"))
+    patchify is not right yet: nothing came back: is a `return` missing?
+    """
+
+    task: str
+    passed: bool
+    hint: str = ""
+    evidence: str = ""
+    done: bool = True  # False: it raises NotImplementedError, so nobody has begun
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        verdict = "is right" if self.passed else "is not right yet" if self.done else "is not written yet"
+        return f"{self.task} {verdict}" + (f": {self.hint}" if self.hint else ".") + self.evidence
+
+    __repr__ = __str__
+
+
+Symptom = Callable[[Case, Any, Any], str | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a check knows about one function."""
+
+    call: str
+    right: Callable[..., Any]
+    cases: Callable[[Draw], Iterable[Case]]
+    variant: Callable[..., Any] | None = None
+    mistakes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    symptoms: Sequence[Symptom] = ()
+    layout: str = ""
+    forbidden: frozenset[str] = frozenset()
+    adapt: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None  # for functions that return nothing
+    gradients: bool = True
+    property_only: bool = False  # many answers are right; the symptoms alone decide
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.call.partition("(")[0]
+
+
+class Check(Protocol):
+    """A check: hand it your function."""
+
+    task: Task
+    __name__: str
+
+    def __call__(
+        self, function: Callable[..., Any], *, device: Any = None, seed: int = 0, seconds: float = 10.0
+    ) -> Report:
+        """Return what is wrong with ``function``, if anything."""
+
+
+def check(call: str, right: Callable[..., Any], **declared: Any) -> Callable[[Callable[[Draw], Iterable[Case]]], Check]:
+    """Turn a generator of cases into a check of the function that is called as ``call``.
+
+    Options:
+        those of :class:`Task`: ``variant`` and ``mistakes``, ``symptoms``, ``layout`` (the axes of the result),
+        ``forbidden`` (functions of PyTorch that would be the whole answer).
+    """
+
+    def decorate(cases: Callable[[Draw], Iterable[Case]]) -> Check:
+        task = Task(call, right, cases, **declared)
+
+        @functools.wraps(cases)
+        def run(function: Callable[..., Any], *, device: Any = None, seed: int = 0, seconds: float = 10.0) -> Report:
+            return examine(task, function, device=device, seed=seed, seconds=seconds)
+
+        del run.__wrapped__  # help() shows how to call the check, not how it draws
+        run.task = task  # type: ignore[attr-defined]
+        run.__annotations__ = Check.__call__.__annotations__
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Run a function that nobody trusts
+# ---------------------------------------------------------------------------------------------------------
+
+
+class TimeUp(BaseException):
+    """Thrown into a function that does not end; no ``except Exception`` catches it."""
+
+
+@dataclass
+class Outcome:
+    """What came of one call."""
+
+    value: Any = None
+    gradients: list[Tensor | None] | None = None
+    error: BaseException | None = None
+    changed: str = ""
+    called: Sequence[str] = ()
+    seconds: float = 0.0
+
+
+def within(seconds: float, work: Callable[[], Any]) -> None:
+    """Run ``work`` in a thread of its own, and end it when the time is up; works on Windows and in notebooks too.
+
+    Raises:
+        TimeUp: it has not ended. A call into C cannot be interrupted; such a thread is left behind.
+    """
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not thread.is_alive():
+        return
+    for _ in range(3):  # a bare `except:` may swallow the first
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeUp))
+        thread.join(0.2)
+    raise TimeUp
+
+
+def attempt(
+    function: Callable[..., Any], case: Case, *, seconds: float, forbidden: frozenset[str], gradients: bool = True
+) -> Outcome:
+    """Call the function on copies of the case's arguments, and watch what it does to them."""
+    outcome, called = Outcome(), list[str]()
+    args = [_mapped(_leaf, value) for value in case.args]
+    before = [_mapped(lambda tensor: tensor.detach().clone(), value) for value in args]
+
+    def spy(frame: Any, event: str, argument: Any) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(PACKAGE) and not file.startswith(HERE):
+            called.append(f"vlmcourse's `{frame.f_code.co_name}`")
+        elif event == "c_call" and getattr(argument, "__name__", "") in forbidden:
+            called.append(f"PyTorch's `{argument.__name__}`")
+
+    def work() -> None:
+        try:
+            sys.setprofile(spy)
+            try:
+                with torch.enable_grad():
+                    outcome.value = function(*args, **case.options)
+            finally:
+                sys.setprofile(None)
+            outcome.gradients = _gradients(outcome.value, args) if gradients else None
+        except BaseException as error:  # SystemExit and KeyboardInterrupt of the student's too
+            outcome.error = error
+
+    start = time.perf_counter()
+    try:
+        within(seconds, work)
+    except TimeUp as error:
+        outcome = Outcome(error=error)  # the thread may still write into the old one
+    outcome.seconds, outcome.called = time.perf_counter() - start, called
+    for name, old, new in zip(_names(function), before, args, strict=False):
+        if not all(map(torch.equal, _tensors(old), _tensors(new))):
+            outcome.changed = name
+    return outcome
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """Return a copy that is laid out alike and, if it can, asks for a gradient; it may be changed in place."""
+    copy = tensor.detach().clone()
+    return copy.requires_grad_() * 1 if copy.is_floating_point() else copy
+
+
+def _gradients(value: Any, args: Sequence[Any]) -> list[Tensor | None] | None:
+    """Return the gradient of a fixed mixture of all results, or None where nothing can be derived."""
+    results = [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
+    inputs = [tensor for tensor in _tensors(args) if tensor.requires_grad]
+    if not inputs or not results:
+        return None
+    if not any(tensor.requires_grad for tensor in results):
+        return [None] * len(inputs)
+    mixture = sum(
+        # Where the result is infinite, a masked score, nobody will use its gradient.
+        (tensor * torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape).cos())
+        .masked_fill(~tensor.isfinite(), 0.0)
+        .sum()
+        for tensor in results
+    )
+    return list(torch.autograd.grad(mixture, inputs, allow_unused=True))  # type: ignore[arg-type]
+
+
+def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    return type(value)(_mapped(function, part) for part in value) if isinstance(value, tuple | list) else value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for part in value for t in _tensors(part)] if isinstance(value, tuple | list) else []
+
+
+def _names(function: Callable[..., Any]) -> list[str]:
+    try:
+        return [f"`{name}`" for name in inspect.signature(function).parameters]
+    except (TypeError, ValueError):
+        return ["its first argument"]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Judge
+# ---------------------------------------------------------------------------------------------------------
+
+
+def examine(
+    task: Task, function: Callable[..., Any], *, device: Any = None, seed: int = 0, seconds: float = 10.0
+) -> Report:
+    """Run every case, and report the first fault in the words of the likeliest mistake.
+
+    Options:
+        device: where the inputs lie, by default that of :func:`vlmcourse.device`. seed: of the cases; one seed gives
+        the same cases each time. seconds: the time limit of one call.
+    """
+    if not callable(function):
+        received = type(function).__name__
+        return Report(task.name, False, f"hand in the function itself, `{task.name}`, without brackets, not {received}")
+    function = task.adapt(function) if task.adapt else function
+    draw = functools.partial(Draw, device=runtime.device() if device is None else device)
+    cases = _with_generic(list(task.cases(draw(seed))), task)
+    outcomes, faults, times = list[Outcome](), list[str](), list[tuple[float, float]]()
+    for case in cases:
+        outcome = attempt(function, case, seconds=seconds, forbidden=task.forbidden)
+        if (fatal := _fatal(task, outcome, seconds)) is not None:
+            return replace(fatal, evidence=_tried(case) if fatal.done else "")
+        expected = attempt(task.right, case, seconds=60, forbidden=frozenset())
+        faults.append(_fault(task, case, outcome, expected))
+        outcomes.append(outcome)
+        times.append((outcome.seconds, expected.seconds))
+    failed = next((i for i, fault in enumerate(faults) if fault), None)
+    if failed is None:
+        theirs, ours = (sum(seconds) - max(seconds) for seconds in zip(*times, strict=True))  # one may load a library
+        remark = f"but slow, {theirs:.1f} s where {ours:.2f} s are enough: try whole tensors instead of loops"
+        return Report(task.name, True, remark if theirs > 0.5 + 20 * ours else "")
+    case, values_differ = cases[failed], faults[failed] == DIFFERENT
+    if values_differ:
+        again = attempt(function, case, seconds=seconds, forbidden=frozenset(), gradients=False)
+        if not _same(again.value, outcomes[failed].value, nan=True):
+            return Report(task.name, False, "the same input gives another result the second time: leave chance out")
+    evidence = _tried(case)
+    if mistake := _mistake(task, cases, outcomes):
+        return Report(task.name, False, mistake, evidence)
+    hint = faults[failed]
+    if "the result has shape" in hint:
+        hint = _relation(task, case, outcomes[failed].value) or hint
+    if values_differ:
+        right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault]
+        contrast = f"right for {right[0]}, but wrong for {case.what}" if right else DIFFERENT
+        seen = _symptom(task, case, outcomes[failed]) or _relation(task, case, outcomes[failed].value)
+        hint = f"{contrast}: {case.hint}" if case.hint else seen or contrast
+    if values_differ:
+        evidence = _smallest(task, function, failed, draw, seconds) or evidence
+    return Report(task.name, False, hint, evidence)
+
+
+DIFFERENT = "the values differ"
+
+
+def _with_generic(cases: list[Case], task: Task) -> list[Case]:
+    """Add what every function must stand: memory that is not contiguous, and float64."""
+    first = cases[0]
+    strided = _mapped(lambda tensor: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor, first.args)
+    cases.append(Case("an input that is not contiguous in memory", strided, first.options))
+    if any(tensor.is_floating_point() and tensor.device.type != "mps" for tensor in _tensors(first.args)):
+        wide = _mapped(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, first.args)
+        cases.append(Case("float64", wide, first.options))
+    return cases
+
+
+def _fatal(task: Task, outcome: Outcome, seconds: float) -> Report | None:
+    """Report what needs no comparison: not begun, no end, or not one's own work."""
+    if isinstance(outcome.error, NotImplementedError) and not outcome.error.args:  # PyTorch's own come with a text
+        return Report(task.name, False, f"write {task.call}", done=False)
+    if isinstance(outcome.error, TimeUp):
+        return Report(task.name, False, f"it has not ended after {seconds:g} seconds: is there a loop without end?")
+    if outcome.called:
+        return Report(
+            task.name, False, f"it calls {outcome.called[0]}, which is the solution: write the formula yourself"
+        )
+    return None
+
+
+def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
+    """Return what is wrong with one outcome, or nothing."""
+    if outcome.error is not None:
+        kind, text = type(outcome.error).__name__, str(outcome.error).split("\n")[0]
+        said = next((f"; {meaning}" for phrase, meaning in EXPLANATIONS.items() if phrase in text), "")
+        if isinstance(outcome.error, TypeError) and "argument" in text:
+            said += f"; it is called as {task.call}"
+        said += f"; {case.hint}" if case.hint else ""
+        return f"it stops with {kind} for {case.what}: {text}{said}"
+    if task.property_only:
+        return _symptom(task, case, outcome) or _side_effect(outcome)
+    if complaint := _other_kind(expected.value, outcome.value, task.layout):
+        return complaint
+    if not _same(expected.value, outcome.value):
+        return DIFFERENT
+    for right, received in zip(_tensors(expected.value), _tensors(outcome.value), strict=True):
+        if received.dtype != right.dtype:
+            advice = "follow the dtype of the input (`torch.zeros(...)` is float32 unless told)"
+            advice = "a comparison gives it, or `.bool()`" if right.dtype == torch.bool else advice
+            return f"the values are right, but of {received.dtype} where {right.dtype} was expected: {advice}"
+        if received.device != right.device:
+            return f"the result is on {received.device}, the input on {right.device}: stay on the input's device"
+    smooth = task.gradients and not case.hint  # at an extreme, such as a length of zero, right answers may differ
+    return _side_effect(outcome) or (_wrong_gradient(expected, outcome) if smooth else "")
+
+
+def _side_effect(outcome: Outcome) -> str:
+    changed = outcome.changed
+    return f"it changes its input {changed} in place: work on a new tensor (`a = a - b`, not `a -= b`)" * bool(changed)
+
+
+def _wrong_gradient(expected: Outcome, outcome: Outcome) -> str:
+    for right, received in zip(expected.gradients or [], outcome.gradients or [], strict=False):
+        if right is not None and right.any() and received is None:
+            return (
+                "the values are right, but no gradient comes back to an input: `.detach()`, `.item()`, `.data`, "
+                "`torch.no_grad()`, `torch.tensor(...)` or NumPy cut it off"
+            )
+        if right is not None and received is not None and not _same(right, received):
+            return "the values are right, but their gradient is not: a part of the formula is cut off by `.detach()`"
+    return ""
+
+
+def _other_kind(expected: Any, received: Any, layout: str) -> str:
+    """Say how the kind of a result differs: its type, how many there are, or its shape."""
+    if received is None and expected is not None:
+        return "nothing came back: is a `return` missing?"
+    if isinstance(expected, tuple) and isinstance(received, tuple | list):
+        if len(expected) != len(received):
+            return f"{len(expected)} results are expected, {len(received)} came"
+        return next(filter(None, (_other_kind(e, r, "") for e, r in zip(expected, received, strict=True))), "")
+    if isinstance(expected, Tensor) and not isinstance(received, Tensor):
+        return f"a torch.Tensor is expected, a {type(received).__module__}.{type(received).__name__} came"
+    if isinstance(expected, int | tuple) and not isinstance(received, type(expected)):
+        kind = "a whole number" if isinstance(expected, int) else f"a tuple of {len(expected)}"
+        return f"{kind} is expected, a {type(received).__name__} came"
+    if not isinstance(expected, Tensor) or expected.shape == received.shape:
+        return ""
+    wanted, came = tuple(expected.shape), tuple(received.shape)
+    axes = f"({', '.join(layout.split())}) = " if layout else ""
+    swapped = "; the axes are in another order" if sorted(wanted) == sorted(came) else ""
+    return f"the result has shape {came}, expected {axes}{wanted}{swapped}"
+
+
+def _same(one: Any, other: Any, *, nan: bool = False) -> bool:
+    """Return whether two results agree up to rounding; NaN agrees with NaN only if asked."""
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(_same(a, b, nan=nan) for a, b in zip(one, other, strict=True))
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return type(one) is type(other) and one == other
+    if one.shape != other.shape:
+        return False
+    a, b = (tensor.detach().cpu().double() for tensor in (one, other))  # not every device has float64
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=nan)
+
+
+def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> str | None:
+    """Return the hint of the mistake, or of the two together, that gives the student's results in every case.
+
+    Where no mistake explains all ordinary cases, it may explain the plainest of those that fail: who forgets a step need
+    not get the mask, or infinity, wrong in our way.
+    """
+    known = list(task.mistakes.items()) if task.variant else []
+    pairs = [(f"{h1}; and also: {h2}", {**k1, **k2}) for (h1, k1), (h2, k2) in itertools.combinations(known, 2)
+             if not k1.keys() & k2.keys()]  # fmt: skip
+    came = [(case, outcome.value) for case, outcome in zip(cases, outcomes, strict=True) if outcome.error is None]
+    ordinary = [pair for pair in came if not pair[0].hint]
+    with torch.no_grad():
+        wrong = [pair for pair in came if not _same(task.right(*pair[0].args, **pair[0].options), pair[1])]
+    plainest = [pair for pair in ordinary if wrong and pair[0].options.keys() == wrong[0][0].options.keys()]
+    for compared in (ordinary, plainest, wrong[:1]):
+        if any(pair is other for pair in compared for other in wrong):
+            for hint, knobs in known + pairs:
+                if _explains(task, knobs, compared):
+                    return hint
+    return None
+
+
+def _explains(task: Task, knobs: Mapping[str, Any], compared: Sequence[tuple[Case, Any]]) -> bool:
+    """Return whether the variant with these knobs gives all the results."""
+    try:
+        with torch.no_grad():
+            return all(_same(task.variant(*c.args, **c.options, **knobs), value, nan=True) for c, value in compared)  # type: ignore[misc]
+    except Exception:  # the variant cannot do such a case, and the student's function could
+        return False
+
+
+def _symptom(task: Task, case: Case, outcome: Outcome) -> str:
+    """Return what the first symptom says that the result shows; infinity and NaN are everybody's symptom."""
+    if outcome.error is not None:
+        return ""
+    expected = None if task.property_only else task.right(*case.args, **case.options)
+    for symptom in task.symptoms:
+        try:
+            if said := symptom(case, outcome.value, expected):
+                return said
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):  # a result of an unexpected kind
+            continue
+    values, right = _tensors(outcome.value), _tensors(expected)
+    if any(value.isnan().any() for value in values) and not any(value.isnan().any() for value in right):
+        return f"NaN for {case.what}: an exp overflows, or 0 / 0"
+    return ""
+
+
+def _relation(task: Task, case: Case, got: Any) -> str:
+    """Say how a result of unknown origin relates to the right one: axes moved, turned round, scaled, or wrong in part."""
+    right = task.right(*case.args, **case.options)
+    if not isinstance(right, Tensor) or not isinstance(got, Tensor) or right.ndim != got.ndim or right.ndim == 0:
+        return ""
+    right, got = right.detach().cpu().double(), got.detach().cpu().double()
+    letters = task.layout.split() if len(task.layout.split()) == right.ndim else []
+    names = [f"axis {k}" + f" ({letters[k]})" * bool(letters) for k in range(right.ndim)]
+    for order in itertools.permutations(range(right.ndim)):
+        if order != tuple(range(right.ndim)) and _same(right.permute(order), got):
+            return f"the numbers are right, but the axes are in the order ({', '.join(names[k] for k in order)})"
+    if right.shape != got.shape:
+        return ""
+    for axis, name in enumerate(names):
+        if _same(right.flip(axis), got):
+            return f"the numbers are right, but {name} runs backwards"
+        for shift in range(1, right.shape[axis]):
+            if _same(right.roll(shift, axis), got):
+                return f"the numbers are right, but shifted by {shift} along {name}"
+    usable = right.isfinite() & (right.abs() > 1e-6)
+    ratios, differences = got[usable] / right[usable], (got - right)[right.isfinite()]
+    if len(ratios) > 1 and _same(ratios, ratios[:1].expand(ratios.shape)):
+        return f"every number is {float(ratios[0]):.4g} times what it should be"
+    if len(differences) > 1 and _same(differences, differences[:1].expand(differences.shape)):
+        return f"every number is {float(differences[0]):.4g} more than it should be"
+    wrong = ~torch.isclose(right, got, rtol=1e-4, atol=1e-5)
+    for axis, name in enumerate(names):
+        places = wrong.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
+        if len(places) < right.shape[axis]:
+            return f"the numbers are wrong only where {name} is {', '.join(map(str, places[:5]))}"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Show
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return f"({', '.join(map(_shown, value))})" if isinstance(value, tuple) else getattr(value, "__name__", repr(value))
+
+
+def _tried(case: Case) -> str:
+    given = [*map(_shown, case.args), *(f"{name}={_shown(value)}" for name, value in case.options.items())]
+    return f"\n  tried with {case.what}: {', '.join(given)}"
+
+
+def _smallest(task: Task, function: Any, index: int, draw: Callable[..., Draw], seconds: float) -> str:
+    """Return the smallest of many little cases of the same kind that fails, expected and received side by side."""
+    failing = []
+    for seed in range(40):
+        cases = task.cases(draw(seed, small=True))
+        case = next(itertools.islice(cases, index, None), None) or next(iter(task.cases(draw(seed, small=True))))
+        outcome = attempt(function, case, seconds=min(seconds, 2), forbidden=frozenset(), gradients=False)
+        expected = None if task.property_only else task.right(*case.args, **case.options)
+        if outcome.error is None and not task.property_only and not _same(expected, outcome.value):
+            failing.append((sum(t.numel() for t in _tensors(case.args)), seed, case, expected, outcome.value))
+        elif isinstance(outcome.error, TimeUp):
+            return ""
+    if not failing:
+        return ""
+    _, _, case, expected, received = min(failing, key=lambda found: found[:2])
+    given = "\n".join(f"    {line}" for value in case.args for line in _printed(value))
+    given += "".join(f"\n    {name} = {_shown(value)}" for name, value in case.options.items())
+    left, right = ["expected", *_printed(expected)], ["received", *_printed(received)]
+    width = max(map(len, left)) + 4
+    table = "\n".join(f"    {e:<{width}}{r}".rstrip() for e, r in itertools.zip_longest(left, right, fillvalue=""))
+    return f"\n  the smallest example that fails ({case.what}):\n{given}\n{table}"
+
+
+def _printed(value: Any) -> list[str]:
+    """Return a value's lines, numbers with few digits."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        rounded = (value.double() * 1e4).round() / 1e4 if value.is_floating_point() else value
+        return str(rounded.tolist()).replace("]], [[", "]],|[[").replace("], [", "],|[").split("|")
+    return [part for item in value for part in _printed(item)] if isinstance(value, tuple) else [_shown(value)]
+
+
+def checks_of(*modules: Any) -> Iterator[tuple[str, Check]]:
+    """Return the checks that modules define, in the order in which they stand there."""
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(getattr(value, "task", None), Task):
+                yield name.removeprefix("check_"), value

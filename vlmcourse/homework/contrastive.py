@@ -1,0 +1,331 @@
+"""Homework 3: four repairs in a contrastive training, and its loss (slides S07 and S08)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.ops.contrastive import nt_xent_loss
+
+
+def _unit(
+    embeddings: Tensor, *, dim: int | None = 1, power: float = 2.0, root: bool = True, kind: str = "norm"
+) -> Tensor:
+    """Divide vectors by their length, or by something else."""
+    if kind == "layer norm":
+        return F.layer_norm(embeddings, embeddings.shape[1:])
+    if kind == "softmax":
+        return embeddings.softmax(1)
+    if kind == "max":
+        return embeddings / embeddings.abs().amax(1, keepdim=True).clamp(min=1e-12)
+    if kind == "sum":
+        return embeddings / embeddings.sum(1, keepdim=True)
+    if kind == "as it was":
+        return embeddings.clone()
+    if kind == "eps":
+        return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-12)
+    length = embeddings.norm(p=power, dim=dim, keepdim=True) if dim is not None else embeddings.norm(p=power)
+    length = length if root else length**2
+    return embeddings * length if kind == "times" else embeddings / length.clamp(min=1e-12)
+
+
+@check(
+    "unit(embeddings)",
+    _unit,
+    layout="n d",
+    variant=_unit,
+    mistakes={
+        "you divide along the batch, each column by its length: every embedding, a row, must have length 1": {"dim": 0},
+        "you divide by one length for the whole batch: every row has its own": {"dim": None},
+        "you divide by the sum of absolute values (L1): take the root of the sum of squares": {"power": 1.0},
+        "you divide by the squared length: the root is missing": {"root": False},
+        "you divide by the largest entry: divide by the length": {"kind": "max", "power": math.inf},
+        "this is layer normalisation, mean 0 and variance 1: divide by the length alone": {"kind": "layer norm"},
+        "this is a softmax: divide by the length": {"kind": "softmax"},
+        "you divide by the sum of the entries: divide by the length": {"kind": "sum"},
+        "you multiply by the length: divide": {"kind": "times"},
+        "nothing is normalised: divide each row by its length": {"kind": "as it was"},
+    },
+)  # fmt: skip
+def check_unit(draw: Draw) -> Iterator[Case]:
+    """Check ``unit(embeddings)`` → ``(n, d)``: every row divided by its length; a row of zeros stays zeros.
+
+    >>> check_unit(lambda embeddings: embeddings / embeddings.norm()).passed
+    False
+    """
+    n, d = draw.primes(2)
+    yield Case("random embeddings", (draw.normal(n, d),))
+    yield Case("a single embedding", (draw.normal(1, d),))
+    zero = draw.normal(n, d)
+    zero[0] = 0
+    yield Case("an embedding of length zero", (zero.detach(),), hint="a row of zeros has length 0: it stays zeros")
+
+
+def _partners(n: int, *, kind: str = "roll") -> Tensor:
+    """Return the row of the other view of each of 2n rows, or a mistaken one."""
+    rows = torch.arange(2 * n)
+    return {
+        "roll": lambda: rows.roll(n),
+        "itself": lambda: rows,
+        "neighbour": lambda: rows ^ 1,
+        "twice": lambda: torch.arange(n).repeat(2),
+        "no wrap": lambda: rows + n,
+        "next": lambda: rows.roll(-1),
+        "previous": lambda: rows.roll(1),
+        "reversed": lambda: rows.flip(0),
+        "one side": lambda: torch.arange(n) + n,
+        "zeros": lambda: torch.zeros_like(rows),
+        "one-hot": lambda: torch.eye(2 * n, dtype=torch.bool).roll(n, dims=1),
+        "rows": lambda: (rows + n) % (2 * n) + 1,
+    }[kind]()
+
+
+@check(
+    "partners(n)",
+    _partners,
+    layout="2n",
+    variant=_partners,
+    mistakes={
+        "every row names itself: its positive is the other view, n rows away": {"kind": "itself"},
+        "this pairs neighbours, rows 0 and 1: the views are stacked, so the partner is n rows away": {"kind": "neighbour"},
+        "rows of the second view name themselves and the first ones too: row i pairs with i + n, and i + n with i": {
+            "kind": "twice"
+        },
+        "rows of the second view point beyond the end: i + n, modulo 2n": {"kind": "no wrap"},
+        "each row names the row after it: its other view is n rows away": {"kind": "next"},
+        "each row names the row before it: its other view is n rows away": {"kind": "previous"},
+        "the order is reversed: row i pairs with row i + n": {"kind": "reversed"},
+        "only the first view has partners: give all 2n rows one": {"kind": "one side"},
+        "all rows name row 0": {"kind": "zeros"},
+        "this is a table of which pairs belong together: return the partner's number, 2n of them": {"kind": "one-hot"},
+        "the numbers count from 1: rows count from 0": {"kind": "rows"},
+    },
+)  # fmt: skip
+def check_partners(draw: Draw) -> Iterator[Case]:
+    """Check ``partners(n)`` → ``(2n,)`` int64: in two stacked views of n images, the row of each row's other view.
+
+    >>> check_partners(lambda n: torch.arange(2 * n)).passed
+    False
+    """
+    yield from (Case(f"n={n}", (n,)) for n in (*draw.primes(3), 1))
+
+
+def _pair_logits(
+    units: Tensor, temperature: float, *, heat: str = "divide", diagonal: float = -math.inf, kind: str = "dot"
+) -> Tensor:
+    """Return the logits of all pairs, self-pairs masked, or what a mistake gives."""
+    products = units @ units.T
+    if kind == "distance":
+        products = -(2 - 2 * products)
+    if kind == "columns":
+        products = units.T @ units
+    if kind == "absolute":
+        products = products.abs()
+    self_pairs = torch.eye(len(products), dtype=torch.bool, device=units.device)
+    if kind == "softmax":
+        return (products / temperature).masked_fill(self_pairs, -math.inf).softmax(1)
+    scales = {
+        "divide": 1 / temperature,
+        "times": temperature,
+        "none": 1.0,
+        "squared": temperature**-2,
+        "root": temperature**-0.5,
+    }
+    logits = products * scales[heat]
+    if math.isnan(diagonal):
+        return logits
+    if kind == "positives":
+        self_pairs = self_pairs.roll(len(units) // 2, dims=1)
+    if kind == "upper":
+        self_pairs = torch.ones_like(self_pairs).tril()
+    return logits.masked_fill(self_pairs, diagonal)
+
+
+@check(
+    "pair_logits(units, temperature)",
+    _pair_logits,
+    layout="i j",
+    variant=_pair_logits,
+    mistakes={
+        "an embedding is its own candidate, and always the best one: put -inf on the diagonal": {"diagonal": math.nan},
+        "the diagonal is 0, and exp(0) = 1 is still a candidate: put -inf there": {"diagonal": 0.0},
+        "the diagonal is +inf, which makes every row choose itself: put -inf there": {"diagonal": math.inf},
+        "the diagonal is -1, the opposite of a candidate but still one: put -inf there": {"diagonal": -1.0},
+        "the diagonal is 1: put -inf there": {"diagonal": 1.0},
+        "the temperature multiplies: divide by it": {"heat": "times"},
+        "the temperature is ignored": {"heat": "none"},
+        "you divide by the temperature twice": {"heat": "squared"},
+        "you divide by the root of the temperature": {"heat": "root"},
+        "these are distances: the logit is the dot product": {"kind": "distance"},
+        "these are products of features, (d, d): compare rows with rows, (2n, 2n)": {"kind": "columns"},
+        "the sign is lost: opposite embeddings are unlike, not alike": {"kind": "absolute"},
+        "these are probabilities: cross-entropy takes the softmax itself": {"kind": "softmax"},
+        "the positives are masked, and the self-pairs are not": {"kind": "positives"},
+        "half of the pairs is masked: only the diagonal is": {"kind": "upper"},
+    },
+)  # fmt: skip
+def check_pair_logits(draw: Draw) -> Iterator[Case]:
+    """Check ``pair_logits(units, temperature)`` → ``(2n, 2n)``: dot products over the temperature, self-pairs at -inf.
+
+    >>> check_pair_logits(lambda units, temperature: units @ units.T / temperature).passed
+    False
+    """
+    n, d = draw.primes(2)
+    yield Case("a warm temperature", (F.normalize(draw.normal(2 * n, d), dim=1), 0.7))
+    yield Case("a cold temperature", (F.normalize(draw.normal(2 * n, d), dim=1), 0.1))
+
+
+def _nt_xent(
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    temperature: float,
+    unit: dict[str, Any] | None = None,
+    partners: str = "roll",
+    logits: dict[str, Any] | None = None,
+    ending: str = "mean",
+) -> Tensor:
+    """Return SimCLR's loss, with one step done otherwise."""
+    n = len(view1)
+    views = torch.cat([view1, view2])
+    scores = _pair_logits(_unit(views, **(unit or {})), temperature, **(logits or {}))
+    target = _partners(n, kind=partners).to(views.device)
+    if ending == "one side":
+        return F.cross_entropy(scores[:n], target[:n])
+    if ending == "across":  # only the other view's rows are candidates
+        across = scores[:n, n:]
+        return (F.cross_entropy(across, target[:n] - n) + F.cross_entropy(across.T, target[:n] - n)) / 2
+    if ending == "without positive":
+        positive = scores.gather(1, target[:, None])
+        others = scores.masked_fill(F.one_hot(target, 2 * n).bool(), -math.inf)
+        return (others.logsumexp(1) - positive[:, 0]).mean()
+    if ending == "mean of negatives":
+        return F.cross_entropy(scores, target) - math.log(2 * n - 1)
+    if ending == "no log":
+        return -scores.softmax(1).gather(1, target[:, None]).mean()
+    loss = F.cross_entropy(scores, target, reduction="none")
+    endings = {
+        "sum": loss.sum(),
+        "minus": -loss.mean(),
+        "per row": loss,
+        "halved": loss.mean() / 2,
+        "over n": loss.sum() / n,
+    }
+    return endings.get(ending, loss.mean())
+
+
+@check(
+    "nt_xent(view1, view2, *, temperature)",
+    nt_xent_loss,
+    variant=_nt_xent,
+    mistakes={
+        "the embeddings are not normalised: divide each by its length": {"unit": {"kind": "as it was"}},
+        "you normalise along the batch: every embedding, a row, must have length 1": {"unit": {"dim": 0}},
+        "you normalise by one length for the whole batch: every row has its own": {"unit": {"dim": None}},
+        "you normalise to mean 0 and variance 1: divide by the length instead": {"unit": {"kind": "layer norm"}},
+        "a gradient reaches self-pairs: mask them with -inf before the softmax": {"logits": {"diagonal": math.nan}},
+        "self-pairs are set to 0, and exp(0) = 1 stays in the denominator: mask with -inf": {"logits": {"diagonal": 0.0}},
+        "the temperature multiplies: divide by it": {"logits": {"heat": "times"}},
+        "the temperature is ignored": {"logits": {"heat": "none"}},
+        "you divide by the temperature twice": {"logits": {"heat": "squared"}},
+        "you compare distances, not cosines": {"logits": {"kind": "distance"}},
+        "cross-entropy takes logits; you hand it probabilities, a softmax twice": {"logits": {"kind": "softmax"}},
+        "the positive of row i is row i + n; yours is its neighbour in memory": {"partners": "neighbour"},
+        "the positive of row i is row i + n; yours is the row itself": {"partners": "itself"},
+        "the positives point to the wrong rows, in reverse order: i pairs with i + n": {"partners": "reversed"},
+        "only the first view is asked for its partner: average over all 2n rows": {"ending": "one side"},
+        "negatives come from the other view alone (as in CLIP): all 2n - 2 other rows are negatives": {"ending": "across"},
+        "the positive is missing from the denominator": {"ending": "without positive"},
+        "the denominator is a mean: SimCLR's is a sum": {"ending": "mean of negatives"},
+        "the logarithm is missing: this is a mean probability": {"ending": "no log"},
+        "you sum over the rows: take the mean": {"ending": "sum"},
+        "the sum over 2n rows is divided by n: take the mean over all rows": {"ending": "over n"},
+        "the mean is halved once more": {"ending": "halved"},
+        "the sign is wrong: a loss falls when positives come closer": {"ending": "minus"},
+        "one loss a row came back: return their mean": {"ending": "per row"},
+    },
+    symptoms=[
+        lambda case, got, right: "the loss is negative: minus the log of a probability never is" if got < 0 else None,
+    ],
+)  # fmt: skip
+def check_nt_xent(draw: Draw) -> Iterator[Case]:
+    """Check ``nt_xent(view1, view2, *, temperature)`` → a scalar, SimCLR's loss.
+
+    >>> check_nt_xent(lambda view1, view2, temperature: (view1 - view2).square().mean()).passed
+    False
+    """
+    n, d = draw.primes(2)
+    n = max(n, 2)
+    yield Case("a warm temperature", (draw.normal(n, d), draw.normal(n, d)), {"temperature": 0.7})
+    hint = "exp of 1 / 0.005 is infinite: use F.cross_entropy or logsumexp"
+    yield Case("a very cold temperature", (draw.normal(n, d), draw.normal(n, d)), {"temperature": 0.005}, hint)
+    yield Case("two images", (draw.normal(2, d), draw.normal(2, d)), {"temperature": 0.2})
+    alike = draw.normal(n, d)
+    yield Case("views that are alike", (alike, alike.clone()), {"temperature": 0.5})
+
+
+def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: Any = 0, kind: str = "") -> Any:
+    """Standardise both by the training features, or by something that an honest probe may not use."""
+    sources = {"train": (train, train), "own": (train, test), "test": (test, test), "swapped": (test, train)}
+    if source == "both":
+        sources["both"] = (torch.cat([train, test]),) * 2
+
+    def scaled(features: Tensor, statistics: Tensor) -> Tensor:
+        keep = {"dim": axis, "keepdim": True} if axis is not None else {}
+        if axis == 1:
+            statistics = features
+        center = statistics.mean(**keep)
+        spread = statistics.std(**keep, correction=1 if kind == "correction" else 0)
+        spread = torch.ones_like(spread) if kind == "center" else spread**2 if kind == "variance" else spread
+        center = torch.zeros_like(center) if kind == "scale" else center
+        if kind == "range":
+            low, high = statistics.amin(0), statistics.amax(0)
+            return (features - low) / (high - low).clamp(min=1e-6)
+        return (features - center) / spread.clamp(min=1e-6)
+
+    results = [scaled(x, by) for x, by in zip((train, test), sources[source], strict=True)]
+    return tuple(results[::-1] if kind == "order" else [train, results[1]] if kind == "test only" else results)
+
+
+@check(
+    "standardise(train, test)",
+    _standardise,
+    layout="n d",
+    variant=_standardise,
+    mistakes={
+        "the test features are scaled by their own mean and deviation: use those of the training features": {"source": "own"},
+        "mean and deviation come from train and test together: what the test set looks like has leaked": {"source": "both"},
+        "mean and deviation come from the test features: they are not to be seen before the end": {"source": "test"},
+        "each part is scaled by the statistics of the other": {"source": "swapped"},
+        "one mean and one deviation for all features: every feature, a column, has its own": {"axis": None},
+        "you standardise each row: every feature, a column, has its own mean and deviation": {"axis": 1},
+        "you divide by n - 1: here the deviation divides by n (correction=0)": {"kind": "correction"},
+        "the features are centred, but not divided by their deviation": {"kind": "center"},
+        "the features are divided, but not centred: take the mean away first": {"kind": "scale"},
+        "you divide by the variance: its root is the deviation": {"kind": "variance"},
+        "this scales to the range from 0 to 1: take the mean away and divide by the deviation": {"kind": "range"},
+        "the two parts come back in the wrong order: train, then test": {"kind": "order"},
+        "the training features come back as they were: scale both": {"kind": "test only"},
+    },
+)  # fmt: skip
+def check_standardise(draw: Draw) -> Iterator[Case]:
+    """Check ``standardise(train, test)`` → both with the mean and deviation of the training features.
+
+    A feature that never changes in training has no deviation; divide it by a small number such as 1e-6.
+
+    >>> check_standardise(lambda train, test: (train - train.mean(0), test - train.mean(0))).passed
+    False
+    """
+    n, m, d = draw.primes(3)
+    n = max(n, 2)
+    train, test = 3 * draw.normal(n, d) + 2, 2 * draw.normal(m, d) - 1
+    yield Case("random features", (train, test))
+    constant = train.clone()
+    constant[:, 0] = 1.0
+    same = test.clone()
+    same[:, 0] = 1.0
+    yield Case("a feature that never changes", (constant, same), hint="its deviation is 0: divide by 1e-6 at least")

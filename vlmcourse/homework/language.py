@@ -1,0 +1,386 @@
+"""Homework 5: a language model's mask, loss, sampling and cache (slides S02 and S03)."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmcourse.homework.attention import KERNELS
+from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.models.language_model import next_token_loss, next_token_probabilities
+
+
+def _causal_mask(n: int, *, kind: str = "right") -> Tensor:
+    """Return who may look where, or a mistaken answer."""
+    ones = torch.ones(n, n, dtype=torch.bool)
+    return {
+        "right": ones.tril,
+        "future": ones.triu,
+        "inverted": lambda: ~ones.tril(),
+        "strict": lambda: ones.tril(-1),
+        "one ahead": lambda: ones.tril(1),
+        "all": lambda: ones,
+        "itself": lambda: torch.eye(n, dtype=torch.bool),
+        "window": lambda: ones.tril() & ones.triu(-1),
+        "float": lambda: ones.tril().float(),
+        "int": lambda: ones.tril().long(),
+        "additive": lambda: torch.zeros(n, n).masked_fill(~ones.tril(), -math.inf),
+        "corner": lambda: ones.tril().flip(1),
+        "first": lambda: torch.arange(n) <= n - 1,
+    }[kind]()
+
+
+@check(
+    "causal_mask(n)",
+    _causal_mask,
+    layout="i j",
+    variant=_causal_mask,
+    mistakes={
+        "the mask lets the future in and hides the past: True where j <= i, the lower triangle": {"kind": "future"},
+        "the mask is inverted: True is where i may look at j": {"kind": "inverted"},
+        "a word may not look at itself in your mask, and the first word may look nowhere: the diagonal is True": {"kind": "strict"},
+        "word i may look at word i + 1, the very word it has to predict": {"kind": "one ahead"},
+        "nothing is hidden: the mask lets the future in": {"kind": "all"},
+        "a word may look at itself alone: all earlier words are allowed too": {"kind": "itself"},
+        "only the word before is seen: all earlier words are allowed": {"kind": "window"},
+        "the values are -inf and 0, to be added to scores: here the mask is boolean, True where i may look": {"kind": "additive"},
+        "the triangle is mirrored: column j is the word that is looked at": {"kind": "corner"},
+        "one row came back: every query i has a row of its own, (n, n)": {"kind": "first"},
+    },
+)  # fmt: skip
+def check_causal_mask(draw: Draw) -> Iterator[Case]:
+    """Check ``causal_mask(n)`` → ``(n, n)`` boolean, True where word i may look at word j.
+
+    >>> check_causal_mask(lambda n: torch.ones(n, n)).passed
+    False
+    """
+    yield from (Case(f"n={n}", (n,)) for n in (*draw.primes(3), 1))
+
+
+def _shifted_loss(
+    logits: Tensor,
+    ids: Tensor,
+    loss_mask: Tensor,
+    *,
+    shift: int = 1,
+    marks: str = "target",
+    ending: str = "mean",
+    given: str = "logits",
+) -> Tensor:
+    """Return the loss of predicting the next token, or another loss."""
+    n = ids.shape[1]
+    if shift >= 0:
+        read, target = logits[:, : n - shift], ids[:, shift:]
+        mask = loss_mask[:, shift:] if marks != "source" else loss_mask[:, : n - shift]
+    else:
+        read, target, mask = logits[:, 1:], ids[:, :-1], loss_mask[:, :-1] if marks != "source" else loss_mask[:, 1:]
+    if marks == "all":
+        mask = torch.ones_like(mask)
+    if marks == "inverted":
+        mask = ~mask
+    if given == "probabilities":
+        read = read.softmax(-1)
+    loss = F.cross_entropy(read.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
+    loss = loss if given != "no log" else -(-loss).exp()
+    total, count = (loss * mask).sum(), mask.sum()
+    return {
+        "mean": lambda: total / count,
+        "sum": lambda: total,
+        "over all": lambda: total / mask.numel(),
+        "over n": lambda: total / loss_mask.numel(),
+        "rows": lambda: ((loss * mask).sum(1) / mask.sum(1)).mean(),
+        "minus": lambda: -total / count,
+        "batch": lambda: total / len(ids),
+        "perplexity": lambda: (total / count).exp(),
+        "bits": lambda: total / count / math.log(2),
+        "each": lambda: loss[mask],
+    }[ending]()
+
+
+@check(
+    "shifted_loss(logits, ids, loss_mask)",
+    lambda logits, ids, loss_mask: next_token_loss(logits, ids, loss_mask=loss_mask).to(logits.dtype),
+    variant=_shifted_loss,
+    mistakes={
+        "nothing is shifted: the logits after word i must predict word i + 1, not repeat word i": {"shift": 0},
+        "shifted the wrong way: you predict the word before": {"shift": -1},
+        "shifted by two: the logits after word i predict word i + 1": {"shift": 2},
+        "the loss mask is not shifted with the words: it marks the words to be predicted": {"marks": "source"},
+        "the loss mask is ignored": {"marks": "all"},
+        "the loss mask is inverted: True marks what counts": {"marks": "inverted"},
+        "you sum: take the mean over the marked words": {"ending": "sum"},
+        "you divide by the number of all words: divide by the number of marked words": {"ending": "over all"},
+        "you divide by all words, the first of each row included: divide by the number of marked words": {"ending": "over n"},
+        "this is a mean of means, one a row: every marked word counts the same, whatever its row": {"ending": "rows"},
+        "you divide by the size of the batch: divide by the number of marked words": {"ending": "batch"},
+        "the sign is wrong: minus the log-probability": {"ending": "minus"},
+        "this is the perplexity, exp of the loss": {"ending": "perplexity"},
+        "this is in bits: use the natural logarithm": {"ending": "bits"},
+        "one loss a word came back: return their mean": {"ending": "each"},
+        "cross-entropy takes logits; you hand it probabilities, a softmax twice": {"given": "probabilities"},
+        "the logarithm is missing: this is a mean probability": {"given": "no log"},
+    },
+)  # fmt: skip
+def check_shifted_loss(draw: Draw) -> Iterator[Case]:
+    """Check ``shifted_loss(logits, ids, loss_mask)`` → the mean loss of predicting the words that the mask marks.
+
+    >>> check_shifted_loss(lambda logits, ids, loss_mask: logits.mean()).passed
+    False
+    """
+    b, n, words = draw.primes(3)
+    n = max(n, 3)
+    for what, texts in (("several texts", b), ("one text", 1)):
+        mask = draw.integers(2, texts, n).bool()
+        mask[:, -1], mask[:, 1] = True, False
+        mask[0, 1:] = True
+        yield Case(what, (draw.normal(texts, n, words), draw.integers(words, texts, n), mask))
+
+
+def _probabilities(
+    logits: Tensor, *, temperature: float, top_p: float = 1.0, heat: str = "divide", cut: str = "right"
+) -> Tensor:
+    """Return the distribution to draw from, or a mistaken one."""
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    divisors = {"divide": temperature, "times": 1 / temperature, "none": 1.0, "root": temperature**0.5}
+    heated = logits / divisors[heat]
+    probabilities = heated.softmax(-1)
+    if cut == "before heat":
+        probabilities = logits.softmax(-1)
+    ranked, order = probabilities.sort(dim=-1, descending=cut != "least likely")
+    if cut == "unsorted":
+        ranked, order = probabilities, torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
+    likelier = ranked.cumsum(-1) - ranked
+    keep = likelier < top_p
+    if cut == "too few":  # the word that crosses the line is dropped
+        keep = (ranked.cumsum(-1) <= top_p) | (ranked == ranked.amax(-1, keepdim=True))
+    if cut == "threshold":
+        keep = ranked >= top_p
+    if cut == "far threshold":
+        keep = ranked >= 1 - top_p
+    if cut == "count":
+        keep = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape) < top_p * logits.shape[-1]
+    if cut == "inverted":
+        keep = ~keep
+    if cut == "none":
+        keep = torch.ones_like(keep)
+    if cut == "before heat":
+        ranked = heated.softmax(-1).gather(-1, order)
+    kept = ranked * keep
+    if cut != "left in order":
+        kept = torch.zeros_like(kept).scatter(-1, order, kept)
+    return kept if cut == "not renormalised" else kept / kept.sum(-1, keepdim=True)
+
+
+@check(
+    "next_word_probabilities(logits, *, temperature, top_p=1.0)",
+    lambda logits, *, temperature, top_p=1.0: next_token_probabilities(
+        logits, temperature=temperature, top_p=top_p
+    ).to(logits.dtype),
+    layout="... words",
+    variant=_probabilities,
+    mistakes={
+        "the temperature multiplies: divide the logits by it": {"heat": "times"},
+        "the temperature changes nothing: it divides the logits (probabilities that sum to 1 again forget it)": {"heat": "none"},
+        "you divide by the root of the temperature": {"heat": "root"},
+        "top_p is ignored": {"cut": "none"},
+        "the word that crosses top_p is dropped: the kept words must have at least top_p together": {"cut": "too few"},
+        "the kept probabilities do not sum to 1: divide by their sum": {"cut": "not renormalised"},
+        "the least likely words are kept: sort in descending order": {"cut": "least likely"},
+        "the words are not sorted before you add up: the likeliest come first": {"cut": "unsorted"},
+        "the probabilities stay in sorted order: scatter them back to their words": {"cut": "left in order"},
+        "top_p is taken as a threshold for each word: it is a limit for the sum": {"cut": "threshold"},
+        "1 - top_p is taken as a threshold for each word: top_p is a limit for the sum": {"cut": "far threshold"},
+        "a share of the words is kept, however likely: top_p is a share of probability": {"cut": "count"},
+        "the words outside top_p are kept, and the ones inside dropped": {"cut": "inverted"},
+        "top_p cuts before the temperature: divide by it first": {"cut": "before heat"},
+    },
+    symptoms=[
+        lambda case, got, right: f"the probabilities sum to {float(got.sum(-1).flatten()[0]):.3g}: they must sum to 1"
+        if ((got.sum(-1) - 1).abs() > 1e-3).any() else None,
+        lambda case, got, right: f"{int((got > 0).sum(-1).max())} words have a chance where {int((right > 0).sum(-1).max())} "
+        "should" if ((got > 0).sum(-1) != (right > 0).sum(-1)).any() else None,
+    ],
+    gradients=False,
+)  # fmt: skip
+def check_sampling(draw: Draw) -> Iterator[Case]:
+    """Check ``next_word_probabilities(logits, *, temperature, top_p=1.0)`` → ``(..., words)``, which sum to 1.
+
+    >>> check_sampling(lambda logits, temperature, top_p=1.0: logits.softmax(-1)).passed
+    False
+    """
+    b = draw.primes(1)[0]
+    words = 5 if draw.small else 11
+
+    def logits() -> Tensor:  # no two alike, so that the order of words is certain
+        shares = torch.stack([draw.order(words) for _ in range(b)]) + 1.0
+        return (shares.double() ** 1.7 + 0.1).log().float()
+
+    yield Case("temperature 1", (logits(),), {"temperature": 1.0})
+    yield Case("a high temperature", (logits(),), {"temperature": 3.0})
+    yield Case("a low temperature", (logits(),), {"temperature": 0.4})
+    for top_p in (0.35, 0.8):
+        yield Case(f"top_p={top_p}", (logits(),), {"temperature": 1.0, "top_p": top_p})
+    yield Case("temperature and top_p", (logits(),), {"temperature": 2.0, "top_p": 0.6})
+    hint = "temperature 0 is no division: all probability goes to the likeliest word"
+    yield Case("temperature 0", (logits(),), {"temperature": 0.0}, hint)
+    yield Case("a tiny top_p", (logits(),), {"temperature": 1.0, "top_p": 1e-6}, "one word always stays")
+
+
+Cache = tuple[Tensor, Tensor] | None
+
+
+def _attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cache: Cache = None,
+    *,
+    join: str = "behind",
+    mask: str = "causal",
+    returned: str = "all",
+    scale: float = 0.5,
+) -> tuple[Tensor, Cache]:
+    """Attend to the tokens so far, and return them with the result, or do it with a mistake."""
+    new = keys, values
+    old = () if cache is None or join == "none" else (cache,)
+    parts = [*old, new] if join != "front" else [new, *old]
+    axis = 0 if join == "batch" else -2
+    all_keys, all_values = (torch.cat(tensors, dim=axis) for tensors in zip(*parts, strict=True))
+    if join == "old only" and cache is not None:
+        all_keys, all_values = cache
+    if join == "keys only" and cache is not None:
+        all_values = torch.cat([cache[1], cache[1][..., -values.shape[-2] :, :]], dim=-2)
+    i, j = queries.shape[-2], all_keys.shape[-2]
+    ones = torch.ones(i, j, dtype=torch.bool, device=queries.device)
+    may = {"causal": ones.tril(j - i), "square": ones.tril(), "none": ones, "strict": ones.tril(j - i - 1),
+           "ahead": ones.tril(j - i + 1)}[mask]  # fmt: skip
+    scores = queries @ all_keys.mT / queries.shape[-1] ** scale
+    mixed = scores.masked_fill(~may, -math.inf).softmax(-1) @ all_values
+    kept = {"all": (all_keys, all_values), "new": new, "old": cache or new, "swapped": (all_values, all_keys),
+            "none": None, "keys twice": (all_keys, all_keys)}[returned]  # fmt: skip
+    return mixed, kept
+
+
+@check(
+    "attend_with_cache(queries, keys, values, cache=None)",
+    _attend,
+    variant=_attend,
+    mistakes={
+        "the cache is ignored: the new tokens must see the old ones": {"join": "none"},
+        "the new keys come before the old ones: old first, in the order of the text": {"join": "front"},
+        "the new tokens see the old ones, but not themselves: append before you attend": {"join": "old only"},
+        "the values are not extended with the keys": {"join": "keys only"},
+        "only the new keys and values come back: return all, old and new": {"returned": "new"},
+        "the cache comes back as it was: return it with the new keys and values": {"returned": "old"},
+        "keys and values are swapped in the cache that comes back": {"returned": "swapped"},
+        "no cache comes back: return (mixed, (keys, values))": {"returned": "none"},
+        "the cache that comes back holds the keys twice": {"returned": "keys twice"},
+        "the mask is aligned with the first key: row i of the new tokens is position past + i, tril(diagonal=past)": {"mask": "square"},
+        "several new tokens see each other's future: among them the mask is causal": {"mask": "none"},
+        "a new token does not see itself": {"mask": "strict"},
+        "a new token sees the one after it": {"mask": "ahead"},
+        "the scores are not divided by the square root of d": {"scale": 0.0},
+        "the scores are divided by d, not by its square root": {"scale": 1.0},
+    },
+    forbidden=KERNELS,
+)  # fmt: skip
+def check_kv_cache(draw: Draw) -> Iterator[Case]:
+    """Check ``attend_with_cache(queries, keys, values, cache=None)`` → ``mixed, (keys, values)``.
+
+    Tensors are ``(b, head, n, d)``. The new tokens see all in the cache, and among themselves only backwards.
+
+    >>> check_kv_cache(lambda queries, keys, values, cache=None: (values, (keys, values))).passed
+    False
+    """
+    b, head, new, past, d = draw.primes(5)
+
+    def tokens(n: int) -> tuple[Tensor, Tensor, Tensor]:
+        return draw.normal(b, head, n, d), draw.normal(b, head, n, d), draw.normal(b, head, n, d)
+
+    yield Case("one new token and a cache", (*tokens(1), tokens(past)[:2]))
+    yield Case("the first tokens, no cache yet", tokens(new))
+    yield Case("several new tokens and a cache", (*tokens(new), tokens(past)[:2]))
+
+
+Model = Callable[[Tensor], Tensor]
+
+
+def _generate(
+    model: Model,
+    ids: Tensor,
+    *,
+    max_new_tokens: int,
+    end_id: int,
+    read: int = -1,
+    choose: str = "argmax",
+    stop: str = "after",
+    extra: int = 0,
+    context: str = "all",
+    returned: str = "all",
+) -> Tensor:
+    """Continue a text greedily, or with a mistake."""
+    prompt = ids
+    for _ in range(max_new_tokens + extra):
+        shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt}[context]
+        logits = model(shown)[:, read]
+        nxt = {"argmax": logits.argmax, "argmin": logits.argmin}[choose](-1, keepdim=True)
+        if stop == "before" and int(nxt) == end_id:
+            break
+        ids = torch.cat([nxt, ids] if returned == "front" else [ids, nxt], dim=1)
+        if stop == "after" and int(nxt) == end_id:
+            break
+    return {"new": ids[:, prompt.shape[1] :], "last": ids[:, -1:], "flat": ids[0]}.get(returned, ids)
+
+
+@check(
+    "generate(model, ids, *, max_new_tokens, end_id)",
+    _generate,
+    layout="1 n",
+    variant=_generate,
+    mistakes={
+        "the logits after the first word are read: the last position, [:, -1], predicts the next word": {"read": 0},
+        "the logits one before the last are read: the last position predicts the next word": {"read": -2},
+        "the least likely word is taken: argmax": {"choose": "argmin"},
+        "the text goes on after the end token: stop there": {"stop": "never"},
+        "the end token itself is missing: append it, then stop": {"stop": "before"},
+        "one word too many: at most max_new_tokens": {"extra": 1},
+        "one word too few: max_new_tokens words, unless the end comes first": {"extra": -1},
+        "the model reads only the last word: without a cache it needs the whole text": {"context": "last"},
+        "the model reads the prompt again and again: give it the text with the new words": {"context": "prompt"},
+        "only the new words come back: return prompt and continuation": {"returned": "new"},
+        "only the last word comes back: return prompt and continuation": {"returned": "last"},
+        "the new word is put in front: append it at the end": {"returned": "front"},
+        "the batch axis is gone: ids are (1, n)": {"returned": "flat"},
+    },
+)  # fmt: skip
+def check_generate(draw: Draw) -> Iterator[Case]:
+    """Check ``generate(model, ids, *, max_new_tokens, end_id)`` → ``(1, n + new)``, greedy, until the end token.
+
+    ``model(ids)`` gives logits ``(1, n, words)``.
+
+    >>> check_generate(lambda model, ids, max_new_tokens, end_id: ids).passed
+    False
+    """
+    words = 11
+    table, places = draw.normal(words, words) + 0.01 * draw.integers(9, words, words), draw.normal(64, words)
+
+    def model_that_ends(end: int, at: int) -> Model:
+        def model(ids: Tensor) -> Tensor:
+            """Score the next word by all words so far and their places, and the end where it belongs."""
+            scores = (table[ids] + places[: ids.shape[1]]).sin().cumsum(1)
+            scores[..., end] += 100 if ids.shape[1] == at else -100
+            return scores
+
+        return model
+
+    for what, n, limit, at, end in (
+        ("a text without end", 3, 6, -1, 4),
+        ("a text that ends early", 2, 8, 5, 7),
+        ("one new word", 4, 1, -1, 4),
+        ("an end at once", 3, 4, 3, 2),
+    ):
+        options = {"max_new_tokens": limit, "end_id": end}
+        yield Case(what, (model_that_ends(end, at), draw.integers(words, 1, n)), options)

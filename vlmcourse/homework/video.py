@@ -1,0 +1,205 @@
+"""Homework 4: convolution over time from its formula, and what the order of frames is worth (slides S10 to S12)."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.ops.convolution import conv3d
+
+ALL = (True, True, True)
+
+
+def _conv3d(
+    clips: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    flip: tuple[int, ...] = (),
+    strided: tuple[bool, bool, bool] = ALL,
+    padded: tuple[bool, bool, bool] = ALL,
+    use_bias: float = 1,
+    order: str = "",
+    mode: str = "constant",
+    scale: str = "",
+    one_sided: str = "",
+) -> Tensor:
+    """Convolve with PyTorch's kernel, with one step done otherwise if asked."""
+    sides = [padding * on for on in padded]
+    pads = [p for side in reversed(sides) for p in (side, side)]  # F.pad begins with the last axis
+    if one_sided:
+        pads[4:] = [2 * padding, 0] if one_sided == "past" else [0, 2 * padding]
+    clips = F.pad(clips, pads, mode=mode) if padding else clips
+    kernel = weight.flip(flip)
+    kernel = rearrange(kernel, f"o c kt kh kw -> o c {order}") if order else kernel
+    if scale == "one channel":
+        clips, kernel = clips[:, :1], kernel[:, :1]
+    if scale == "channel mean":
+        kernel = kernel / weight.shape[1]
+    if scale == "mean":
+        kernel = kernel / weight[0].numel()
+    if scale == "one frame":
+        kernel = kernel * (torch.arange(kernel.shape[2], device=kernel.device) == 0)[:, None, None]
+    steps = tuple(stride if on else 1 for on in strided)
+    return F.conv3d(clips, kernel, None if bias is None else bias * use_bias, stride=steps)
+
+
+@check(
+    "conv3d(clips, weight, bias=None, *, stride=1, padding=0)",
+    conv3d,
+    layout="b c_out t h w",
+    variant=_conv3d,
+    mistakes={
+        "the kernel is flipped in time, height and width: deep learning's convolution multiplies it as it is": {"flip": (2, 3, 4)},
+        "the kernel is flipped in time: offset 0 belongs to the earliest frame of the window": {"flip": (2,)},
+        "the kernel is flipped in height and width": {"flip": (3, 4)},
+        "the bias is missing": {"use_bias": 0},
+        "the bias is taken away, not added": {"use_bias": -1},
+        "the bias comes once for every input channel or offset: add it once, at the end": {"use_bias": 2},
+        "the stride is ignored": {"strided": (False, False, False)},
+        "the stride is missing in time": {"strided": (False, True, True)},
+        "the stride is missing in height and width": {"strided": (True, False, False)},
+        "the padding is ignored": {"padded": (False, False, False)},
+        "the padding is missing in time": {"padded": (False, True, True)},
+        "the padding is missing in height and width": {"padded": (True, False, False)},
+        "the border is padded by copies of the edge: pad with zeros": {"mode": "replicate"},
+        "all padding in time comes before the first frame: half of it belongs behind the last": {"one_sided": "past"},
+        "all padding in time comes after the last frame: half of it belongs before the first": {"one_sided": "future"},
+        "height and width of the kernel are swapped": {"order": "kt kw kh"},
+        "the axes of the kernel are taken as (height, width, time): they are (time, height, width)": {"order": "kw kt kh"},
+        "only the first input channel is used: sum over all": {"scale": "one channel"},
+        "you average over the input channels: sum": {"scale": "channel mean"},
+        "you average over the window: sum": {"scale": "mean"},
+        "only one frame of each window is used: sum over time too": {"scale": "one frame"},
+    },
+    forbidden=frozenset({"conv3d", "convolution", "_convolution"}),
+)  # fmt: skip
+def check_conv3d(draw: Draw) -> Iterator[Case]:
+    """Check ``conv3d(clips, weight, bias=None, *, stride=1, padding=0)`` → ``(b, c_out, t', h', w')``.
+
+    >>> check_conv3d(lambda clips, weight, bias=None, stride=1, padding=0: clips).passed
+    False
+    """
+    b, c_in, c_out = draw.primes(3)
+    t, h, w = (size + 5 for size in draw.primes(3))
+    clips = draw.normal(b, c_in, t, h, w)
+    cube = draw.normal(c_out, c_in, 3, 3, 3)
+    bias = draw.normal(c_out)
+    yield Case("a kernel of 3 x 3 x 3", (clips, cube))
+    yield Case("a bias", (clips, cube, bias))
+    yield Case("stride 2", (clips, cube, bias), {"stride": 2})
+    yield Case("padding 1", (clips, cube, bias), {"padding": 1})
+    yield Case("an oblong kernel", (clips, draw.normal(c_out, c_in, 2, 3, 5), bias))
+    yield Case("stride 3 with padding 2", (clips, cube, bias), {"stride": 3, "padding": 2})
+
+
+Size = Callable[[int, int, int, int], int | float]
+
+
+def _right_size(n: int, k: int, s: int, p: int) -> int:
+    return (n + 2 * p - k) // s + 1
+
+
+def _output_size(size: int, *, kernel: int, stride: int, padding: int, formula: Size = _right_size) -> int | float:
+    """Return how many windows fit, or what a mistaken formula gives."""
+    return formula(size, kernel, stride, padding)
+
+
+@check(
+    "output_size(size, *, kernel, stride, padding)",
+    _output_size,
+    variant=_output_size,
+    mistakes={
+        "the padding counts once: it comes at both ends": {"formula": lambda n, k, s, p: (n + p - k) // s + 1},
+        "one is missing: the first window needs no step": {"formula": lambda n, k, s, p: (n + 2 * p - k) // s},
+        "one is added before the division: divide, then add the first window": {"formula": lambda n, k, s, p: (n + 2 * p - k + 1) // s},
+        "you round up: a window that does not fit whole is left out": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s) + 1},
+        "you round up, and the first window is missing": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s)},
+        "the result is a fraction: whole windows only, `//`": {"formula": lambda n, k, s, p: (n + 2 * p - k) / s + 1},
+        "the result is no whole number: use `//`, or int(...)": {"formula": lambda n, k, s, p: float((n + 2 * p - k) // s + 1)},
+        "the kernel is not taken away": {"formula": lambda n, k, s, p: (n + 2 * p) // s + 1},
+        "the kernel is not taken away, and the first window is missing": {"formula": lambda n, k, s, p: (n + 2 * p) // s},
+        "the stride is ignored": {"formula": lambda n, k, s, p: n + 2 * p - k + 1},
+        "the padding is ignored": {"formula": lambda n, k, s, p: (n - k) // s + 1},
+        "the padding is taken away: it makes the input longer": {"formula": lambda n, k, s, p: (n - 2 * p - k) // s + 1},
+        "only the size is divided: all of n + 2p - k is": {"formula": lambda n, k, s, p: n // s + 2 * p - k + 1},
+        "the stride multiplies: divide by it": {"formula": lambda n, k, s, p: (n + 2 * p - k) * s + 1},
+    },
+)  # fmt: skip
+def check_output_size(draw: Draw) -> Iterator[Case]:
+    """Check ``output_size(size, *, kernel, stride, padding)`` → how many outputs a convolution has along one axis.
+
+    >>> check_output_size(lambda size, *, kernel, stride, padding: size - kernel + 1).passed
+    False
+    """
+    for what, stride, padding in (("a plain convolution", 1, 0), ("a stride", 3, 0), ("a padding", 1, 2)):
+        for _ in range(2):
+            kernel = draw.integer(2, 6)
+            options = {"kernel": kernel, "stride": stride, "padding": padding}
+            yield Case(what, (draw.integer(9, 20),), options)
+    for _ in range(8):
+        kernel, stride, padding = draw.integer(1, 6), draw.integer(2, 5), draw.integer(1, 4)
+        options = {"kernel": kernel, "stride": stride, "padding": padding}
+        yield Case("stride and padding", (draw.integer(6, 30),), options)
+
+
+def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
+    """Reorder the frames of each clip, or something else."""
+    b, _, t, h, w = clips.shape
+    rows = torch.arange(b, device=clips.device)[:, None]
+    frames = rearrange(clips, "b c t h w -> b t c h w")
+    picked = {
+        "right": lambda: frames[rows, orders],
+        "first": lambda: frames[:, orders[0]],
+        "last": lambda: frames[:, orders[-1]],
+        "inverse": lambda: frames[rows, orders.argsort(1)],
+        "other clip": lambda: frames[rows, orders.roll(1, 0)],
+        "mixed clips": lambda: frames[orders % b, torch.arange(t, device=clips.device)],
+        "as they were": lambda: frames,
+        "reversed": lambda: frames.flip(1),
+        "backwards": lambda: frames[rows, orders.flip(1)],
+        "rows": lambda: frames[..., orders[0] % h, :],
+        "columns": lambda: frames[..., orders[0] % w],
+        "view": lambda: frames[rows, orders].reshape(clips.shape).transpose(1, 2),
+        "time first": lambda: frames[rows, orders],
+    }[how]()  # fmt: skip
+    return picked if how == "time first" else rearrange(picked, "b t c h w -> b c t h w")
+
+
+@check(
+    "shuffle_frames(clips, orders)",
+    _shuffle,
+    layout="b c t h w",
+    variant=_shuffle,
+    mistakes={
+        "all clips are shuffled in the order of clip 0: every clip has its own row of orders, or the same shuffled motion "
+        "stays readable": {"how": "first"},
+        "all clips are shuffled in the order of the last clip: is a loop's result overwritten?": {"how": "last"},
+        "this is the inverse order: new frame j is old frame orders[i, j]": {"how": "inverse"},
+        "the orders go to the wrong clips: row i of orders belongs to clip i": {"how": "other clip"},
+        "frames of different clips are mixed: each clip keeps its own frames": {"how": "mixed clips"},
+        "nothing is shuffled": {"how": "as they were"},
+        "the frames run backwards, whatever the orders say": {"how": "reversed"},
+        "the orders are read backwards": {"how": "backwards"},
+        "the rows of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "rows"},
+        "the columns of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "columns"},
+        "a reshape has mixed time and channel: move the axis (transpose, rearrange) instead": {"how": "view"},
+        "time and channel are swapped in the result: (b, c, t, h, w)": {"how": "time first"},
+    },
+)  # fmt: skip
+def check_shuffle_frames(draw: Draw) -> Iterator[Case]:
+    """Check ``shuffle_frames(clips, orders)`` → new frame j of clip i is its old frame ``orders[i, j]``.
+
+    >>> check_shuffle_frames(lambda clips, orders: clips).passed
+    False
+    """
+    b, c, t, h, w = draw.primes(5)
+    t = max(t, 3)
+    for what, clips, channels in (("several clips", b, c), ("one clip", 1, c), ("two channels", b, 2)):
+        orders = torch.stack([draw.order(t) for _ in range(clips)])
+        yield Case(what, (draw.normal(clips, channels, t, h, w), orders))
