@@ -152,7 +152,7 @@ def trained_vlm():
     assert next(model.parameters()).device.type == WHERE
     for control in vlm.CONTROLS:
         vlm.answers(model, asked(), control=control)
-        vlm.word_by_word(model, course.questions(4, seed=0, kinds="color", image_size=16), control=control)
+        vlm.teacher_forced(model, course.questions(4, seed=0, kinds="color", image_size=16), control=control)
     vlm.evaluate(model, {"seen": asked()})
     vlm.movement(model, vlm.copy_weights(model))
     ids, is_answer = model.tokenize(asked().prompts, asked().answers)

@@ -215,28 +215,28 @@ def test_a_stage_leaves_the_model_its_own_methods_while_it_trains():
     assert own == [False, False]
 
 
-def test_word_by_word_is_what_the_loss_is_made_of():
+def test_teacher_forced_is_what_the_loss_is_made_of():
     model, asked = small_model(), described(1)
-    chances = vlm.word_by_word(model, asked)
+    chances = vlm.teacher_forced(model, asked)
     ids, is_answer = model.tokenize(asked.prompts, asked.answers)
     loss = model.eval()(asked.images, ids, is_answer)[1]
     assert len(chances) == len(asked.answers[0].split()) + 1
     torch.testing.assert_close(-chances.log().mean(), loss)
 
 
-def test_word_by_word_puts_every_part_back_into_its_own_mode():
+def test_teacher_forced_puts_every_part_back_into_its_own_mode():
     model, asked = small_model(), described(1)
     model.train()
     model.encoder.eval()  # a frozen encoder under a model that learns
-    vlm.word_by_word(model, asked)
+    vlm.teacher_forced(model, asked)
     assert model.training
     assert not model.encoder.training
 
 
-def test_word_by_word_refuses_answers_of_different_lengths():
+def test_teacher_forced_refuses_answers_of_different_lengths():
     asked = dataclasses.replace(described(2), answers=("a star", "a red star"))
     with pytest.raises(ValueError, match="answers must have one length, received from 3 to 4 words"):
-        vlm.word_by_word(small_model(), asked)
+        vlm.teacher_forced(small_model(), asked)
 
 
 def test_leading_tells_a_model_that_looks_from_one_that_follows_the_words(monkeypatch):

@@ -279,8 +279,8 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 
 
 @torch.no_grad()
-def word_by_word(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
-    """Return how probable each right word is to the model that has read the right words before it.
+def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
+    """Return how probable each right word is under teacher forcing: to the model that has read the right words before.
 
     Averaged over questions; the last entry is the end of the answer. The loss is made of these numbers: it is the mean
     of minus their logarithms.
