@@ -113,7 +113,8 @@ def benches(report: dict[str, Any]) -> list[nodes.Node]:
     found: list[nodes.Node] = [nodes.paragraph("", f"{where}{made['date']}, {made['commit']}.")]
     for bench in report["benches"].values():
         rows = [list(map(nodes.Text, cells)) for cells in bench_rows(bench)]
-        found += [nodes.rubric("", bench["what"]), table(BENCH_COLUMNS, rows)]
+        title = bench["what"] + ("; load of the machine {} on {} cores".format(*bench["load"]) if bench["load"] else "")
+        found += [nodes.rubric("", title), table(BENCH_COLUMNS, rows)]
     return found
 
 
