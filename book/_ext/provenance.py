@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from vlmcourse.course.bench import limit
+from vlmcourse.course.contestants import BENCHES
 
 NOT_MEASURED = "not measured yet"
 BENCH_COLUMNS = ("", "median", "middle half", "ours / it", "memory")
@@ -113,7 +114,10 @@ def benches(report: dict[str, Any]) -> list[nodes.Node]:
     found: list[nodes.Node] = [nodes.paragraph("", f"{where}{made['date']}, {made['commit']}.")]
     for bench in report["benches"].values():
         rows = [list(map(nodes.Text, cells)) for cells in bench_rows(bench)]
-        found += [nodes.rubric("", bench["what"]), table(BENCH_COLUMNS, rows)]
+        title = bench["what"] + ("; load of the machine {} on {} cores".format(*bench["load"]) if bench["load"] else "")
+        found += [nodes.rubric("", title), table(BENCH_COLUMNS, rows)]
+    if missing := [name for name in BENCHES if name not in report["benches"]]:
+        found.append(nodes.paragraph("", f"{NOT_MEASURED.capitalize()}: {', '.join(missing)}."))
     return found
 
 

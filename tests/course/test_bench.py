@@ -183,4 +183,5 @@ def test_sizes_that_only_try_the_program_reach_no_page(small, tmp_path):
             srcdir, note_dependency = tmp_path, staticmethod(lambda path: None)
 
     assert ("Measured on cpu, AVX2, threads: 2" in Here("cpu").run()[0].astext()) is not small
+    assert small or Here("cpu").run()[-1].astext() == f"Not measured yet: {', '.join(BENCHES)}."
     assert Here("cuda").run()[0].astext() == "Not measured yet."

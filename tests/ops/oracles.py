@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 4e-2}
 
@@ -31,18 +30,6 @@ def assert_equal_in_value_and_gradient(mine, theirs, inputs, *, dtype: torch.dty
         tolerance = {"rtol": 3 * TOLERANCE[dtype], "atol": 3 * TOLERANCE[dtype]}
         scale = max(1.0, their_grad.abs().max().item())
         torch.testing.assert_close(mine_grad / scale, their_grad / scale, **tolerance)
-
-
-def peak_bytes(call) -> int:
-    """Return the most memory that PyTorch held on the CPU at one time during a call, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 def unit(vectors: Tensor) -> list[Tensor]:

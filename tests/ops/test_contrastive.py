@@ -11,13 +11,13 @@ from oracles import (
     assert_equal_in_value_and_gradient,
     info_nce_by_double_loop,
     nt_xent_by_double_loop,
-    peak_bytes,
     randn,
     slide_loss_by_double_loop,
     uniformity_by_double_loop,
 )
 
 from vlmcourse import alignment, info_nce_loss, nt_xent_loss, slide_contrastive_loss, uniformity
+from vlmcourse.course.bench import peak_memory
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 NAMES = ["nt_xent", "nt_xent in chunks", "info_nce", "slide"]
@@ -95,7 +95,9 @@ def test_nt_xent_in_chunks_equals_nt_xent_at_once_on_every_device(device, dtype)
 def test_nt_xent_in_chunks_needs_a_quarter_of_the_memory_or_less():
     views = pair(512, 16, dtype=torch.float32)
     at_once, in_chunks = (
-        peak_bytes(lambda size=size: nt_xent_loss(*views, temperature=0.1, chunk_size=size).backward())
+        peak_memory(
+            lambda size=size: nt_xent_loss(*views, temperature=0.1, chunk_size=size).backward(), torch.device("cpu")
+        )
         for size in (None, 64)
     )
     assert at_once > 3 * 1024 * 1024 * 4  # similarities, their masked copy, their softmax: it was measured

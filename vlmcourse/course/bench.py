@@ -30,6 +30,7 @@ from vlmcourse.train.runtime import device
 
 LEAST_REPEATS = 20
 WARM_UP = 2
+HAS_LOAD = hasattr(os, "getloadavg")  # not on Windows
 
 
 def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
@@ -176,6 +177,8 @@ def run(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what others think of sizes and penalties
             report["benches"][name] = {**measure(BENCHES[name](at), at, repeats=repeats), "rates": best}
+        # What else ran here: several times as much as there are cores, and only ratios mean anything.
+        report["benches"][name]["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if HAS_LOAD else None
         print(f"{name}: {as_text(report['benches'][name])}\n", flush=True)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
