@@ -504,7 +504,7 @@ def _relation(task: Task, case: Case, got: Any) -> str:
         return ""
     right, got = right.detach().cpu().double(), got.detach().cpu().double()
     letters = task.layout.split() if len(task.layout.split()) == right.ndim else []
-    names = [f"axis {k}" + f" ({letters[k]})" * bool(letters) for k in range(right.ndim)]
+    names = [f"axis {k} ({letters[k]})" if letters else f"axis {k}" for k in range(right.ndim)]
     for order in itertools.permutations(range(right.ndim)):
         if order != tuple(range(right.ndim)) and _same(right.permute(order), got):
             return f"the numbers are right, but the axes are in the order ({', '.join(names[k] for k in order)})"
