@@ -32,7 +32,7 @@ from vlmcourse.cli import UNFINISHED
 from vlmcourse.course.contestants import BENCHES
 
 PASSED, FAILED = 0, 1
-TESTS = ("ops", "models", "data", "train", "course", "test_gpu.py")
+TESTS = ("ops", "models", "data", "train", "course", "homework", "test_gpu.py")
 ASK = """
 import json, torch
 from vlmcourse.course.results import provenance

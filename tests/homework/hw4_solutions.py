@@ -136,7 +136,7 @@ WRONG = {
         (size(lambda n, k, s, p: (n + 2 * p - k) // s), "one is missing"),
         (size(lambda n, k, s, p: (n + 2 * p - k + 1) // s), "added before the division"),
         (size(lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1), "you round up"),
-        (size(lambda n, k, s, p: round((n + 2 * p - k) / s) + 1), "right for a plain convolution, but wrong for"),
+        (size(lambda n, k, s, p: round((n + 2 * p - k) / s) + 1), "you round to the nearest"),
         (size(lambda n, k, s, p: (n + 2 * p - k) / s + 1), "whole windows only"),
         (size(lambda n, k, s, p: (n + 2 * p) // s + 1), "the kernel is not taken away"),
         (size(lambda n, k, s, p: n + 2 * p - k + 1), "the stride is ignored"),

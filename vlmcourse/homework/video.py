@@ -118,6 +118,7 @@ def _output_size(size: int, *, kernel: int, stride: int, padding: int, formula: 
         "the padding counts once: it comes at both ends": {"formula": lambda n, k, s, p: (n + p - k) // s + 1},
         "one is missing: the first window needs no step": {"formula": lambda n, k, s, p: (n + 2 * p - k) // s},
         "one is added before the division: divide, then add the first window": {"formula": lambda n, k, s, p: (n + 2 * p - k + 1) // s},
+        "you round to the nearest: a window that does not fit whole is left out": {"formula": lambda n, k, s, p: round((n + 2 * p - k) / s) + 1},
         "you round up: a window that does not fit whole is left out": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s) + 1},
         "you round up, and the first window is missing": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s)},
         "the result is a fraction: whole windows only, `//`": {"formula": lambda n, k, s, p: (n + 2 * p - k) / s + 1},
@@ -146,6 +147,8 @@ def check_output_size(draw: Draw) -> Iterator[Case]:
         kernel, stride, padding = draw.integer(1, 6), draw.integer(2, 5), draw.integer(1, 4)
         options = {"kernel": kernel, "stride": stride, "padding": padding}
         yield Case("stride and padding", (draw.integer(6, 30),), options)
+    for size in (20, 23):  # 21 / 5 and 24 / 5: rounding up, down and to the nearest differ on one of them
+        yield Case("stride and padding", (size,), {"kernel": 1, "stride": 5, "padding": 1})
 
 
 def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:

@@ -134,7 +134,7 @@ def contrastive_encoder() -> ConvEncoder:
     ``python -m book.tools.small_vlm`` trains it anew; the file says with which settings, and when it did.
 
     >>> contrastive_encoder().embed_dim
-    48
+    192
     """
     encoder = small_encoder()
     with as_file(files("vlmcourse").joinpath("weights", "contrastive_encoder.safetensors")) as path:

@@ -101,17 +101,13 @@ def forced_word(
     follows = [[(color, shape) in pairs for shape in shapes] for color in colors]
     picture, said = _checked_start(start, [asked.objects[row][0].color for row in rows], seen, colors, follows)
 
-    prompts = [f"{asked.prompts[row]} {opening} {color}" for row, opening in zip(rows, openings, strict=True)
-               for color in colors]  # fmt: skip
-    images = asked.images[list(rows)].repeat_interleave(len(colors), dim=0)
-    chances = [
-        (PARTS * shapes_after(model, prompts, images, shapes=shapes)).round().int().unflatten(0, (-1, len(colors)))
-        for model in models.values()
+    prompts = [
+        [f"{asked.prompts[row]} {opening} {color}" for color in colors]
+        for row, opening in zip(rows, openings, strict=True)
     ]
-    content = {
-        "colors": colors, "openings": openings, "seen": seen, "usual": follows,
-        "chances": [each.tolist() for each in chances],
-    }  # fmt: skip
+    chances = [_chances(model, prompts, asked.images[list(rows)], shapes=shapes) for model in models.values()]
+    content = {"colors": colors, "openings": openings, "seen": seen, "usual": follows}
+    content["chances"] = [each.tolist() for each in chances]
     pixels = [base64_of(_reduced(asked.images[row]), "PNG", optimize=True) for row in rows]
     answers = [asked.answers[row] for row in rows]
     name = name_of("forced", json.dumps([content, pixels, answers, list(models), shapes, picture, said]))
@@ -137,6 +133,16 @@ def forced_word(
         says=html.escape(_conclusion(list(models), words, shown)),
         content=json.dumps(content),
     )
+
+
+def _chances(
+    model: VisionLanguageModel, prompts: Sequence[Sequence[str]], images: Tensor, *, shapes: Sequence[str]
+) -> Tensor:
+    """Return the numbers of :func:`shapes_after`, in parts, ``(pictures, colors, k + 1)``."""
+    across = len(prompts[0])
+    flat = [prompt for of_one in prompts for prompt in of_one]
+    found = shapes_after(model, flat, images.repeat_interleave(across, dim=0), shapes=shapes)
+    return (PARTS * found).round().int().unflatten(0, (-1, across))
 
 
 # ---------------------------------------------------------------------------------------------------------
