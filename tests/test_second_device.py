@@ -25,7 +25,7 @@ from vlmcourse.train import vlm
 WHERE = strict_device.NAME
 ON_DEVICE = os.environ.get("VLMCOURSE_DEVICE") == WHERE
 QUIET = {"progress": False, "batch_size": 4}
-CHAPTERS = sorted((Path(__file__).parents[1] / "lectures").glob("0*.ipynb"))
+CHAPTERS = sorted((Path(__file__).parents[1] / "lectures").glob("[0-9]*.ipynb"))
 
 if ON_DEVICE:
     strict_device.register()
