@@ -116,17 +116,14 @@ def figures_without_alt_text(nb: dict) -> list[str]:
 
 
 def long_cells(nb: dict, *, most: int = 25) -> list[str]:
-    shown = [cell for cell in code_cells(nb) if "hide-input" not in cell["metadata"].get("tags", [])]
-    counted = [(len(source(cell).strip().splitlines()), source(cell)[:60]) for cell in shown]
+    counted = [(len(source(cell).strip().splitlines()), source(cell)[:60]) for cell in code_cells(nb)]
     return [f"{lines} lines: {start}" for lines, start in counted if lines > most]
 
 
 def code_without_prose(nb: dict, *, most: int = 2) -> list[str]:
-    """Return the cells that are more than the ``most``-th code cell in a row; a folded cell shows no code."""
+    """Return the cells that are more than the ``most``-th code cell in a row; folded ones count too."""
     run, found = 0, []
     for cell in nb["cells"]:
-        if "hide-input" in cell["metadata"].get("tags", []):
-            continue
         run = run + 1 if cell["cell_type"] == "code" else 0
         if run > most:
             found.append(source(cell)[:60])

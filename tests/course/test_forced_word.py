@@ -4,10 +4,10 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 import torch
+from html_tags import parsed
 
 from vlmcourse import ConvEncoder, questions
 from vlmcourse.course.figures.forced_word import forced_word, shapes_after
@@ -48,26 +48,6 @@ def expected(model, row, color, *, shapes=vlm.SHAPES):
     chances = logits[0, -1].softmax(-1)
     named = [chances[model.tokenizer.encode(shape)[0]].item() for shape in shapes]
     return [*named, 1 - sum(named)]
-
-
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen, self.wrong = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
-        self.seen.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-
-def parsed(text):
-    tags = Tags()
-    tags.feed(text)
-    return tags
 
 
 def content(text):

@@ -4,10 +4,10 @@ import base64
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
 import pytest
 import torch
+from html_tags import parsed
 
 from vlmcourse import nt_xent_loss, slide_contrastive_loss
 from vlmcourse.course.figures.interactive import attention_picture, contrastive_circle, path_picture
@@ -29,26 +29,6 @@ def make(seed=0, label="a face", **changes):
         **changes,
     }
     return attention_picture(**arguments, label=label), arguments["weights"]
-
-
-class Tags(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen, self.wrong = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
-        self.seen.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-
-def parsed(text):
-    tags = Tags()
-    tags.feed(text)
-    return tags
 
 
 def test_a_value_fills_its_place_once_and_a_place_without_a_value_is_refused():
