@@ -292,12 +292,15 @@ def show_training(
     if not curves:
         raise ValueError("curves must hold at least one measured curve, received none")
     ax = ax or plt.subplots(figsize=(NARROW, 3), layout="constrained")[1]
+    drawn: list[str] = []
     for (name, curve), color in zip(curves.items(), colors_of(curves).values(), strict=True):
         shown = curve.recorded or (curve.live,)
+        dashes = ("-", "--", ":", "-.")[drawn.count(color) % 4]  # two of one concept: one colour, another line
+        drawn.append(color)
         x = np.arange(1, len(shown[0]) + 1) if steps is None else np.asarray(steps)
         ax.fill_between(x, np.min(shown, axis=0), np.max(shown, axis=0), color=color, alpha=0.25, linewidth=0)
         if curve.live is not None:
-            ax.plot(x, curve.live, color=color, linewidth=1.2, label=f"{name}, here")
+            ax.plot(x, curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")
     ax.set(xlabel="step", ylabel=label)
     ax.legend(title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
     return ax

@@ -52,6 +52,8 @@ GROUPS = {
     },
     "the three roles in attention": {"query": "vermillion", "key": "sky", "value": "pink"},
     "what a vector stands for": {"image": "blue", "text": "ochre"},
+    "an answer": {"right answer": "green", "wrong answer": "vermillion", "another answer": "grey"},
+    "what a model is shown": {"real image": "blue", "blank": "grey", "shuffled": "pink", "text only": "ochre"},
     "pairs of words in training": {"seen": "sky", "new": "vermillion", "held out": "vermillion"},
 }
 CONCEPTS = {name: HUES[hue] for group in GROUPS.values() for name, hue in group.items()}
@@ -81,7 +83,7 @@ def concept_in(name: str) -> str | None:
     for concept in CONCEPTS:
         words = r"[ -]".join(map(re.escape, re.split(r"[ -]", concept)))
         if match := re.search(rf"\b{words}s?\b", name, re.IGNORECASE):
-            found[match.start()] = concept
+            found[match.start(), -len(concept)] = concept  # "real image" before "image"
     return found[min(found)] if found else None
 
 
