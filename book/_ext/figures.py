@@ -25,7 +25,9 @@ from vlmcourse.course.figures import style
 
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 PIXELS = {"pt": 4 / 3, "px": 1.0, "": 1.0}
-SMALLEST = 0.75  # of its size, to which a figure shrinks on a narrow page before it scrolls: small type is 9 px then
+SMALLEST = (
+    0.74  # of its size, to which a figure shrinks before it scrolls: small type is 9 px, the narrow width fits a phone
+)
 PAPER = "var(--pst-color-background, #fff)"
 # A number as a table shows it: with a sign, a spread and a unit, or none at all.
 UNIT = r"(?:%|‰|×|s|ms|µs|min|h|px|kB|MB|GB|GiB|MiB|GFLOP|TFLOP|M|k)"

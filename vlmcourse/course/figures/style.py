@@ -48,7 +48,7 @@ GROUPS = {
         "LSTM": "green",
         "MLP": "pink",
         "average": "grey",
-        "one frame": "ochre",
+        "one frame": "sky",
     },
     "the three roles in attention": {"query": "vermillion", "key": "sky", "value": "pink"},
     "what a vector stands for": {"image": "blue", "text": "ochre"},
@@ -115,7 +115,7 @@ def ink_on(share: float) -> str:
     >>> ink_on(0.1) == INK, ink_on(1.0)
     (True, 'white')
     """
-    return INK if share < 0.6 else "white"
+    return INK if share < 0.72 else "white"
 
 
 def use_style() -> None:
