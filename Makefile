@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise format lock clean clean-venv
+.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing format lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -65,6 +65,9 @@ notebooks: setup  ## execute the chapters in place, in the form in which they ar
 
 normalise: setup  ## bring notebooks into their committed form without executing them
 	@$(VENV_PYTHON) -m book.tools.normalise
+
+landing: setup  ## ask the shipped model the questions of the landing page anew, and draw its cards
+	@$(VENV_PYTHON) -m book.tools.landing
 
 format: setup  ## let ruff format code and notebooks, and repair what it can
 	@$(VENV_PYTHON) -m ruff check --fix --quiet vlmcourse tests book lectures || true
