@@ -31,7 +31,8 @@ MENDS: list[tuple[str, str]] = [
 MATHJAX = re.compile(r"<script[^>]*?(?:src=\"[^\"]*mathjax/[^\"]*\"|>window\.MathJax = )[^<]*</script>\s*")
 FORMULA = 'class="math'  # also of outputs and of what a cell glued into the text
 # Font Awesome as a script: a dictionary of two thousand icons, of which the book shows some twenty.
-ICON = re.compile(r'(?:"([\w-]+)"|([\w$]+)):\[\d+,\d+,\[[^\]]*\],"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
+ICON = re.compile(r'("[\w-]+"|[\w$]+):\[\d+,\d+,(\[[^\]]*\]),"[0-9a-f]*",(?:"[^"]*"|\[[^\]]*\])\],?')
+NAME = re.compile(r"[\w-]+")
 USED_ICON = re.compile(r"\bfa-([a-z0-9-]+)")
 
 
@@ -47,12 +48,12 @@ def mend(html: str) -> str:
 
 
 def keep_icons(script: str, used: set[str]) -> str:
-    """Return Font Awesome's script with the icons of ``used`` alone.
+    """Return Font Awesome's script with the icons of ``used`` alone, each of which may have several names.
 
     >>> keep_icons('{bars:[448,512,[],"f0c9","M0"],"arrow-up":[384,512,[8593],"f062","M2"]}', {"arrow-up"})
     '{"arrow-up":[384,512,[8593],"f062","M2"]}'
     """
-    return ICON.sub(lambda icon: icon[0] if {icon[1], icon[2]} & used else "", script)
+    return ICON.sub(lambda icon: icon[0] if used.intersection(NAME.findall(icon[1] + icon[2])) else "", script)
 
 
 def mend_all(app: Sphinx, exception: Exception | None) -> None:

@@ -182,6 +182,23 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
     }
 
 
+def mend_bookmarks(pdf: Path) -> None:
+    """Say once what Chromium says twice: the title of a section at the top of a page, in its bookmark."""
+    from pypdf import PdfWriter
+    from pypdf.generic import NameObject, TextStringObject
+
+    writer = PdfWriter(clone_from=pdf)
+    pending = [writer.root_object["/Outlines"]]
+    while pending:
+        mark = pending.pop().get_object()
+        pending += [mark[key] for key in ("/First", "/Next") if key in mark]
+        title = str(mark.get("/Title", ""))
+        once = title[: len(title) // 2]
+        if title and title == 2 * once:
+            mark[NameObject("/Title")] = TextStringObject(once)
+    writer.write(pdf)
+
+
 def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium: str) -> int:
     """Print pages of the book in ``html``, their contents with the numbers of pages, and return how many pages it took.
 
@@ -203,6 +220,7 @@ def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium
                 count, numbers = page_numbers(pdf)
                 page.evaluate(NUMBER, numbers)
             browser.close()
+        mend_bookmarks(pdf)
     finally:
         document.unlink(missing_ok=True)
     return count

@@ -172,7 +172,7 @@ def test_a_page_without_a_formula_loads_no_mathjax_and_icons_are_the_few_that_th
 
 def test_every_icon_is_drawn(browser, address):
     page = opened(browser, f"{address}{CHAPTER}.html")
-    page.wait_for_selector("svg.svg-inline--fa")
+    page.wait_for_selector("svg.svg-inline--fa", state="attached")
     assert page.locator("svg.svg-inline--fa").count() > 5
     assert page.locator("i[class*='fa-'], svg.svg-inline--fa:not(:has(path))").count() == 0
     page.context.close()
