@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing address format package lock clean clean-venv
+.PHONY: help setup book pdf serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing address format package lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -20,6 +20,9 @@ setup:  ## create .venv and install what requirements.lock pins
 
 book: setup  ## execute the chapters that changed, render the book, say where it is
 	@$(VENV_PYTHON) -m book.tools.build $(if $(CELL_TIMEOUT),--timeout $(CELL_TIMEOUT))
+
+pdf: setup  ## print the rendered book as one PDF, which its pages then offer (needs Chromium, and make book before)
+	@$(VENV_PYTHON) -m book.tools.pdf
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
 	@$(VENV_PYTHON) -m book.tools.serve
