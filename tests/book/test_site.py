@@ -28,7 +28,8 @@ import furniture  # noqa: E402
 CHAPTERS = sorted((ROOT / "lectures").glob("*.ipynb"))
 HERE = "https://github.com/owner/course"
 PLACEHOLDER = re.compile(
-    r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
+    r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>"
+    r"|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
 )
 
 
