@@ -321,3 +321,83 @@ def test_every_file_of_the_book_is_free_of_addresses_that_it_would_fetch(address
             if url.startswith(("http:", "https:", "//")) and "canonical" not in tag.get("rel", []):
                 fetching.append(f"{file.name}: {url}")
     assert sorted(set(fetching)) == []
+
+
+# --- pictures that answer to the reader ------------------------------------------------------------------------------
+
+LIVE = {
+    "book/intro": (".asked-picture",),
+    "lectures/01_vision_language_models": (".path-picture",),
+    "lectures/03_contrastive_learning": (".contrastive-circle",),
+    "lectures/05_video": (".clip-player", ".convolution-stepper"),
+    "lectures/06_convolution_to_vit": (".field-viewer",),
+    "lectures/07_self_attention": (".attention-picture", ".patch-slider"),
+    "lectures/08_vision_transformer": (".attention-picture",),
+    "lectures/10_a_small_vlm": (".forced-word",),
+}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_each_live_picture_is_there_within_200_kilobytes_and_within_a_phone(browser, address, name):
+    page = open_page(browser, address, Visit())
+    page.set_viewport_size(PHONE)
+    page.goto(f"{address}{name}.html", wait_until="load")
+    for kind in LIVE[name]:
+        for picture in page.locator(kind).all():
+            assert picture.evaluate("picture => new Blob([picture.outerHTML]).size") < 200_000
+            box = picture.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= PHONE["width"]
+            assert picture.evaluate("picture => picture.scrollWidth - picture.clientWidth") <= 1
+        assert page.locator(kind).count() > 0
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_without_scripts_no_live_picture_shows_a_control_that_does_nothing(browser, address, name):
+    page = browser.new_context(viewport=DESKTOP, java_script_enabled=False).new_page()
+    page.goto(f"{address}{name}.html", wait_until="load")
+    for kind in set(LIVE[name]) - {".clip-player", ".path-picture"}:  # these need no script
+        for picture in page.locator(kind).all():
+            dead = [control for control in picture.locator("input, select, button").all() if control.is_visible()]
+            assert dead == []
+            assert "Without scripts" in picture.locator("noscript").inner_text()
+    page.context.close()
+
+
+def test_without_scripts_a_page_is_light_and_its_header_hides_what_scrolls_under_it(browser, address):
+    page = browser.new_context(viewport=DESKTOP, java_script_enabled=False, color_scheme="dark").new_page()
+    page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    solid = "e => { const c = getComputedStyle(e).backgroundColor; return c.startsWith('rgb(') ? c : ''; }"
+    assert page.locator(".bd-header-article").first.evaluate(solid) == "rgb(255, 255, 255)"
+    page.context.close()
+
+
+def test_each_card_of_the_landing_page_leads_to_the_chapter_whose_number_it_bears(browser, address):
+    page = open_page(browser, address, Visit())
+    page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
+    titles = page.locator(".lecture-path .sd-card-title").all_inner_texts()
+    for k, title in enumerate(titles):
+        page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
+        page.locator(".lecture-path .sd-card").nth(k).click()
+        number, name = title.strip().split(" · ")
+        assert page.locator("h1").inner_text().strip(" #\n").startswith(f"{number}. {name}")
+    assert len(titles) == sum(name.startswith("lectures/") and name != "lectures/errata" for name in PAGES)
+    page.context.close()
+
+
+def test_the_landing_page_opens_with_a_question_asked_of_a_picture(browser, address):
+    page = open_page(browser, address, Visit())
+    page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
+    first, _, rest = page.title().partition(" — ")
+    assert first != rest  # no title twice
+    for viewport in (DESKTOP, PHONE):
+        page.set_viewport_size(viewport)
+        page.evaluate("scrollTo(0, 0)")
+        for part in (".shown", ".question", ".answer", ".verdict"):
+            box = page.locator(f".asked-picture {part}").bounding_box()
+            assert box["y"] + box["height"] <= viewport["height"], f"{part} is below the first screen"
+    page.locator(".asked-picture .pictures label").nth(4).click()
+    assert page.locator(".asked-picture .verdict").inner_text().startswith("Wrong.")
+    page.context.close()

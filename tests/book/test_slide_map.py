@@ -70,6 +70,26 @@ def test_the_slide_map_and_the_chapters_agree(pages):
     assert disagreements((ROOT / "book/slide_map.md").read_text(encoding="utf-8"), pages) == []
 
 
+def wrong_chapters(table: str, pages: dict[str, str]) -> list[str]:
+    """Return the slides whose row names another chapter than the one that has the section."""
+    has = {label: name for name, text in pages.items() for label in LABEL.findall(text)}
+    rows = dict(ROW.findall(table))
+    numbers = {slide: re.match(r"(\d+) · ", where) for slide, where in rows.items()}
+    return [
+        slide
+        for slide, number in numbers.items()
+        if (int(number[1]) if number else None)
+        != (int(has[slide][:2]) if slide in has and has[slide][:2].isdigit() else None)
+    ]
+
+
+def test_the_slide_map_names_the_chapter_of_each_section(pages):
+    table = (ROOT / "book/slide_map.md").read_text(encoding="utf-8")
+    assert wrong_chapters(table, pages) == []
+    assert wrong_chapters(table.replace("| 3 · {ref}`S07`", "| 4 · {ref}`S07`"), pages) == ["S07"]
+    assert wrong_chapters(table.replace("| 3 · {ref}`S07`", "| {ref}`S07`"), pages) == ["S07"]
+
+
 TABLE = "\n".join(f"| {slide} | about | {{ref}}`{slide}` |" for slide in SLIDES)
 PAGES = {"one.ipynb": "\n".join(f"({slide})=\n## Title\n" for slide in SLIDES)}
 
@@ -112,12 +132,18 @@ def test_the_contents_list_every_notebook_and_only_pages_that_exist():
         assert (ROOT / f"{name}.md").is_file() or (ROOT / f"{name}.ipynb").is_file(), f"{name} is listed and missing"
 
 
-def test_the_landing_page_links_every_chapter_and_calls_no_finished_one_to_come():
+def test_the_landing_page_has_a_card_for_every_chapter_with_its_number_and_a_link():
     text = (ROOT / "book/intro.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| (\d) \| (.*)$", text, re.MULTILINE))
-    assert sorted(rows) == list("123456789")
-    for number, row in rows.items():
-        notebooks = [path.stem for path in (ROOT / "lectures").glob(f"0{number}_*.ipynb")]
-        for stem in notebooks:
-            assert f"</lectures/{stem}>`" in row, f"chapter {number} exists; its row should link to it"
-        assert ("to come" in row) == (not notebooks), f"chapter {number}: {row}"
+    cards = re.findall(
+        r"^:{4}\{grid-item-card\} (\d+) · (.+)\n:link: /lectures/(\S+)\n:link-type: doc$", text, re.MULTILINE
+    )
+    chapters = sorted((ROOT / "lectures").glob("[0-9]*.ipynb"))
+    assert [stem for _, _, stem in cards] == [path.stem for path in chapters]
+    for (number, title, _), path in zip(cards, chapters, strict=True):
+        assert re.search(rf"^# {number}\. {re.escape(title)}$", prose(path), re.MULTILINE), (
+            f"{path.stem}: {number} · {title}"
+        )
+    pictures = re.findall(r"^:img-top: (\S+)$", text, re.MULTILINE)
+    assert [int(Path(picture).name[:2]) for picture in pictures] == list(range(1, len(chapters) + 1))
+    assert all((ROOT / "book" / picture).is_file() for picture in pictures)
+    assert "{doc}`errata </lectures/errata>`" in text

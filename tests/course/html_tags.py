@@ -2,6 +2,8 @@
 
 from html.parser import HTMLParser
 
+VOID = {"input", "img", "br"}  # nothing closes these
+
 
 class Tags(HTMLParser):
     def __init__(self):
@@ -9,11 +11,11 @@ class Tags(HTMLParser):
         self.open, self.seen, self.wrong = [], [], []
 
     def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
+        self.open += [tag] if tag not in VOID else []
         self.seen.append((tag, dict(attributes)))
 
     def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
+        if tag not in VOID and (not self.open or self.open.pop() != tag):
             self.wrong.append(tag)
 
 

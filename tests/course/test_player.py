@@ -113,10 +113,34 @@ def test_on_a_narrow_page_the_whole_frame_shrinks(browser):
 
 
 @pytest.mark.browser
-def test_a_reader_stops_the_clip_and_whoever_wants_less_motion_starts_it(browser):
-    for wish, first, then in (("no-preference", "running", "paused"), ("reduce", "paused", "running")):
-        page = opened(browser, make()[1], reduced_motion=wish)
-        assert state(page) == first
-        page.get_by_label("Pause").focus()
-        page.keyboard.press("Space")
-        assert state(page) == then
+@pytest.mark.parametrize(("wish", "first"), [("no-preference", "running"), ("reduce", "paused")])
+def test_play_plays_and_pause_pauses_whatever_motion_a_reader_asked_for(browser, wish, first):
+    page = opened(browser, make()[1], reduced_motion=wish)
+    assert state(page) == first
+    page.get_by_label("Play").focus()
+    page.keyboard.press("Space")
+    assert state(page) == "running"
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_label("Pause").is_checked()
+    assert state(page) == "paused"
+    page.get_by_label("Play").click()
+    assert state(page) == "running"
+
+
+@pytest.mark.browser
+def test_the_clip_plays_and_stops_without_scripts_and_by_finger(browser):
+    page = browser.new_context(java_script_enabled=False, has_touch=True).new_page()
+    page.set_content(make()[1])
+    page.locator("label", has_text="Pause").tap()
+    assert page.locator("figure:has(.pause:checked)").count() == 1
+    assert all(label.bounding_box()["height"] >= 43.5 for label in page.locator("label").all())
+
+
+@pytest.mark.browser
+def test_on_paper_all_frames_stand_side_by_side_without_controls(browser):
+    page = opened(browser, make()[1], viewport={"width": 900, "height": 300})
+    page.emulate_media(media="print")
+    box = page.locator(".film").bounding_box()
+    assert (round(box["width"]), round(box["height"])) == (5 * 110, round(110 * 7 / 11))
+    assert not page.get_by_label("Play").is_visible()
+    assert page.locator(".film").evaluate("film => film.getAnimations().length") == 0

@@ -22,8 +22,10 @@ from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 
-# A weight is stored as one byte, the square root of its share of the query's largest weight.
-LEVELS = 255
+# A weight is stored as the square root of its share of the query's largest weight: in one byte, or where there are so
+# many that the HTML would exceed 200 kB, in half a byte.
+FINE, COARSE = 255, 15
+MOST_BYTES = 100_000
 
 
 def attention_picture(
@@ -66,7 +68,8 @@ def attention_picture(
     check_label(label, "picture")
     depth, heads, n = weights.shape[:3]
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
-    levels = (LEVELS * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    top = FINE if weights.numel() <= MOST_BYTES else COARSE
+    levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
     layer = depth - 1 if layer is None else layer
     row, column = (rows // 2, columns // 2) if start is None else start
     if names is not None and len(names) != depth:
@@ -76,12 +79,19 @@ def attention_picture(
             f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
             f"received {layer}, {head} and {(row, column)}"
         )
-    query, data = row * columns + column, base64.b64encode(levels.numpy().tobytes()).decode()
-    content = {"rows": rows, "columns": columns, "heads": heads, "start": query, "weights": data}
+    query, stored = row * columns + column, levels if top == FINE else _in_half_bytes(levels)
+    data = base64.b64encode(stored.numpy().tobytes()).decode()
+    content = {
+        "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE, "weights": data
+    }  # fmt: skip
     photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=85)
-    chosen = weights[layer, :, query]  # shown before the first move
+    chosen = levels[layer, :, query].double().square()  # shown before the first move
+    chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1e-30)
     first = chosen.mean(dim=0) if head is None else chosen[head]
     light = (first / first.max()).sqrt().tolist()
+    most = int(first.argmax())
+    where = "itself" if most == query else _place(most, columns)
+    says = f"The patch in {_place(query, columns)} attends most to {where}: {100 * first[most]:.0f} % of its attention."
     tiles = [f'<i class="{"query" * (k == query)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
     return filled(
         "attention.html",
@@ -96,8 +106,19 @@ def attention_picture(
         no_heads=" hidden" * (heads == 1),
         layers="".join(_option(k, k == layer, str(k + 1) if names is None else names[k]) for k in range(depth)),
         heads=_option(-1, head is None, "mean") + "".join(_option(k, k == head, str(k + 1)) for k in range(heads)),
+        says=says,
         content=json.dumps(content),
     )
+
+
+def _in_half_bytes(levels: Tensor) -> Tensor:
+    """Return two levels below 16 in each byte, the first in the upper half."""
+    pairs = torch.nn.functional.pad(levels.flatten(), (0, levels.numel() % 2)).unflatten(0, (-1, 2))
+    return 16 * pairs[:, 0] + pairs[:, 1]
+
+
+def _place(patch: int, columns: int) -> str:
+    return f"row {patch // columns + 1}, column {patch % columns + 1}"
 
 
 def _check_attention(image: Tensor, weights: Tensor, rows: int, columns: int) -> None:
@@ -164,15 +185,28 @@ def path_picture(
     length = len(words) + prompt.count("<image>") * (model.connector.num_tokens - 1)
     asked = html.escape(prompt).replace(
         "&lt;image&gt;",
-        f"<span>{_pixels(image, 'the picture', height='1.8rem')} × {model.connector.num_tokens}</span>",
+        f"<span>{_pixels(image, 'place of the image tokens', height='1.8rem')} × {model.connector.num_tokens}</span>",
     )
     said = "".join(f"<mark>{html.escape(word)}</mark> " for word in answer.words)
     steps = [
-        card("pixels", _sizes(image), _pixels(image, "the picture")),
+        card("pixels", _sizes(image), _pixels(image, "the picture that the model is shown")),
         part("encoder", "sees"),
-        card("feature map", _sizes(features), _pixels(_main_colors(features), "its feature map in false colours")),
+        card(
+            "feature map",
+            _sizes(features),
+            _pixels(
+                _main_colors(features),
+                f"the feature map, {_grid_of(features)} coloured cells, alike where its vectors are alike",
+            ),
+        ),
         part("connector", "translates"),
-        card("image tokens", _sizes(tokens), _pixels(_to_unit(tokens)[None], "the image tokens as a matrix")),
+        card(
+            "image tokens",
+            _sizes(tokens),
+            _pixels(
+                _to_unit(tokens)[None], f"a matrix of grey cells with {len(tokens)} rows, one for each image token"
+            ),
+        ),
         '<li class="work">take the place of &lt;image&gt;<span aria-hidden="true">→</span></li>',
         card("prompt", f"{length} tokens × {tokens.shape[1]}", f"<q>{asked}</q>"),
         part("language_model", "reads and writes"),
@@ -183,6 +217,10 @@ def path_picture(
 
 def _sizes(tensor: Tensor) -> str:
     return " × ".join(map(str, tensor.shape))
+
+
+def _grid_of(features: Tensor) -> str:
+    return f"{features.shape[1]} by {features.shape[2]}"
 
 
 def _to_unit(values: Tensor) -> Tensor:
@@ -207,13 +245,15 @@ def _pixels(image: Tensor, alt: str, *, height: str = "6.5rem") -> str:
     return f'<img alt="{alt}" style="{style}; image-rendering: pixelated" src="data:image/png;base64,{content}">'
 
 
+LETTER = 0.22  # how far outside the circle a first view's letter stands, and inside it a second view's, in radii
 ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the temperature in a view's own term
 
 
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Drag with a mouse or a finger, or move with the arrow keys. Arrows point where gradient descent would move a view;
+    Drag with a mouse or a finger, or move with the arrow keys. Letters stand outside for first views, inside for second
+    ones, so that views that meet hide no letter. Arrows point where gradient descent would move a view;
     their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
     NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
 
@@ -245,7 +285,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     (gradient,) = torch.autograd.grad(loss, turned)
     logits = (points @ points.T).detach().fill_diagonal_(-math.inf) / temperature
     sure = logits.softmax(dim=1)[range(2 * n), [*range(n, 2 * n), *range(n)]].mean().item()
-    content = {"start": start, "arrow": ARROW}
+    content = {"start": start, "arrow": ARROW, "letter": LETTER}
     name = name_of("contrastive", json.dumps([content, temperature, label]))
     moves = [-ARROW * 2 * n * temperature * slope for slope in gradient.tolist()]
     lines, views = _drawn_views(start, points.detach(), moves, name)
@@ -275,12 +315,16 @@ def _drawn_views(start: Sequence[float], points: Tensor, moves: Sequence[float],
             f'<line class="arrow" x1="{x:.3f}" y1="{y:.3f}" x2="{tip[0]:.3f}" y2="{tip[1]:.3f}" '
             f'marker-end="url(#{name}-tip)"/>'
         )
+        side, clockwise = LETTER if k < n else -LETTER, (90 - round(math.degrees(angle))) % 360
+        # A disc inside a ring: both are seen where two views meet.
+        dot = f'class="full" r="0.07" fill="{COLORS[k % n]}"' if k < n else 'class="dot" r="0.1"'
         views.append(
             f'<g class="view" tabindex="0" role="slider" aria-label="view {1 + k // n} of image {"ABCDEF"[k % n]}" '
-            f'aria-valuemin="0" aria-valuemax="359" aria-valuenow="{round(math.degrees(angle)) % 360}" '
-            f'aria-valuetext="{round(math.degrees(angle)) % 360} degrees" '
+            f'aria-valuemin="0" aria-valuemax="359" aria-valuenow="{clockwise}" '
+            f'aria-valuetext="{clockwise} degrees clockwise from the top" '
             f'transform="translate({x:.3f} {y:.3f})" style="stroke: {COLORS[k % n]}">'
-            f'<circle r="0.1"/><text dy="0.045">{letter}</text></g>'
+            f'<circle class="grip" r="0.18"/><circle {dot}/>'
+            f'<text x="{side * x:.3f}" y="{side * y:.3f}" dy="0.045">{letter}</text></g>'
         )
     for k, ((x1, y1), (x2, y2)) in enumerate(zip(places[:n], places[n:], strict=True)):
         pairs.append(

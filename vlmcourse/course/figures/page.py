@@ -13,11 +13,19 @@ from torch import Tensor
 def filled(template: str, **values: Any) -> str:
     """Return a template of this package, with each ``{{word}}`` replaced by the value of that name.
 
+    ``{{controls.css}}`` stands for the text of the file of that name, which lies beside the template.
+
     >>> filled("path.html", steps="<li>1</li>").endswith("</style><li>1</li></ol>")
     True
     """
-    text = files(__package__).joinpath("templates", template).read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: str(values[found[1]]), text)
+
+    def read(name: str) -> str:
+        return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+    def value(found: re.Match[str]) -> str:
+        return read(found[1]) if "." in found[1] else str(values[found[1]])
+
+    return re.sub(r"\{\{([\w.]+)\}\}", value, read(template))
 
 
 def name_of(kind: str, content: str) -> str:

@@ -1,7 +1,8 @@
 """Clips that play in the page: no script, no video codec, no other host, and a reader who can stop them.
 
-All frames lie side by side in one PNG, and a CSS animation shows one after the other. Two boxes to tick stop the clip
-and turn it round. Readers whose system asks for less motion get a clip that stands still until they start it.
+All frames lie side by side in one PNG, and a CSS animation shows one after the other. Play, Pause and Backwards are
+plain form fields, which need no script. Readers whose system asks for less motion get a clip that stands still until
+they choose Play. On paper, all frames stand side by side.
 """
 
 import html
@@ -48,6 +49,8 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
         film=film,
         steps=max(frames, 2),  # fewer are not allowed; a single frame fills the strip and stays where it is
         strip=100 * frames,
+        frames=frames,
+        strip_shape=f"{frames * width_of_frame} / {height}",
         seconds=f"{frames / frames_per_second:.2f}",
         width=width,
         shape=f"{width_of_frame} / {height}",

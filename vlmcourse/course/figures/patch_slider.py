@@ -1,0 +1,72 @@
+"""A photograph under a grid of patches: a slider for their size, and how many tokens and pairs there are."""
+
+import html
+import json
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vlmcourse._checks import check_floating
+from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
+from vlmcourse.ops.patches import patchify
+
+
+def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str) -> str:
+    """Return HTML in which a reader turns the side of the patches, and sees tokens and pairs become fewer or more.
+
+    Beside the photograph stands the matrix of all pairs, drawn to scale against the largest. Tokens are counted on what
+    :func:`~vlmcourse.ops.patches.patchify` returns.
+
+    Shapes:
+        image ``(1 or 3, h, w)``, from 0 to 1.
+
+    Units:
+        sizes and start in pixels; every size divides height and width. ``label`` describes the photograph in words.
+
+    Raises:
+        ValueError: a size that does not divide the image, or a start that is not among the sizes.
+
+    Source:
+        Slides S20 to S23.
+
+    >>> import torch
+    >>> picture = patch_slider(torch.rand(3, 16, 24), sizes=(8, 4), start=4, label="noise")
+    >>> "6 × 4 = 24 tokens" in picture, "24 × 24 = 576 pairs" in picture
+    (True, True)
+    """
+    check_floating("image", image, "c h w")
+    check_label(label, "picture")
+    sizes = sorted(set(sizes))
+    if start not in sizes:
+        raise ValueError(f"start must be one of the sizes {sizes}, received {start}")
+    choices = [_counted(image, size) for size in sizes]
+    content = {"choices": choices, "most": max(choice["tokens"] for choice in choices)}
+    photo, first = base64_of(image.expand(3, -1, -1), "JPEG", quality=85), sizes.index(start)
+    shown = choices[first]
+    return filled(
+        "patch_slider.html",
+        name=name_of("patches", json.dumps([content, photo, label, start])),
+        label=html.escape(label, quote=True),
+        photo=photo,
+        shape=f"{image.shape[2]} / {image.shape[1]}",
+        columns=shown["columns"],
+        rows=shown["rows"],
+        side=f"{100 * shown['tokens'] / content['most']:.3f}",
+        last=len(sizes) - 1,
+        first=first,
+        size=start,
+        says=shown["says"],
+        content=json.dumps(content),
+    )
+
+
+def _counted(image: Tensor, size: int) -> dict[str, int | str]:
+    """Return how many patches of a size there are, and what is said of them."""
+    _, tokens, numbers = patchify(image[None], patch_size=size).shape
+    columns = image.shape[2] // size
+    rows = tokens // columns
+    says = (
+        f"Patches of {size} × {size} pixels: {columns} × {rows} = {tokens:,} tokens of {numbers:,} numbers each. "
+        f"Attention compares {tokens:,} × {tokens:,} = {tokens**2:,} pairs."
+    )
+    return {"size": size, "columns": columns, "rows": rows, "tokens": tokens, "says": says}
