@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing format lock clean clean-venv
+.PHONY: help setup book pdf serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing address format package lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -20,6 +20,9 @@ setup:  ## create .venv and install what requirements.lock pins
 
 book: setup  ## execute the chapters that changed, render the book, say where it is
 	@$(VENV_PYTHON) -m book.tools.build $(if $(CELL_TIMEOUT),--timeout $(CELL_TIMEOUT))
+
+pdf: setup  ## print the rendered book as one PDF, which its pages then offer (needs Chromium, and make book before)
+	@$(VENV_PYTHON) -m book.tools.pdf
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
 	@$(VENV_PYTHON) -m book.tools.serve
@@ -69,9 +72,15 @@ normalise: setup  ## bring notebooks into their committed form without executing
 landing: setup  ## ask the shipped model the questions of the landing page anew, and draw its cards
 	@$(VENV_PYTHON) -m book.tools.landing
 
+address: setup  ## write the repository's address into first cells and badges (VLMCOURSE_REPOSITORY=, CHECK=1: only look)
+	@$(VENV_PYTHON) -m book.tools.address $(if $(CHECK),--check)
+
 format: setup  ## let ruff format code and notebooks, and repair what it can
 	@$(VENV_PYTHON) -m ruff check --fix --quiet vlmcourse tests book lectures || true
 	@$(VENV_PYTHON) -m ruff format vlmcourse tests book lectures
+
+package: setup  ## build the package into dist/ and check it (TAG=v0.1.0: that it is that version)
+	@$(VENV_PYTHON) -m book.tools.package $(if $(TAG),--tag $(TAG))
 
 lock: setup  ## pin what pyproject.toml asks for in requirements.lock (UPGRADE=1: the newest of all)
 	@sh book/tools/lock.sh

@@ -29,13 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
+from book.tools import site
 from book.tools.check import CORES
 from book.tools.execute import code_cells, execute, failure, failures, kernel_environment
 from book.tools.fingerprint import syntax_of, used_modules
+from book.tools.first_cell import with_address, write_address
 from book.tools.normalise import ROOT, normalise, read, text_of
+from book.tools.repository import address
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
@@ -79,6 +83,8 @@ class Book:
     def inputs(self, chapter: Path) -> dict[str, str]:
         """Return the hashes of the chapter's code and of every file that it may use."""
         cells = code_cells(read(chapter))
+        for cell in cells[:1]:
+            cell.source = with_address(cell.source, None)  # where to install from changes nothing that is executed here
         tags = [sorted(EXECUTION_TAGS & set(cell.metadata.get("tags", []))) for cell in cells]
         code = json.dumps([[cell.source for cell in cells], tags])
         package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file() and file.suffix != ".pyc"]
@@ -129,7 +135,8 @@ class Book:
         nb = read(chapter)
         measured = self.executed / f"{chapter.stem}.measured.json"
         measured.unlink(missing_ok=True)
-        own = {"VLMCOURSE_MEASURED": str(measured), "VLMCOURSE_CLAIMS": ""}  # the page says what did not hold
+        # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
+        own = {"VLMCOURSE_MEASURED": str(measured), "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
         environment = {**kernel_environment(self.build / "ipython"), **environment, **own}
         seconds = execute(nb, folder=chapter.parent, environment=environment, timeout=timeout, go_on=True)
         text = text_of(normalise(nb, root=self.root))
@@ -159,13 +166,19 @@ class Book:
         found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
         content = {self.name(page): page.read_bytes() for page in pages}
+        here = address(self.root)
+        config = content["_config.yml"].decode()
+        content["_config.yml"] = site.config(config, site.links_of(here), site.address_of_site()).encode()
         for chapter in self.chapters:
-            page = page_of(read(chapter), read(self.executed / chapter.name))
+            nb = write_address(read(chapter), here)
+            content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
+            page = page_of(nb, read(self.executed / chapter.name))
             content[self.name(chapter)] = text_of(normalise(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
         hashes = {self.name(file): sha256(file.read_bytes()) for file in sorted(others)}
-        content["made_from.json"] = json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode()
+        versions = [version("jupyter-book"), version("sphinx"), sha256(Path(site.__file__).read_bytes())]
+        content["made_from.json"] = json.dumps([*versions, site.settings(), hashes]).encode()
         files = {self.source / name: data for name, data in content.items()}
         removed = [file for file in self.source.rglob("*") if file.is_file() and file not in files]
         changed = {file: data for file, data in files.items() if not file.is_file() or file.read_bytes() != data}
@@ -191,6 +204,10 @@ class Book:
         output = COLOR.sub("", result.stdout)
         log.write_text(output, encoding="utf-8")
         if (rendering / "_build" / "html" / "index.html").is_file():  # written last, and with complaints too
+            about = yaml.safe_load((self.source / "_config.yml").read_text(encoding="utf-8"))
+            start = yaml.safe_load((self.source / "book" / "_toc.yml").read_text(encoding="utf-8"))["root"]
+            furniture = {"title": about["title"], "start": f"{start}.html", "site": site.address_of_site()}
+            site.furnish(rendering / "_build" / "html", **furniture)
             shutil.rmtree(self.html, ignore_errors=True)
             (rendering / "_build" / "html").replace(self.html)
         if result.returncode == 0:

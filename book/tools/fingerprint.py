@@ -2,7 +2,8 @@
 
 Formatting, comments, docstrings and annotations do not count: they change no number. Exercises and cells tagged
 ``figure`` do not count either, since nothing that is recorded comes from them. ``course`` draws and prints what the
-other rooms compute, so it is searched for what it imports, and does not count itself.
+other rooms compute, so it is searched for what it imports, and does not count itself. Of an import that says what to
+do where a package is missing, only the import counts: a number was measured where the package was there.
 """
 
 import ast
@@ -88,7 +89,8 @@ def imported(code: ast.AST) -> Iterator[str]:
 def significant(node: object) -> str:
     """Return syntax as text that is the same for every version of Python, without what changes no number."""
     if isinstance(node, list):
-        return f"[{','.join(map(significant, node))}]"
+        parts = [part for item in node for part in (item.body if is_guarded_import(item) else [item])]
+        return f"[{','.join(map(significant, parts))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = []
@@ -98,6 +100,17 @@ def significant(node: object) -> str:
         if name not in IGNORED and value not in (None, []):
             fields.append(f"{name}={significant(value)}")
     return f"{type(node).__name__}({','.join(fields)})"
+
+
+def is_guarded_import(node: object) -> bool:
+    """Whether this is ``try: import ... except ModuleNotFoundError: ...`` and nothing else."""
+    return (
+        isinstance(node, ast.Try)
+        and all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in node.body)
+        and all(isinstance(h.type, ast.Name) and h.type.id == "ModuleNotFoundError" for h in node.handlers)
+        and not node.orelse
+        and not node.finalbody
+    )
 
 
 def has_docstring(node: ast.AST) -> bool:

@@ -193,6 +193,22 @@ def test_formatting_comments_docstrings_and_annotations_do_not_count():
     assert significant(ast.parse(plain)) != significant(ast.parse(plain.replace("b=1", "b=2")))
 
 
+def test_of_a_guarded_import_only_the_import_counts():
+    guarded = "try:\n    {}\nexcept {}:\n    {}\nx = 1\n"
+    plain = significant(ast.parse("import torch\nx = 1\n"))
+    for what_to_do in ("raise ImportError('pip install .')", "install()\n    import torch"):
+        text = guarded.format("import torch", "ModuleNotFoundError", what_to_do)
+        assert significant(ast.parse(text)) == plain
+    for body, caught in (
+        ("import numpy", "ModuleNotFoundError"),
+        ("import torch", "ValueError"),
+        ("x = torch.rand(1)", "ModuleNotFoundError"),
+    ):
+        assert significant(ast.parse(guarded.format(body, caught, "y = 2"))) != plain
+    text = guarded.format("x = f()", "ModuleNotFoundError", "x = 2")  # the handler may decide what is measured
+    assert significant(ast.parse(text)) != significant(ast.parse(text.replace("x = 2", "x = 3")))
+
+
 def test_only_what_a_chapter_measures_and_uses_counts(project):
     before = project.hash
     project.chapter(MEASURE, CLAIM, exercise="2 / 0", figure="2 / 0")

@@ -149,7 +149,7 @@ class Chapter:
     """A chapter's own seed, what it measures, and the recorded runs of the same cells.
 
     ``VLMCOURSE_SEED`` sets the seed (0 without it). With ``VLMCOURSE_CLAIMS=strict`` a claim that does not hold raises
-    :class:`ClaimError`; without it the page says so and goes on.
+    :class:`ClaimError`; without it the page says so and goes on. Figures that come after are drawn in the book's style.
 
     >>> chapter = Chapter("00_no_such_chapter")
     >>> chapter.seed, chapter.recorded("loss")
@@ -169,6 +169,9 @@ class Chapter:
         self._measured: dict[str, Any] = {}
         self._units: dict[str, str] = {}
         self._claims: dict[str, Claim] = {}
+        from vlmcourse.course.figures.style import use_style  # here: a Measurement needs no matplotlib
+
+        use_style()
 
     def recorded(self, name: str) -> list[Any]:
         """Return what the recorded runs measured under this name, one value or curve a run."""

@@ -1,7 +1,7 @@
 """Figures that more than one chapter needs. Every function draws into an Axes and returns it.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; figures are drawn on white, the card that the
-book puts behind images in dark mode. What a colour says is also said by a marker, a frame or a label.
+They take their colours, widths and scales from :mod:`~vlmcourse.course.figures.style`, whose names are here too, so
+that a chapter needs ``plots`` alone. What a colour says is also said by a marker, a frame or a label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,45 +20,44 @@ from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 
 from vlmcourse.course.chapter import Measurement
+from vlmcourse.course.figures.style import (
+    AMOUNT,
+    COLORS,
+    CONCEPTS,
+    INK,
+    NARROW,
+    QUIET,
+    SIGNED,
+    WIDE,
+    color_of,
+    colors_of,
+    ink_on,
+    use_style,
+)
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.models.vlm import Answer
 
-# Okabe and Ito 2008, "Color Universal Design", without yellow, which vanishes on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-
-# One concept, one colour, in the whole book. Names that are not here are coloured by their place.
-CONCEPTS = {
-    "supervised": COLORS[0],
-    "random": COLORS[5],
-    "contrastive": COLORS[2],
-    "label-free": COLORS[2],  # the same encoder, before chapter 3 names its loss
-    "pixels": "#777777",
-    "convolution": COLORS[0],
-    "attention": COLORS[1],
-    "held out": COLORS[3],
-}
-
-
-def color_of(name: str, position: int = 0) -> str:
-    """Return the colour of the concept that ``name`` speaks of first, or the one of its place in a list.
-
-    >>> color_of("random encoder") == CONCEPTS["random"], color_of("novel", 1) == COLORS[1]
-    (True, True)
-    """
-    found = {name.lower().find(concept): color for concept, color in CONCEPTS.items() if concept in name.lower()}
-    return found[min(found)] if found else COLORS[position % len(COLORS)]
+__all__ = [
+    "AMOUNT", "COLORS", "CONCEPTS", "INK", "NARROW", "QUIET", "SIGNED", "WIDE", "color_of", "colors_of", "ink_on",
+    "show_attention", "show_attention_matrix", "show_band", "show_grouped_runs", "show_images", "show_on_circle",
+    "show_reach", "show_rows", "show_runs", "show_scores", "show_similarity", "show_timeline", "show_training",
+    "show_where_words_look", "use_style",
+]  # fmt: skip
+MARKERS = "osD^vPX"
 
 
 def show_images(
     images: Tensor, *, columns: int | None = None, titles: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw a batch of images as one grid, row by row, with white gaps and a title above each if wanted.
+    """Draw a batch of images as one grid, row by row, with gaps and a title above each if wanted.
+
+    Gaps are transparent, and so is an image of nothing but NaN, which leaves its place empty.
 
     Shapes:
         images ``(b, 1 or 3, h, w)``, uint8, or floating point from 0 to 1; other values are clipped.
 
     >>> show_images(torch.rand(5, 3, 8, 8), columns=3).get_images()[0].get_array().shape  # 2 rows, 1 pixel apart
-    (17, 26, 3)
+    (17, 26, 4)
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"images must have shape (b, 1 or 3, h, w), received {tuple(images.shape)}")
@@ -69,17 +68,16 @@ def show_images(
     rows = -(-len(images) // columns)
     gap = max(1, width // 12)
     gap_below = height // 3 if titles and rows > 1 and any(titles[columns:]) else gap  # room for the titles
-    tiles = torch.ones(rows * columns, 3, height + gap_below, width + gap)
-    tiles[: len(images), :, :height, :width] = as_unit_range(images.detach().cpu()).float().clamp(0, 1)
+    tiles = torch.zeros(rows * columns, 4, height + gap_below, width + gap)
+    tiles[: len(images), :3, :height, :width] = as_unit_range(images.detach().cpu()).float().clamp(0, 1)
+    tiles[: len(images), 3, :height, :width] = 1
+    tiles[tiles.isnan().any(dim=1, keepdim=True).expand_as(tiles)] = 0
     grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap_below, :-gap]
-    side = min(1.0, 8.5 / columns)  # of one image, in inches
-    ax = (
-        ax
-        or plt.subplots(
-            figsize=(side * grid.shape[1] / width, side * grid.shape[0] / height + 0.2), layout="constrained"
-        )[1]
-    )
-    ax.imshow(grid.numpy())
+    if ax is None:
+        side = min(1.0, (WIDE - 0.1) / (grid.shape[1] / width))  # of one image, in inches
+        size = (side * grid.shape[1] / width + 0.1, side * grid.shape[0] / height + (0.3 if titles else 0.1))
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    ax.imshow(grid.numpy(), interpolation="none")  # a file keeps the pixels that there are
     for k, title in enumerate(titles or ()):
         row, column = divmod(k, columns)
         middle, top = column * (width + gap) + width / 2 - 0.5, row * (height + gap_below) - 0.7
@@ -91,7 +89,7 @@ def show_images(
 def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = "") -> Axes:
     """Draw the cosine similarities of 2n views, view i of an image beside view i + n of the same.
 
-    Positives are framed, self-pairs crossed out: they are masked and take no part in the loss.
+    Positives are framed, self-pairs crossed out: they are masked and take no part in the loss. Zero is the paper.
 
     Shapes:
         similarity ``(2n, 2n)``, from -1 to 1.
@@ -101,13 +99,14 @@ def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = 
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or len(similarity) % 2:
         raise ValueError(f"similarity must have shape (2n, 2n), received {tuple(similarity.shape)}")
-    ax = ax or plt.subplots(figsize=(4.6, 3.8), layout="constrained")[1]
-    picture = ax.imshow(similarity.detach().float().cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax = ax or plt.subplots(figsize=(NARROW, 4), layout="constrained")[1]
+    others = similarity.detach().float().cpu().clone().fill_diagonal_(torch.nan)
+    picture = ax.imshow(others.numpy(), cmap=SIGNED, vmin=-1, vmax=1)
     ax.figure.colorbar(picture, ax=ax, shrink=0.8, label="cosine similarity")
     for i in range(len(similarity)):
         partner = (i + len(similarity) // 2) % len(similarity)
-        ax.add_patch(Rectangle((partner - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
-        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor="gray", hatch="xxx", lw=0))
+        ax.add_patch(Rectangle((partner - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.5))
+        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="none", edgecolor="gray", hatch="xxx", lw=0))
     ax.set(xlabel="view j", ylabel="view i", title=title)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
@@ -156,9 +155,9 @@ def show_on_circle(
     if embeddings.ndim != 2 or embeddings.shape[1] != 2 or colors.shape != (len(embeddings), 3):
         received = f"{tuple(embeddings.shape)} with colors {tuple(colors.shape)}"
         raise ValueError(f"embeddings must have shape (b, 2) and colors (b, 3), received {received}")
-    ax = ax or plt.subplots(figsize=(3.2, 3.2), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(NARROW, 3.2), layout="constrained")[1]
     points = F.normalize(embeddings.detach().float().cpu(), dim=1)
-    ax.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor="lightgray", zorder=0))
+    ax.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor=QUIET, zorder=0))
     if pairs:
         for one, other in zip(*points.chunk(2), strict=True):
             ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
@@ -219,9 +218,10 @@ def show_attention(
 
 
 def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw α: row i is a query and says how much it takes from each j, the darker the more.
+    """Draw α: row i is a query and says how much it takes from each j, the stronger the colour the more.
 
-    Shades follow the square root of the weight, so that small weights can be told from none.
+    Shades follow the square root of the weight, so that small weights can be told from none, which shows the paper.
+    The axis of the queries has their colour, the axis of the keys theirs.
 
     Shapes:
         weights ``(i, j)``, not negative.
@@ -231,10 +231,12 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
     """
     if weights.ndim != 2:
         raise ValueError(f"weights must have shape (i, j), received {tuple(weights.shape)}")
-    ax = ax or plt.subplots(figsize=(3.8, 3.1), layout="constrained")[1]
-    shades = plt.get_cmap("viridis_r", 24)  # few, for a smaller file
+    ax = ax or plt.subplots(figsize=(NARROW, 3.6), layout="constrained")[1]
+    shades = AMOUNT.resampled(24)  # few, for a smaller file
     picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap=shades, norm=PowerNorm(0.5, vmin=0))
     ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="α")
+    for side, role in (("left", "query"), ("bottom", "key")):
+        ax.spines[side].set(color=CONCEPTS[role], linewidth=3)
     ax.set(xlabel="j, the patch looked at", ylabel="i, the patch that looks", title=title)
     return ax
 
@@ -246,7 +248,7 @@ def show_runs(
     label: str = "accuracy",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw every run of every method as a point, each method's mean as a line, and the run here as a black diamond.
+    """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
 
     ``results`` maps a method's name to what a chapter measured, or to one number a run; ``chance`` is drawn as a
     dashed line.
@@ -257,9 +259,10 @@ def show_runs(
     """
     if not results or not all(len(_runs(result)) for result in results.values()):
         raise ValueError(f"results must hold at least one run for every method, received {dict(results)}")
-    ax = ax or plt.subplots(figsize=(6, 0.8 + 0.45 * len(results)), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(WIDE, 0.9 + 0.4 * len(results)), layout="constrained")[1]
+    colors = colors_of(results)
     for k, (name, result) in enumerate(results.items()):
-        _draw_runs(ax, result, k, 0.3, color=color_of(name, k), marker="osD^vPX"[k % 7], size=40)
+        _draw_runs(ax, result, k, 0.3, color=colors[name], marker=MARKERS[k % 7], size=40)
     if chance is not None:
         ax.axvline(chance, color="gray", linestyle="--", linewidth=1, zorder=1)
         ax.annotate(
@@ -288,15 +291,18 @@ def show_training(
     """
     if not curves:
         raise ValueError("curves must hold at least one measured curve, received none")
-    ax = ax or plt.subplots(figsize=(6, 3), layout="constrained")[1]
-    for k, (name, curve) in enumerate(curves.items()):
-        color, shown = color_of(name, k), curve.recorded or (curve.live,)
+    ax = ax or plt.subplots(figsize=(NARROW, 3), layout="constrained")[1]
+    drawn: list[str] = []
+    for (name, curve), color in zip(curves.items(), colors_of(curves).values(), strict=True):
+        shown = curve.recorded or (curve.live,)
+        dashes = ("-", "--", ":", "-.")[drawn.count(color) % 4]  # two of one concept: one colour, another line
+        drawn.append(color)
         x = np.arange(1, len(shown[0]) + 1) if steps is None else np.asarray(steps)
         ax.fill_between(x, np.min(shown, axis=0), np.max(shown, axis=0), color=color, alpha=0.25, linewidth=0)
         if curve.live is not None:
-            ax.plot(x, curve.live, color=color, linewidth=1.2, label=f"{name}, here")
+            ax.plot(x, curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")
     ax.set(xlabel="step", ylabel=label)
-    ax.legend(fontsize="small", title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
+    ax.legend(title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
     return ax
 
 
@@ -310,12 +316,12 @@ def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
 def _draw_runs(
     ax: Axes, result: Measurement | Sequence[float], y: float, half: float, *, color: str, marker: str, size: float
 ) -> None:
-    """Draw runs as points in one row, their mean as a short line, and the run here in black."""
+    """Draw runs as points in one row, their mean as a short line, and the run here as an open diamond."""
     runs = _runs(result)
     ax.scatter(runs, [y] * len(runs), s=size, color=color, marker=marker, alpha=0.6, linewidths=0, zorder=2)
     ax.vlines(float(np.mean(runs)), y - half, y + half, color=color)
     if isinstance(result, Measurement) and result.live is not None:
-        ax.scatter(result.live, y, s=size, facecolors="none", edgecolors="black", marker="D", zorder=3)
+        ax.scatter(result.live, y, s=size, facecolors="none", edgecolors=INK, marker="D", zorder=3)
 
 
 def show_reach(
@@ -342,11 +348,11 @@ def show_reach(
         raise ValueError(f"reaches must name the networks of accuracies, {list(accuracies)}, received {list(reaches)}")
     heights = [3, 0.25 * len(reaches)]
     upper, lower = plt.subplots(
-        2, 1, sharex=True, figsize=(6.5, sum(heights)), height_ratios=heights, layout="constrained"
+        2, 1, sharex=True, figsize=(WIDE, 0.4 + sum(heights)), height_ratios=heights, layout="constrained"
     )[1]
-    ends = 0  # names at the right, of networks that see everything
+    ends, colors = 0, colors_of(accuracies)  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
-        color, marker = color_of(name, (0, 4, 2, 6)[k % 4]), "osD^vPX"[k % 7]  # attention has a colour of its own
+        color, marker = colors[name], MARKERS[k % 7]
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
         runs = np.asarray(curve.recorded or [curve.live])
         line = np.asarray(curve.live) if curve.live is not None else runs.mean(0)
@@ -356,7 +362,7 @@ def show_reach(
         upper.plot(distances, line, color=color, marker=marker, markersize=5, label=name, transform=apart)
         lower.barh(k, reaches[name], height=0.5, color=color)
         lower.plot(reaches[name], k, marker=marker, color=color)
-        words = {"color": color, "fontsize": "small", "textcoords": "offset points"}
+        words = {"fontsize": "small", "textcoords": "offset points"}
         if reaches[name] < max(distances):
             upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
             next_one = min(distance for distance in distances if distance > reaches[name])
@@ -366,7 +372,7 @@ def show_reach(
             upper.annotate(name, (max(distances), 1), xytext=(8, -4 - 14 * ends), **words)
             ends += 1
     upper.axhline(chance, color="gray", linestyle="--", linewidth=1)
-    upper.annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize="small", color="gray")
+    upper.annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize="small")
     upper.set(ylabel="accuracy", ylim=(0, 1.05), xticks=distances)
     lower.set(xlabel="distance to the cell that holds the answer", yticks=range(len(reaches)), ylim=(len(reaches), -1))
     lower.set_yticklabels(list(accuracies))
@@ -386,12 +392,13 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     """
     if not events or not all(0 <= group < len(names) for _, _, group in events):
         raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
-    ax = ax or plt.subplots(figsize=(8.5, 0.8 + 0.9 * len(names)), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(WIDE, 0.8 + 0.9 * len(names)), layout="constrained")[1]
+    colors = colors_of(names)
     for group, name in enumerate(names):
         dated = sorted(event for event in events if event[2] == group)
-        color = color_of(name, group)
-        ax.axhline(group, color="lightgray", linewidth=1, zorder=0)
-        ax.scatter([event[0] for event in dated], [group] * len(dated), s=50, marker="osD^vPX"[group % 7], color=color)
+        ax.axhline(group, color=QUIET, linewidth=1, zorder=0)
+        places = ([event[0] for event in dated], [group] * len(dated))
+        ax.scatter(*places, s=50, marker=MARKERS[group % 7], color=colors[name])
         for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
@@ -401,7 +408,7 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     ax.set(xlim=(int(first) - 0.2, int(last) + 1.2), ylim=(len(names) - 0.4, -0.6))
     ax.set(yticks=range(len(names)), yticklabels=list(names))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-    ax.spines[["left", "right", "top"]].set_visible(False)
+    ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax
 
@@ -424,8 +431,13 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
     if titles is not None and len(titles) != columns:
         raise ValueError(f"titles must be one for each of {columns} columns, received {len(titles)}")
     everything = torch.cat([images.expand(-1, 3, -1, -1) for images in pictures])
-    ax = show_images(everything, columns=columns, ax=ax)
     gap = max(1, width // 12)
+    if ax is None:
+        names = 0.1 + 0.08 * max(map(len, rows))  # inches that they take
+        side = min(1.0, (WIDE - names) * width / (columns * (width + gap)))
+        tall = side * len(rows) * (height + gap) / width + 0.3
+        ax = plt.subplots(figsize=(names + side * columns * (width + gap) / width, tall), layout="constrained")[1]
+    ax = show_images(everything, columns=columns, ax=ax)
     for k, name in enumerate(rows):
         ax.text(-gap - 1, k * (height + gap) + height / 2 - 0.5, name, ha="right", va="center", fontsize="small")
     for k, title in enumerate(titles or ()):
@@ -453,19 +465,20 @@ def show_grouped_runs(
         raise ValueError(
             f"results must hold the same methods for every task, each with a run, received {dict(results)}"
         )
-    ax = ax or plt.subplots(figsize=(7, 0.9 + 0.16 * len(results) * (len(methods) + 1)), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(WIDE, 0.9 + 0.18 * len(results) * (len(methods) + 1)), layout="constrained")[1]
+    colors = colors_of(methods)
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
             y = row + (k - (len(methods) - 1) / 2) / (len(methods) + 1)
-            color, marker = color_of(method, k), "osD^vPX"[k % 7]
-            _draw_runs(ax, runs, y, 0.1, color=color, marker=marker, size=28)
+            look = {"color": colors[method], "marker": MARKERS[k % 7]}
+            _draw_runs(ax, runs, y, 0.1, size=28, **look)
             if row == 0:
-                ax.scatter([], [], color=color, marker=marker, label=method)
+                ax.scatter([], [], label=method, **look)
         if chance is not None:
             ax.vlines(chance[task], row - 0.45, row + 0.45, color="gray", linestyle="--", linewidth=1)
-        ax.axhline(row + 0.5, color="lightgray", linewidth=0.5)
+        ax.axhline(row + 0.5, color=QUIET, linewidth=0.5)
     ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
-    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
 
 
@@ -479,7 +492,7 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
     rows, columns = next(iter(tables.values())).shape
     figure, panels = plt.subplots(
         1, len(tables), squeeze=False, sharey=True, layout="constrained",
-        figsize=(2.2 + 0.66 * columns * len(tables), 0.9 + 0.4 * rows),
+        figsize=(WIDE if len(tables) > 1 else NARROW, 0.9 + 0.4 * rows),
     )  # fmt: skip
     for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
         labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]

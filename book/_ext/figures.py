@@ -1,0 +1,218 @@
+"""Figures that follow the theme, and tables whose numbers stand under one another.
+
+A chapter's figures are SVG files on white paper, drawn in the ink of ``vlmcourse.course.figures.style``. Here they go
+into the page itself: the paper is taken away, the ink becomes the colour of the page's text, and what the file says
+about its looks by rules for all elements is said at its root alone. Their identifiers get the figure's own prefix, so
+that two figures of a page cannot take each other's parts.
+"""
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import matplotlib.pyplot as plt
+from bs4 import BeautifulSoup
+from bs4.element import Tag
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+
+from vlmcourse.course.figures import style
+
+SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+PIXELS = {"pt": 4 / 3, "px": 1.0, "": 1.0}
+SMALLEST = (
+    0.74  # of its size, to which a figure shrinks before it scrolls: small type is 9 px, the narrow width fits a phone
+)
+PAPER = "var(--pst-color-background, #fff)"
+# A number as a table shows it: with a sign, a spread and a unit, or none at all.
+UNIT = r"(?:%|‰|×|s|ms|µs|min|h|px|kB|MB|GB|GiB|MiB|GFLOP|TFLOP|M|k)"
+NUMBER = re.compile(rf"[-−+±~<>≈]?\s*\d[\d.,  ]*(?:e[-+]?\d+)?\s*{UNIT}?(?:\s*[±–]\s*\d[\d.,]*\s*{UNIT}?)?|[–—-]|nan|")
+
+
+def inline(svg: str, *, label: str, prefix: str) -> str:
+    """Return a figure of matplotlib as HTML: paper and metadata gone, ink as the page's text, identifiers its own."""
+    root = ET.fromstring(svg)
+    width, height = (_pixels(root.get(side, "")) for side in ("width", "height"))
+    paper = next((g for g in root.iter(f"{SVG}g") if g.get("id") == "patch_1"), None)
+    used = {link[1:] for e in root.iter() if (link := e.get(LINK, "")).startswith("#")}
+    used |= {name for e in root.iter() for value in e.attrib.values() for name in re.findall(r"url\(#([^)]+)\)", value)}
+    for parent in root.iter():
+        for child in list(parent):
+            if child is paper or child.tag == f"{SVG}style" or child.tag.endswith("metadata"):
+                parent.remove(child)
+    for element in root.iter():
+        for key, value in list(element.attrib.items()):
+            del element.attrib[key]
+            if key == LINK:
+                key = "href"
+            if key == "id":
+                if value not in used:
+                    continue
+                value = f"{prefix}-{value}"
+            value = re.sub(r"(?<=url\(#)", f"{prefix}-", value)
+            if key == "href" and value.startswith("#"):
+                value = f"#{prefix}-{value[1:]}"
+            if key == "style":
+                value = _themed(value, words=element.tag in (f"{SVG}text", f"{SVG}tspan"))
+            element.set(key, re.sub(r"\s+", " ", value).strip() if key == "d" else value)
+        element.tag = element.tag.removeprefix(SVG)
+        element.text, element.tail = (text if (text or "").strip() else None for text in (element.text, element.tail))
+    box = root.get("viewBox", f"0 0 {width:g} {height:g}")
+    root.attrib.clear()
+    root.attrib |= {"class": "figure", "role": "img", "aria-label": label, "viewBox": box}
+    root.attrib |= {"width": f"{width:.0f}", "height": f"{height:.0f}", "style": f"min-width: {SMALLEST * width:.0f}px"}
+    root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
+    return f'<div class="output figure">{ET.tostring(root, encoding="unicode")}</div>'
+
+
+def _pixels(length: str) -> float:
+    """Return a length of SVG in the pixels of CSS."""
+    found = re.fullmatch(r"([\d.]+)(pt|px|)", length)
+    if not found:
+        raise ValueError(f"a figure must give its width and height in pt or px, received {length!r}")
+    return float(found[1]) * PIXELS[found[2]]
+
+
+def _themed(declarations: str, *, words: bool) -> str:
+    """Return CSS in which the ink follows the theme, white areas show the page, and words have the page's type."""
+    kept = []
+    for declaration in filter(str.strip, declarations.split(";")):
+        name, value = (part.strip() for part in declaration.split(":", 1))
+        if name == "font-family" and words:
+            continue
+        if value.lower() == style.INK:
+            value = "currentColor"
+        elif name == "fill" and value.lower() == "#ffffff" and not words:
+            value = PAPER
+        kept.append(f"{name}: {value}")
+    return "; ".join(kept)
+
+
+class InlineFigures(SphinxPostTransform):
+    """Puts the SVG figures that matplotlib drew into the pages."""
+
+    default_priority = 300  # after MyST-NB has chosen among the forms of an output
+    formats = ("html",)
+
+    def run(self) -> None:
+        """Replace the images of this page."""
+        for count, image in enumerate(list(self.document.findall(nodes.image))):
+            file = Path(self.env.srcdir, image["uri"])
+            if file.suffix != ".svg" or not file.is_file():
+                continue
+            svg = file.read_text(encoding="utf-8")
+            if 'id="figure_1"' not in svg:  # drawn by another hand
+                continue
+            prefix = f"f{count}{hashlib.sha256(svg.encode()).hexdigest()[:6]}"
+            html = inline(svg, label=image.get("alt", ""), prefix=prefix)
+            image.replace_self(nodes.raw("", html, format="html"))
+
+
+class AlignedTables(SphinxPostTransform):
+    """Marks the columns of numbers, head and body, so that the style sheet can put them on the right."""
+
+    default_priority = 900  # when all numbers are in their places
+    formats = ("html",)
+
+    def run(self) -> None:
+        """Mark tables of text and tables that a chapter printed."""
+        for group in self.document.findall(nodes.tgroup):
+            head, body = (
+                [list(row) for part in group.findall(kind) for row in part] for kind in (nodes.thead, nodes.tbody)
+            )
+            width = group.get("cols", 0)
+            if any(len(row) != width for row in body):
+                continue  # cells that span columns
+            for column in range(width):
+                if numeric([row[column].astext() for row in body]):
+                    for row in (row for row in (*head, *body) if len(row) == width):
+                        row[column]["classes"].append("number")
+        for raw in self.document.findall(nodes.raw):
+            if raw.get("format") == "html" and 'class="dataframe"' in raw.astext():
+                raw.children = [nodes.Text(aligned(raw.astext()))]
+                raw.rawsource = raw.astext()
+
+
+def numeric(cells: list[str]) -> bool:
+    """Whether a column holds numbers, at least one, and nothing else."""
+    return any(map(str.strip, cells)) and all(NUMBER.fullmatch(cell.strip()) for cell in cells)
+
+
+def aligned(html: str) -> str:
+    """Return the HTML of pandas with the columns of numbers marked, heads too, and without looks of its own."""
+    soup = BeautifulSoup(html, "html.parser")
+    for table in soup.select("table.dataframe"):
+        table.attrs.pop("border", None)
+        rows = [row.find_all("td") for row in table.select("tbody tr")]
+        heads = [row.find_all("th") for row in table.select("thead tr")]
+        for row in table.select("thead tr"):
+            row.attrs.pop("style", None)
+        width = max(map(len, rows), default=0)
+        for column in range(width):
+            cells = [row[column] for row in rows if len(row) == width]
+            if numeric([cell.get_text() for cell in cells]):
+                above: list[Tag] = [row[column - width] for row in heads if len(row) >= width]
+                for cell in (cell for cell in (*cells, *above) if not cell.has_attr("colspan")):
+                    cell["class"] = [*cell.get("class", []), "number"]
+    return str(soup)
+
+
+class Palette(SphinxDirective):
+    """A table of the concepts that have a colour, each with a swatch, read from the package."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return one table."""
+        rows = []
+        for group, concepts in style.GROUPS.items():
+            for hue in dict.fromkeys(concepts.values()):
+                names = ", ".join(name for name, its in concepts.items() if its == hue)
+                swatch = f'<span class="swatch" style="background: {style.HUES[hue]}"></span> {hue}'
+                cells = group, names, swatch, f"<code>{style.HUES[hue]}</code>"
+                rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+                group = ""
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        head = "<tr><th>group</th><th>concept</th><th>colour</th><th>as typed</th></tr>"
+        table = f'<table class="table palette"><thead>{head}</thead><tbody>{body}</tbody></table>'
+        return [nodes.raw("", f'<div class="pst-scrollable-table-container">{table}</div>', format="html")]
+
+
+class FigureExample(SphinxDirective):
+    """Code that draws, and what it draws: in the style of the book, or with ``:bad:`` as matplotlib would."""
+
+    has_content = True
+    option_spec = {"alt": directives.unchanged_required, "bad": directives.flag}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """Execute the code and return it with its figure."""
+        source, bad = "\n".join(self.content), "bad" in self.options
+        with plt.rc_context():
+            if bad:
+                plt.style.use("default")
+                plt.rcParams.update({"svg.hashsalt": "bad", "svg.fonttype": "none"})
+            else:
+                style.use_style()
+            exec(compile(source, f"{self.env.docname}: figure-example", "exec"), {})
+            file = io.StringIO()
+            plt.gcf().savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+            plt.close("all")
+        svg, label = file.getvalue(), self.options["alt"]
+        drawn = inline(svg, label=label, prefix=f"e{hashlib.sha256(svg.encode()).hexdigest()[:6]}")
+        if bad:  # as it would look, paper and all
+            drawn = drawn.replace("output figure", "output figure on-paper", 1)
+        code = nodes.literal_block(source, source, language="python")
+        return [code, nodes.raw("", drawn, format="html")]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register what this module adds."""
+    plt.switch_backend("agg")
+    app.add_post_transform(InlineFigures)
+    app.add_post_transform(AlignedTables)
+    app.add_directive("palette", Palette)
+    app.add_directive("figure-example", FigureExample)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

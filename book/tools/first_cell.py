@@ -1,0 +1,61 @@
+"""The first code cell of a chapter: one template, which installs the package or says how."""
+
+import re
+
+from nbformat import NotebookNode
+
+from book.tools.execute import code_cells
+
+TRY = """\
+try:  # on Colab or Kaggle, first choose a runtime with a GPU
+    {imports}
+except ModuleNotFoundError"""
+INSTALL = """:
+    %pip install --quiet git+{address}
+    {imports}
+"""
+SAY = """ as missing:
+    raise ImportError(
+        "vlmcourse is not installed here: {where} "
+        "run  pip install {what}  and restart the kernel"
+    ) from missing
+"""
+FORM = re.compile(
+    r"try:[^\n]*\n    (?P<imports>(?:from|import) [^\n]+)\nexcept ModuleNotFoundError.*?\n(?=\S)", re.DOTALL
+)
+ADDRESS = re.compile(r"^    %pip install --quiet git\+(\S+)$", re.MULTILINE)
+
+
+def template(imports: str, address: str | None, *, script: bool = False) -> str:
+    """Return the beginning of a chapter's code; a script has no ``%pip``, and says what to run.
+
+    >>> print(template("from vlmcourse import Chapter", "https://example.org/a/b"), end="")
+    try:  # on Colab or Kaggle, first choose a runtime with a GPU
+        from vlmcourse import Chapter
+    except ModuleNotFoundError:
+        %pip install --quiet git+https://example.org/a/b
+        from vlmcourse import Chapter
+    """
+    if address and not script:
+        return (TRY + INSTALL).format(imports=imports, address=address)
+    where, what = ("in a terminal", f"git+{address}") if address else ("in a clone of the course's repository", ".")
+    return (TRY + SAY).format(imports=imports, where=where, what=what)
+
+
+def address_in(cell: NotebookNode) -> str | None:
+    """Return the address that a first cell installs from."""
+    match = ADDRESS.search(cell.source)
+    return match[1] if match else None
+
+
+def with_address(source: str, address: str | None, *, script: bool = False) -> str:
+    """Return a first cell with another address in its template, or as it is where it has no such form."""
+    match = FORM.match(source)
+    return template(match["imports"], address, script=script) + source[match.end() :] if match else source
+
+
+def write_address(nb: NotebookNode, address: str | None) -> NotebookNode:
+    """Change the first code cell of ``nb`` in place, and return ``nb``."""
+    for cell in code_cells(nb)[:1]:
+        cell.source = with_address(cell.source, address)
+    return nb

@@ -1,0 +1,261 @@
+"""Print the rendered book as one PDF: python -m book.tools.pdf, after make book.
+
+The articles of all pages become one document, the solutions of the exercises move to its end, and Chromium prints it
+twice: the first print tells on which page each entry of the contents lands, the second shows the numbers. Headings
+become bookmarks, and links between pages lead to places in the PDF. Nothing is fetched: styles, pictures and MathJax
+are those of the rendered book.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin
+
+import yaml
+from bs4 import BeautifulSoup, Tag
+
+from book.tools.build import git
+from book.tools.normalise import ROOT
+
+NAME = "neural-networks-for-vision.pdf"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+APPENDIX, APPENDIX_TITLE = "solutions", "Solutions of the exercises"
+# What only a screen has a use for. Code that is folded on the page, mostly of pictures, stays away from paper too,
+# but a solution is code.
+SCREEN_ONLY = ".headerlink, .viewcode-link, noscript, .toctree-wrapper, details.hide:not(.solution details)"
+READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"
+NUMBER = "numbers => document.querySelectorAll('[data-target]').forEach(e => e.textContent = numbers[e.dataset.target])"
+LINK = """<li><a href="{address}" class="btn btn-sm dropdown-item" title="The whole book as a PDF" download>
+<span class="btn__icon-container"><i class="fas fa-file-pdf"></i></span>
+<span class="btn__text-container">.pdf of the book</span></a></li>"""
+
+Part = tuple[str, list[str]]
+
+
+def parts_of(toc: Path) -> list[Part]:
+    """Return the parts of the book, each with its pages, in the order of the contents."""
+
+    def pages(nodes: list[dict[str, Any]]) -> Iterator[str]:
+        for node in nodes:
+            yield node["file"]
+            yield from pages(node.get("sections", []))
+
+    contents = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    return [("", [contents["root"]]), *((part["caption"], list(pages(part["chapters"]))) for part in contents["parts"])]
+
+
+def anchor(page: str, place: str = "") -> str:
+    """Return the id that a page, or a place in it, has in the one document."""
+    return page.replace("/", "-") + (f"--{place}" if place else "")
+
+
+class Document:
+    """All pages of a rendered book in one."""
+
+    def __init__(self, html: Path, parts: list[Part]) -> None:
+        self.html, self.parts = html, parts
+        files = {name: html / f"{name}.html" for _, pages in parts for name in pages}
+        self.pages = {
+            name: BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser") for name, file in files.items()
+        }
+        self.articles = {name: page.select_one("article.bd-article") for name, page in self.pages.items()}
+        self.targets: set[str] = set()
+        for name, article in self.articles.items():
+            for useless in article.select(SCREEN_ONLY):
+                useless.decompose()
+            self.mend(name, article)
+        for name, article in self.articles.items():
+            for tag in article.select("[id]"):
+                if anchor(name, tag["id"]) in self.targets:  # what only scripts use keeps its name
+                    tag["id"] = anchor(name, tag["id"])
+            article["id"] = anchor(name)
+        self.titles = {name: text(article.find("h1")) for name, article in self.articles.items()}
+        self.solutions = {name: article.select("div.solution") for name, article in self.articles.items()}
+        for article in self.articles.values():
+            for solution in article.select("div.solution"):
+                solution.extract()
+
+    def mend(self, name: str, article: Tag) -> None:
+        """Let an article's links and pictures lead where they should, and open what is closed."""
+        for picture in article.select("img[src]"):
+            at_root(name, picture, "src").attrs.pop("loading", None)  # else Chromium waits until somebody scrolls there
+        for closed in article.select("details"):
+            closed["open"] = ""
+        for heading in article.select(":is(h1, h2, h3)"):
+            if heading.parent.name == "section":
+                self.targets.add(anchor(name, heading.parent["id"]))
+        for link in article.select("a[href]"):
+            path, place = urldefrag(urljoin(f"https://book/{name}.html", link["href"]))
+            page = unquote(path.removeprefix("https://book/")).removesuffix(".html")
+            if page in self.pages:
+                target = anchor(page, unquote(place))
+                self.targets.add(target)
+                link["href"] = f"#{target}"
+            elif path.startswith("https://book/"):  # sources and indices are not in the PDF
+                del link["href"]
+
+    def contents(self) -> str:
+        """Return the contents, with room for the numbers of the pages."""
+        lines = ["<h1>Contents</h1>"]
+        for caption, pages in self.parts:
+            lines += [f'<p class="part">{escape(caption)}</p>'] if caption else []
+            for name in pages:
+                lines.append(entry("page", anchor(name), self.titles[name]))
+                if name.startswith("lectures/"):
+                    sections = self.articles[name].select("h2")
+                    lines += [entry("section", h.parent["id"], text(h)) for h in sections if h.parent.name == "section"]
+        lines += ['<p class="part">Appendix</p>', entry("page", APPENDIX, APPENDIX_TITLE)]
+        return f'<nav class="book-contents" aria-label="Contents">{"".join(lines)}</nav>'
+
+    def appendix(self) -> str:
+        """Return the solutions, chapter by chapter."""
+        found = {name: solutions for name, solutions in self.solutions.items() if solutions}
+        chapters = [f"<h2>{escape(self.titles[name])}</h2>{''.join(map(str, found[name]))}" for name in found]
+        return f'<article class="bd-article" id="{APPENDIX}"><h1>{APPENDIX_TITLE}</h1>{"".join(chapters)}</article>'
+
+    def whole(self, about: str) -> str:
+        """Return the document, as a page that lies in the folder of the book."""
+        name, first = next(iter(self.pages.items()))
+        styles = [str(at_root(name, link, "href")) for link in first.select('link[rel="stylesheet"]')]
+        scripts: dict[str, None] = {}  # MathJax and its options, which pages without a formula do not have
+        for page, soup in self.pages.items():
+            mathjax = [tag for tag in soup.head.select("script") if "mathjax" in str(tag).lower()]
+            scripts |= dict.fromkeys(str(at_root(page, tag, "src")) for tag in mathjax)
+        title = self.titles[name]
+        heads = "".join(
+            f'@page p{k} {{ @top-left {{ content: "{head}"; }} }}\n'
+            for k, head in enumerate([*self.titles.values(), APPENDIX_TITLE])
+        )
+        bodies = [*map(str, self.articles.values()), self.appendix()]
+        articles = [
+            f'<div class="bd-article-container" style="page: p{k}">{body}</div>' for k, body in enumerate(bodies)
+        ]
+        return f"""<!DOCTYPE html>
+<html lang="en" data-theme="light" data-mode="light">
+<head><meta charset="utf-8"><title>{escape(title)}</title>{"".join(styles)}
+<style>{(Path(__file__).with_suffix(".css")).read_text(encoding="utf-8")}{heads}</style>
+{"".join(scripts)}</head>
+<body><main class="bd-main bd-content">
+<div class="title-page"><img src="_static/logo.svg" alt=""><p class="book-title">{escape(title)}</p>{about}</div>
+{self.contents()}
+{"".join(articles)}
+</main></body></html>"""
+
+
+def read(file: Path) -> BeautifulSoup:
+    """Return a page."""
+    return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+
+
+def at_root(page: str, tag: Tag, key: str) -> Tag:
+    """Let what a tag of a page fetches be found from the folder of the book."""
+    if key in tag.attrs and not tag[key].startswith("data:"):
+        tag[key] = urljoin(page, tag[key])
+    return tag
+
+
+def entry(kind: str, target: str, title: str) -> str:
+    """Return one line of the contents."""
+    return f'<p class="{kind}"><a href="#{target}">{escape(title)}</a><span data-target="{target}"></span></p>'
+
+
+def text(heading: Tag) -> str:
+    """Return what a heading says."""
+    return " ".join(heading.get_text().split())
+
+
+def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
+    """Return how many pages a PDF has, and on which of them each place lies to which a link leads."""
+    from pypdf import PdfReader
+
+    reader = PdfReader(pdf)
+    places = {unquote(name).removeprefix("/"): place for name, place in reader.named_destinations.items()}
+    return len(reader.pages), {
+        name: number + 1
+        for name, place in places.items()
+        if (number := reader.get_destination_page_number(place)) is not None
+    }
+
+
+def mend_bookmarks(pdf: Path) -> None:
+    """Say once what Chromium says twice: the title of a section at the top of a page, in its bookmark."""
+    from pypdf import PdfWriter
+    from pypdf.generic import NameObject, TextStringObject
+
+    writer = PdfWriter(clone_from=pdf)
+    pending = [writer.root_object["/Outlines"]]
+    while pending:
+        mark = pending.pop().get_object()
+        pending += [mark[key] for key in ("/First", "/Next") if key in mark]
+        title = str(mark.get("/Title", ""))
+        once = title[: len(title) // 2]
+        if title and title == 2 * once:
+            mark[NameObject("/Title")] = TextStringObject(once)
+    writer.write(pdf)
+
+
+def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium: str) -> int:
+    """Print pages of the book in ``html``, their contents with the numbers of pages, and return how many pages it took.
+
+    The whole document lies beside the book's pages meanwhile, because its pictures and styles do.
+    """
+    from playwright.sync_api import sync_playwright
+
+    document = html / f"{pdf.stem}.whole.html"
+    try:
+        document.write_text(Document(html, parts).whole(about), encoding="utf-8")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=OFFLINE)
+            page = browser.new_page(color_scheme="light", offline=True)
+            page.set_default_timeout(0)
+            page.goto(document.as_uri())
+            page.evaluate(READY)
+            for _ in range(2):
+                page.pdf(path=pdf, outline=True, tagged=True, prefer_css_page_size=True, print_background=True)
+                count, numbers = page_numbers(pdf)
+                page.evaluate(NUMBER, numbers)
+            browser.close()
+        mend_bookmarks(pdf)
+    finally:
+        document.unlink(missing_ok=True)
+    return count
+
+
+def offer(html: Path) -> None:
+    """Let the pages of the book lead to its PDF."""
+    for file in html.rglob("*.html"):
+        before = file.read_text(encoding="utf-8")
+        up = "../" * (len(file.relative_to(html).parts) - 1)
+        after = before.replace("<!-- pdf -->", LINK.format(address=up + NAME))
+        if after != before:
+            file.write_text(after, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the book of a checkout."""
+    parser = argparse.ArgumentParser(description="Print the rendered book as one PDF.")
+    parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html", help="the rendered book")
+    html = parser.parse_args(argv).html.resolve()
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if not (html / "index.html").is_file():
+        raise SystemExit("There is no book yet. Build it first: make book")
+    if chromium is None:
+        raise SystemExit("Chromium prints the book, and there is none; install the package chromium")
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    made_from = git(ROOT, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
+    about = "".join(
+        f"<p>{escape(words)}</p>" for words in (config["author"], config["copyright"], f"Made from {made_from}")
+    )
+    parts = parts_of(ROOT / "book" / "_toc.yml")
+    pages = print_book(html, parts, html / NAME, about=about, chromium=chromium)
+    offer(html)
+    print(f"{pages} pages in {html / NAME} ({(html / NAME).stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Where the course lives: the one setting that buttons, links, badges and the first cells of chapters come from.
+
+It is VLMCOURSE_REPOSITORY, or else what ``git remote get-url origin`` says where that is on a hosting service. Without
+an address the book shows no button, and prints none. An empty VLMCOURSE_REPOSITORY switches the address off.
+"""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+# git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
+REMOTE = re.compile(
+    r"(?:(?:https|ssh)://(?:[^@/\s]+@)?|[\w-]+@)(?P<host>[\w-]+(?:\.[\w-]+)+)(?::\d+)?[/:](?P<path>[\w.~-]+(?:/[\w.~-]+?)+)"
+    r"(?:\.git)?/?"
+)
+
+
+def address(root: Path) -> str | None:
+    """Return the address of the repository as a browser and ``pip install git+...`` take it, or None.
+
+    Raises:
+        ValueError: VLMCOURSE_REPOSITORY is none of the known forms.
+    """
+    told = os.environ.get("VLMCOURSE_REPOSITORY")
+    if told is None:
+        return hosted(remote(root))
+    if told.startswith("file://") or not told:  # a bare clone, for trying the installation without a network
+        return told or None
+    if found := hosted(told):
+        return found
+    raise ValueError(
+        f"VLMCOURSE_REPOSITORY must be an address such as https://host/owner/name, received {told!r}; "
+        "set it to nothing for a book without an address"
+    )
+
+
+def hosted(remote: str) -> str | None:
+    """Return a remote's address over https, without a password, or None where it is no hosting service.
+
+    >>> hosted("git@github.com:owner/name.git")
+    'https://github.com/owner/name'
+    >>> hosted("https://user:secret@gitlab.com/group/sub/name.git")
+    'https://gitlab.com/group/sub/name'
+    >>> hosted("/home/me/course") is hosted("file:///srv/course.git") is hosted("me@laptop:course") is None
+    True
+    """
+    match = REMOTE.fullmatch(remote.strip())
+    return f"https://{match['host']}/{match['path']}" if match else None
+
+
+def remote(root: Path) -> str:
+    """Return the address that the checkout was cloned from, and nothing where there is none."""
+    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Links:
+    """The addresses that the pages offer for a repository on a known hosting service."""
+
+    repository: str
+    branch: str = "main"
+
+    @property
+    def provider(self) -> str | None:
+        """The kind of hosting service, as the theme calls it, or None where the theme knows none."""
+        host = self.repository.partition("://")[2].partition("/")[0]
+        return next((kind for kind in ("github", "gitlab", "bitbucket") if kind in host), None)

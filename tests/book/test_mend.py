@@ -1,0 +1,64 @@
+"""What book/_ext/access.py mends in the HTML of the pages, one fault at a time."""
+
+import doctest
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "book" / "_ext" / "access.py"
+
+
+@pytest.fixture(scope="module")
+def access():
+    """Load the extension as Sphinx does, from outside any package."""
+    spec = importlib.util.spec_from_file_location("access", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_its_examples_are_true(access):
+    outcome = doctest.testmod(access)
+    assert outcome.attempted >= 2
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("faulty", "mended"),
+    [
+        ('<th class="head"><p></p></th><th>a</th>', "<td></td><th>a</th>"),
+        ('<section id="exercise-content"><p>Why?</p>', '<section class="exercise-content"><p>Why?</p>'),
+        ('<section id="exercises"><h2>', '<section id="exercises"><h2>'),
+        (
+            '<dl>\n<dd><em class="sig-param">a</em>,</dd>\n<dd><em class="sig-param">b</em></dd>\n</dl>',
+            '<span class="sig-lines"><span class="sig-line"><em class="sig-param">a</em>,</span>\n'
+            '<span class="sig-line"><em class="sig-param">b</em></span>\n</span>',
+        ),
+        ("<dl>\n<dt>a</dt>\n<dd>b</dd>\n</dl>", "<dl>\n<dt>a</dt>\n<dd>b</dd>\n</dl>"),
+        (
+            '<div class="citation" id="id5" role="doc-biblioentry">',
+            '<div class="citation" id="id5" role="listitem">',
+        ),
+        ('<li><button onclick="window.print()"><span>.pdf</span></button></li>', "<!-- pdf -->"),
+    ],
+)
+def test_a_fault_is_mended_and_what_is_right_stays(access, faulty, mended):
+    assert access.mend(faulty) == mended
+
+
+def test_mathjax_leaves_pages_without_a_formula_alone(access):
+    scripts = (
+        '<script>window.MathJax = {"options": {}}</script>\n<script defer src="_static/mathjax/tex.js"></script>\n'
+    )
+    other = '<script src="_static/doctools.js"></script>'
+    assert access.mend(f"{other}{scripts}<p>no formula</p>") == f"{other}<p>no formula</p>"
+    with_formula = f'{other}{scripts}<span class="math notranslate">x</span>'
+    assert access.mend(with_formula) == with_formula
+
+
+def test_an_icon_is_kept_under_each_of_its_names(access):
+    script = '{search:[512,512,["glass",128269],"f002","M1"],bars:[448,512,["navicon"],"f0c9",["M0","M2"]]}'
+    assert access.keep_icons(script, {"glass"}) == '{search:[512,512,["glass",128269],"f002","M1"],}'
+    assert access.keep_icons(script, {"search", "navicon"}) == script
+    assert access.keep_icons(script, set()) == "{}"

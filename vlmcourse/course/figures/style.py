@@ -1,0 +1,146 @@
+"""The look of every figure: two widths, one ink, and colours that mean the same in the whole book.
+
+``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. The rest is names to draw
+with: an encoder, a network or an input that has a colour in one chapter has it in all of them. What a colour says is
+also said by a marker, a frame or a label, for readers who cannot tell colours apart.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from importlib.resources import files
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+WIDE, NARROW = 7.5, 5.0  # inches: the width of 88 characters of code, and two thirds of it
+INK = "#222832"  # of words, axes and arrows; the pages replace it by the colour of their text
+QUIET = (*to_rgba(INK)[:3], 0.25)  # of lines that only guide the eye
+
+# After Okabe and Ito 2008, "Color Universal Design", each as bright as it takes to stand out by three to one from
+# white paper and from the dark theme alike.
+HUES = {
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "green": "#12A57C",
+    "pink": "#C46A9C",
+    "sky": "#2E9BD6",
+    "ochre": "#BF8A00",
+    "grey": "#6B6B6B",
+}
+COLORS = tuple(HUES.values())  # in the order in which lines take them whose names mean nothing
+
+# What each hue means, in groups that share no figure: within a group no two concepts look alike.
+GROUPS = {
+    "how an encoder came about": {
+        "supervised": "blue",
+        "contrastive": "green",
+        "label-free": "green",  # the same encoder, before chapter 3 names its loss
+        "random": "ochre",
+        "pixels": "grey",
+    },
+    "what a network is made of": {
+        "convolution": "blue",
+        "attention": "vermillion",
+        "Transformer": "vermillion",
+        "ViT": "vermillion",
+        "LSTM": "green",
+        "MLP": "pink",
+        "average": "grey",
+        "one frame": "sky",
+    },
+    "the three roles in attention": {"query": "vermillion", "key": "sky", "value": "pink"},
+    "what a vector stands for": {"image": "blue", "text": "ochre"},
+    "an answer": {"right answer": "green", "wrong answer": "vermillion", "another answer": "grey"},
+    "what a model is shown": {"real image": "blue", "blank": "grey", "shuffled": "pink", "text only": "ochre"},
+    "pairs of words in training": {"seen": "sky", "new": "vermillion", "held out": "vermillion"},
+}
+CONCEPTS = {name: HUES[hue] for group in GROUPS.values() for name, hue in group.items()}
+
+
+def _fading(name: str, *hues: str) -> LinearSegmentedColormap:
+    """Return a scale from nothing at all, which shows the paper, to a full colour: one way, or both ways."""
+    ends = [(*to_rgba(HUES[hue])[:3], 1.0) for hue in hues]
+    none = [(*end[:3], 0.0) for end in ends]
+    if len(ends) == 1:
+        return LinearSegmentedColormap.from_list(name, [none[0], ends[0]])
+    steps = [(0.0, ends[0]), (0.5, none[0]), (0.5, none[1]), (1.0, ends[1])]
+    return LinearSegmentedColormap.from_list(name, steps)
+
+
+AMOUNT = _fading("amount", "blue")  # zero is the paper
+SIGNED = _fading("signed", "blue", "vermillion")  # below zero and above it; zero is the paper
+
+
+def concept_in(name: str) -> str | None:
+    """Return the concept that ``name`` speaks of first, or None.
+
+    >>> concept_in("random encoder"), concept_in("held-out pairs"), concept_in("another")
+    ('random', 'held out', None)
+    """
+    found = {}
+    for concept in CONCEPTS:
+        words = r"[ -]".join(map(re.escape, re.split(r"[ -]", concept)))
+        if match := re.search(rf"\b{words}s?\b", name, re.IGNORECASE):
+            found[match.start(), -len(concept)] = concept  # "real image" before "image"
+    return found[min(found)] if found else None
+
+
+def color_of(name: str, position: int = 0) -> str:
+    """Return the colour of the concept that ``name`` speaks of first, or the one of its place in a list.
+
+    >>> color_of("random encoder") == CONCEPTS["random"], color_of("another", 1) == COLORS[1]
+    (True, True)
+    """
+    concept = concept_in(name)
+    return CONCEPTS[concept] if concept else COLORS[position % len(COLORS)]
+
+
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each name: its concept's, and for a name without one a colour that no concept has there.
+
+    >>> colors_of(["another", "supervised"])["another"] != CONCEPTS["supervised"]
+    True
+    """
+    names = list(names)
+    taken = {color_of(name) for name in names if concept_in(name)}
+    free = cycle([color for color in COLORS if color not in taken] or COLORS)
+    return {name: color_of(name) if concept_in(name) else next(free) for name in names}
+
+
+def ink_on(share: float) -> str:
+    """Return the colour of a word on a cell of the scale ``AMOUNT`` that is filled to ``share``.
+
+    >>> ink_on(0.1) == INK, ink_on(1.0)
+    (True, 'white')
+    """
+    return INK if share < 0.72 else "white"
+
+
+def use_style() -> None:
+    """Draw all that follows in the style of the book.
+
+    Settings of the user's own, other than where figures go, are set aside. Notebooks get PNG files, which every viewer
+    shows as they are; with ``VLMCOURSE_FIGURES=svg``, as the book is built, they get SVG, sharp at any size. Neither is
+    trimmed, which would give every figure a width of its own, and neither tells date or version.
+
+    >>> with plt.rc_context():
+    ...     use_style()
+    ...     plt.rcParams["axes.spines.top"], plt.rcParams["text.color"] == INK
+    (False, True)
+    """
+    plt.style.use(["default", str(files(__package__).joinpath("vlmcourse.mplstyle"))])
+    if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
+        return
+    try:
+        from matplotlib_inline.config import InlineBackend
+    except ImportError:  # an IPython without notebooks
+        return
+    inline = InlineBackend.instance(parent=shell)
+    inline.shell = inline.shell or shell
+    as_svg = os.environ.get("VLMCOURSE_FIGURES") == "svg"
+    about = {"Date": None, "Creator": None} if as_svg else {"Software": None}
+    inline.print_figure_kwargs = {"bbox_inches": None, "metadata": about, "dpi": 200 if as_svg else 100}
+    inline.figure_formats = {"svg"} if as_svg else {"png"}
