@@ -84,7 +84,7 @@ def attention_picture(
     content = {
         "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE, "weights": data
     }  # fmt: skip
-    photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=85)
+    photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=80)
     chosen = levels[layer, :, query].double().square()  # shown before the first move
     chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1e-30)
     first = chosen.mean(dim=0) if head is None else chosen[head]
