@@ -281,6 +281,41 @@ def test_the_search_finds_a_chapter_and_a_function(browser, address):
     assert found.outside == []
 
 
+@pytest.mark.parametrize(
+    ("words", "target"),
+    [
+        ("temperature", "lectures/03_contrastive_learning.html#temperature-"),
+        ("receptive field", "lectures/06_convolution_to_vit.html#"),
+        ("causal mask", "lectures/09_language_model.html#"),
+    ],
+)
+def test_the_search_leads_to_the_section_that_explains_a_word(browser, address, words, target):
+    page = open_page(browser, address, Visit())
+    page.goto(f"{address}search.html?q={words.replace(' ', '+')}")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.wait_for_timeout(500)  # results come one after another
+    links = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.getAttribute('href'))")
+    assert any("glossary.html#term-" in link for link in links[:3]), links[:5]
+    assert any(link.startswith(target) for link in links[:6]), links[:6]
+
+
+@on_every_page
+def test_a_page_says_in_its_head_what_it_is_about(address, name):
+    soup = BeautifulSoup((HTML / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+    (described,) = soup.select('meta[property="og:title"]')
+    assert described["content"]
+    for tag in soup.select('meta[name="description"]'):
+        assert 20 <= len(tag["content"]) <= 162
+
+
+def test_every_chapter_is_offered_as_notebook_and_as_script(address):
+    for name in (name for name in PAGES if name.startswith("lectures/")):
+        file = HTML / f"{name}.html"
+        links = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").select("a[download]")
+        assert {Path(link["href"]).suffix for link in links} == {".ipynb", ".py"}
+        assert all((file.parent / link["href"]).is_file() for link in links)
+
+
 def test_the_theme_button_switches_to_dark_and_stays_there(browser, address):
     page = open_page(browser, address, Visit())
     page.goto(f"{address}{PAGES[0]}.html")
