@@ -7,6 +7,7 @@ are those of the rendered book.
 """
 
 import argparse
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -174,11 +175,10 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
     from pypdf import PdfReader
 
     reader = PdfReader(pdf)
-    places = {unquote(name).removeprefix("/"): place for name, place in reader.named_destinations.items()}
-    return len(reader.pages), {
-        name: number + 1
-        for name, place in places.items()
-        if (number := reader.get_destination_page_number(place)) is not None
+    numbers = {page.indirect_reference.idnum: number for number, page in enumerate(reader.pages, start=1)}
+    places = reader.named_destinations.items()
+    return len(numbers), {
+        unquote(name).removeprefix("/"): numbers[place.raw_get("/Page").idnum] for name, place in places
     }
 
 
@@ -187,6 +187,7 @@ def mend_bookmarks(pdf: Path) -> None:
     from pypdf import PdfWriter
     from pypdf.generic import NameObject, TextStringObject
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # Chromium's count of objects is off by some; it warns of that
     writer = PdfWriter(clone_from=pdf)
     pending = [writer.root_object["/Outlines"]]
     while pending:
