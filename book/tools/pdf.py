@@ -9,7 +9,6 @@ are those of the rendered book.
 import argparse
 import logging
 import shutil
-import sys
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 import yaml
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 
 from book.tools.build import git
 from book.tools.normalise import ROOT
@@ -36,6 +35,7 @@ LINK = """<li><a href="{address}" class="btn btn-sm dropdown-item" title="The wh
 <span class="btn__text-container">.pdf of the book</span></a></li>"""
 
 Part = tuple[str, list[str]]
+Tag = Any  # Beautiful Soup's own type says of every attribute that it may be missing, or a list
 
 
 def parts_of(toc: Path) -> list[Part]:
@@ -60,10 +60,7 @@ class Document:
 
     def __init__(self, html: Path, parts: list[Part]) -> None:
         self.html, self.parts = html, parts
-        files = {name: html / f"{name}.html" for _, pages in parts for name in pages}
-        self.pages = {
-            name: BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser") for name, file in files.items()
-        }
+        self.pages = {name: read(html / f"{name}.html") for _, pages in parts for name in pages}
         self.articles = {name: page.select_one("article.bd-article") for name, page in self.pages.items()}
         self.targets: set[str] = set()
         for name, article in self.articles.items():
@@ -148,7 +145,7 @@ class Document:
 </main></body></html>"""
 
 
-def read(file: Path) -> BeautifulSoup:
+def read(file: Path) -> Tag:
     """Return a page."""
     return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
 
@@ -259,4 +256,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
