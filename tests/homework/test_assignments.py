@@ -170,11 +170,11 @@ def small(tmp_path):
 
 
 def test_each_part_costs_itself_only(small):
-    text = notebook.summary(small, seconds=5)
+    text = notebook.summary(small, seconds=20)
     assert "3 of 12 points" in text
     assert "done      right (3 points)" in text
     assert "the mask lets the future in" in text
-    assert "has not ended after 5 seconds" in text
+    assert "has not ended after 20 seconds" in text
     assert "ZeroDivisionError" in text
     assert "NameError" in text
 
@@ -272,14 +272,18 @@ def test_the_built_wheel_holds_no_solution_and_works_in_an_empty_folder(tmp_path
 
 
 def test_no_page_that_was_rendered_holds_a_solution():
-    pages = homework.ROOT / "_build" / "html" / "book" / "homework"
-    if not pages.is_dir():
+    site = homework.ROOT / "_build" / "html"
+    if not site.is_dir():
         pytest.skip("the book is not built: make book")
-    for path in SOURCES:
-        text = html.unescape(re.sub(r"<[^>]+>", "", (pages / f"{path.stem}.html").read_text(encoding="utf-8")))
-        assert "raise NotImplementedError" in text
-        assert [line for line in solutions(path.read_text(encoding="utf-8")) if line in text] == []
-        assert "BEGIN" not in text
+    # The library's own code, under _modules, is the book's subject and open to everybody.
+    files = [path for path in site.rglob("book/homework/*") if path.is_file()]
+    assert {f"{path.stem}.html" for path in SOURCES} <= {path.name for path in files}
+    for file in files:
+        text = html.unescape(re.sub(r"<[^>]+>", "", file.read_text(encoding="utf-8", errors="ignore"))).replace(
+            '\\"', '"'
+        )
+        for path in SOURCES:
+            assert [line for line in solutions(path.read_text(encoding="utf-8")) if line in text] == [], file
 
 
 @pytest.mark.parametrize("path", SOURCES, **ids)

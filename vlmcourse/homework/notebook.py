@@ -21,7 +21,10 @@ _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "homework" / "handouts", _PACKAGE.parent / "book" / "homework")  # installed, or in a checkout
 EMPTY = "*Write your answer here.*"
 PROGRAM = "vlmcourse homework"
-GRACE = 60.0  # seconds more than its limit that a cell gets before its process is ended: it may have to load libraries first
+START, GRACE = (
+    600.0,
+    60.0,
+)  # seconds for a process to load the library; and for a cell beyond its limit, before it is killed
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def _apart(path: Path, seconds: float) -> Iterator[tuple[int, str]]:
             try:
                 assert worker.stdout is not None
                 number, count, began = -1, None, time.monotonic()
-                while line := _line(worker, seconds + GRACE):
+                while line := _line(worker, START if number < 0 else seconds + GRACE):
                     message, began = json.loads(line), time.monotonic()
                     if "count" in message:
                         count = message["count"]
