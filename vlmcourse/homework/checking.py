@@ -688,7 +688,7 @@ def _changes(names: Sequence[str], case: Case) -> Iterator[tuple[str, Change]]:
                 if number != value:
                     function = {"twice as large": lambda v: 2 * v, "one more": lambda v: v + 1, "one less": lambda v: v - 1,
                                 "half as large": lambda v: v // 2 if type(v) is int else v / 2}  # fmt: skip
-                    yield f"if `{name}` is {words}", changed(function.get(words, lambda _, number=number: number))
+                    yield f"if `{name}` is {words}", changed(function.get(words, functools.partial(_instead, number)))
         elif callable(value):
             yield f"if `{name}` is left out", changed(lambda _: lambda x: x)
             yield f"if nothing comes from `{name}`", changed(lambda _: torch.zeros_like)
@@ -700,10 +700,17 @@ def _changes(names: Sequence[str], case: Case) -> Iterator[tuple[str, Change]]:
             yield f"if `{names[one]}` and `{names[other]}` are exchanged", exchanged(one, other, both=True)
             yield f"if `{names[other]}` stands for `{names[one]}` too", exchanged(one, other, both=False)
             yield f"if `{names[one]}` stands for `{names[other]}` too", exchanged(other, one, both=False)
-    numbers = [name for name, value in case.options.items() if type(value) in (int, float)]
-    for one, other in itertools.combinations(numbers, 2):
-        yield f"if `{one}` and `{other}` are exchanged", lambda args, options, one=one, other=other: (
-            args, {**options, one: options[other], other: options[one]})  # fmt: skip
+    counts = [name for name, value in case.options.items() if type(value) in (int, float)]
+    for first, second in itertools.combinations(counts, 2):
+        yield f"if `{first}` and `{second}` are exchanged", functools.partial(_exchanged_options, first, second)
+
+
+def _exchanged_options(one: str, other: str, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**options, one: options[other], other: options[one]}
+
+
+def _instead(number: float, _: Any) -> float:
+    return number
 
 
 def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -715,9 +722,9 @@ def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Te
             yield "if {} is transposed", lambda x: x.mT
         return
     for k in range(tensor.ndim):
-        yield f"if {{}} runs backwards along axis {k}", lambda x, k=k: x.flip(k)
+        yield f"if {{}} runs backwards along axis {k}", functools.partial(torch.flip, dims=(k,))
         for shift in (1, -1):
-            yield f"if {{}} is shifted by one along axis {k}", lambda x, k=k, shift=shift: x.roll(shift, k)
+            yield f"if {{}} is shifted by one along axis {k}", functools.partial(torch.roll, shifts=shift, dims=k)
     if not tensor.is_floating_point():
         yield "if {} is sorted", lambda x: x.sort(-1).values
         return
@@ -726,20 +733,37 @@ def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Te
     yield "if {} is twice as large", lambda x: 2 * x
     yield "if {} is half as large", lambda x: x / 2
     for k in range(tensor.ndim):
-        yield f"if {{}} is averaged along axis {k}", lambda x, k=k: x.mean(k, keepdim=True).expand(x.shape)
-        yield f"if {{}} is added up along axis {k}", lambda x, k=k: x.sum(k, keepdim=True).expand(x.shape)
-        yield f"if {{}} is multiplied by the length of axis {k}", lambda x, k=k: x * x.shape[k]
-        yield f"if {{}} is centred along axis {k}, its mean taken away", lambda x, k=k: x - x.mean(k, keepdim=True)
+        yield (
+            f"if {{}} is averaged along axis {k}",
+            functools.partial(lambda k, x: x.mean(k, keepdim=True).expand(x.shape), k),
+        )
+        yield (
+            f"if {{}} is added up along axis {k}",
+            functools.partial(lambda k, x: x.sum(k, keepdim=True).expand(x.shape), k),
+        )
+        yield f"if {{}} is multiplied by the length of axis {k}", functools.partial(lambda k, x: x * x.shape[k], k)
+        yield (
+            f"if {{}} is centred along axis {k}, its mean taken away",
+            functools.partial(lambda k, x: x - x.mean(k, keepdim=True), k),
+        )
         yield (
             f"if {{}} is normalised along axis {k}, to length 1",
-            lambda x, k=k: torch.nn.functional.normalize(x, dim=k),
+            functools.partial(torch.nn.functional.normalize, dim=k),
         )
-        yield f"if only the first of {{}} along axis {k} is used", lambda x, k=k: x * (
-            torch.arange(x.shape[k], device=x.device) == 0).view(-1, *[1] * (x.ndim - 1 - k))  # fmt: skip
-        yield f"if the first of {{}} along axis {k} is used for all", lambda x, k=k: x.narrow(k, 0, 1).expand(x.shape)
+        yield f"if only the first of {{}} along axis {k} is used", functools.partial(_only_the_first, axis=k)
+        yield (
+            f"if the first of {{}} along axis {k} is used for all",
+            functools.partial(lambda k, x: x.narrow(k, 0, 1).expand(x.shape), k),
+        )
     if tensor.ndim > 1:
         yield "if {} is cut up by a reshape where its axes should be moved", lambda x: x.mT.reshape(x.shape)
         yield "if {} is reshaped where it should be transposed", lambda x: x.reshape(x.mT.shape).mT
+
+
+def _only_the_first(x: Tensor, *, axis: int) -> Tensor:
+    """Keep what comes first along an axis, and put zeros in place of the rest."""
+    first = torch.arange(x.shape[axis], device=x.device) == 0
+    return x * first.view(-1, *[1] * (x.ndim - 1 - axis))
 
 
 def _explained(task: Task, change: Change, case: Case, got: Any) -> bool:

@@ -5,6 +5,7 @@ that a chapter needs ``plots`` alone. What a colour says is also said by a marke
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
