@@ -71,9 +71,7 @@ def attention_picture(
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
     top = FINE if weights.numel() <= MOST_BYTES else COARSE
     levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
-    if layer is None and head is None and heads > 1:
-        sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
-        layer, head = divmod(int(sharpness.argmax()), heads)
+    nothing_chosen = layer is None and head is None and heads > 1
     layer = depth - 1 if layer is None else layer
     row, column = (rows // 2, columns // 2) if start is None else start
     if names is not None and len(names) != depth:
@@ -83,6 +81,9 @@ def attention_picture(
             f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
             f"received {layer}, {head} and {(row, column)}"
         )
+    if nothing_chosen:
+        sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
+        layer, head = divmod(int(sharpness.argmax()), heads)
     query, stored = row * columns + column, levels if top == FINE else _in_half_bytes(levels)
     data = base64.b64encode(stored.numpy().tobytes()).decode()
     content = {
