@@ -68,6 +68,22 @@ def test_the_embedded_bytes_give_the_weights_back():
     assert (content["rows"], content["columns"], content["heads"]) == (ROWS, COLUMNS, HEADS)
 
 
+def chosen(text):
+    return [
+        attributes["value"] for tag, attributes in parsed(text).seen if tag == "option" and "selected" in attributes
+    ]
+
+
+def test_it_opens_on_the_head_with_the_sharpest_look_unless_told_otherwise():
+    weights = torch.full((DEPTH, HEADS, N, N), 1 / N)
+    weights[0, 2] = torch.eye(N)
+    layer, head = chosen(make(weights=weights)[0])
+    assert (int(layer), int(head)) == (0, 2)
+    assert [int(value) for value in chosen(make(weights=weights, layer=1)[0])] == [1, -1]  # the mean of its heads
+    assert [int(value) for value in chosen(make(weights=weights, head=1)[0])] == [DEPTH - 1, 1]
+    assert [int(value) for value in chosen(make(weights=weights[:, :1])[0])] == [DEPTH - 1, -1]
+
+
 def test_there_is_one_tile_a_patch_and_one_option_a_layer_and_head():
     tags = parsed(make()[0]).seen
     assert sum(tag == "i" for tag, _ in tags) == N

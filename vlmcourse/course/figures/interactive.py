@@ -53,7 +53,8 @@ def attention_picture(
     Options:
         names: what to call the layers, in place of their numbers; so one picture can show several networks.
         layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
-        without them the last layer, the mean of its heads, and the middle.
+        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
+        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
 
     Source:
         Slides S23 and S24.
@@ -70,6 +71,7 @@ def attention_picture(
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
     top = FINE if weights.numel() <= MOST_BYTES else COARSE
     levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    nothing_chosen = layer is None and head is None and heads > 1
     layer = depth - 1 if layer is None else layer
     row, column = (rows // 2, columns // 2) if start is None else start
     if names is not None and len(names) != depth:
@@ -79,6 +81,9 @@ def attention_picture(
             f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
             f"received {layer}, {head} and {(row, column)}"
         )
+    if nothing_chosen:
+        sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
+        layer, head = divmod(int(sharpness.argmax()), heads)
     query, stored = row * columns + column, levels if top == FINE else _in_half_bytes(levels)
     data = base64.b64encode(stored.numpy().tobytes()).decode()
     content = {
