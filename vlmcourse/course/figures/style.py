@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from importlib.resources import files
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
@@ -142,5 +143,6 @@ def use_style() -> None:
     inline.shell = inline.shell or shell
     as_svg = os.environ.get("VLMCOURSE_FIGURES") == "svg"
     about = {"Date": None, "Creator": None} if as_svg else {"Software": None}
-    inline.print_figure_kwargs = {"bbox_inches": None, "metadata": about, "dpi": 200 if as_svg else 100}
+    options: dict[str, Any] = {"bbox_inches": None, "metadata": about, "dpi": 200 if as_svg else 100}
+    inline.print_figure_kwargs = options
     inline.figure_formats = {"svg"} if as_svg else {"png"}
