@@ -207,11 +207,18 @@ def _keeping_parameters(apply):
     """Let a model that moves keep its parameters, as on CUDA: optimisers and tied weights hold on to them."""
 
     def apply_and_keep(self, *args, **kwargs):
+        before = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
             return apply(self, *args, **kwargs)
-        finally:
+        except RuntimeError as error:
+            if "swap" not in str(error):
+                raise
+            # The graph of an earlier forward pass holds the weights, which CUDA lets go on there: they are replaced.
             torch.__future__.set_swap_module_params_on_conversion(False)
+            return apply(self, *args, **kwargs, recurse=False)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
 
     return apply_and_keep
 

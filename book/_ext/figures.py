@@ -198,7 +198,8 @@ class FigureExample(SphinxDirective):
                 style.use_style()
             exec(compile(source, f"{self.env.docname}: figure-example", "exec"), {})
             file = io.StringIO()
-            plt.gcf().savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+            trim = "tight" if bad else None  # what notebooks do unless told
+            plt.gcf().savefig(file, format="svg", bbox_inches=trim, metadata={"Date": None, "Creator": None})
             plt.close("all")
         svg, label = file.getvalue(), self.options["alt"]
         drawn = inline(svg, label=label, prefix=f"e{hashlib.sha256(svg.encode()).hexdigest()[:6]}")

@@ -83,6 +83,8 @@ def furnish(app: Sphinx, page: str, template: str, context: dict[str, Any], doct
     )
     tags = metatags(title or page, description(doctree), f"{page}.html", name=app.config.project, site=site)
     context["metatags"] = f"{context.get('metatags') or ''}{tags if doctree is not None else ''}"
+    if title and title == context.get("docstitle"):
+        context["docstitle"] = ""  # the first page is called as the book is; its window says so once
     scripts = (Path(app.srcdir) / "book" / "_static" / "scripts" / f"{Path(page).name}.py").is_file()
     scripts = scripts and page.startswith("lectures/")
     if "header_buttons" in context and doctree is not None:

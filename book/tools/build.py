@@ -135,7 +135,8 @@ class Book:
         nb = read(chapter)
         measured = self.executed / f"{chapter.stem}.measured.json"
         measured.unlink(missing_ok=True)
-        own = {"VLMCOURSE_MEASURED": str(measured), "VLMCOURSE_CLAIMS": ""}  # the page says what did not hold
+        # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
+        own = {"VLMCOURSE_MEASURED": str(measured), "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
         environment = {**kernel_environment(self.build / "ipython"), **environment, **own}
         seconds = execute(nb, folder=chapter.parent, environment=environment, timeout=timeout, go_on=True)
         text = text_of(normalise(nb, root=self.root))

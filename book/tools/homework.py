@@ -10,6 +10,7 @@ A source is Markdown. Its fences become cells, all else is text:
     ```python solution NAME       what the student writes, between ### BEGIN SOLUTION and ### END SOLUTION
     ```answer NAME POINTS         a written answer; the text of the fence is the instructor's alone
     {check NAME POINTS}           on a line of its own: the check of a function, and once more on inputs nobody has seen
+    {reference}                   on a line of its own: what the experiment gave in recorded runs, and how mine compares
 """
 
 import argparse
@@ -25,7 +26,7 @@ from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
-    r"^```(python|answer)(?: (solution|\S+))?(?: (\S+))?\n(.*?)^```\n|^\{check (\S+) (\d+)\}\n",
+    r"^```(python|answer)(?: (solution|\S+))?(?: (\S+))?\n(.*?)^```\n|^\{check (\S+) (\d+)\}\n|^\{(reference)\}\n",
     re.DOTALL | re.MULTILINE,
 )
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
@@ -44,6 +45,9 @@ from vlmcourse.homework.grading import regrade
 
 regrade("{name}", {function})
 ### END HIDDEN TESTS"""
+COMPARE = """from vlmcourse.homework import is_mine_normal
+
+print(is_mine_normal("{name}", mine))"""
 CONFIG = '''"""Settings of nbgrader; run its commands in this folder."""
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "vision"
@@ -72,15 +76,26 @@ def check_cells(name: str, points: int) -> list[NotebookNode]:
     return [new_markdown_cell(f"**Check** · {points} points"), graded(code, f"check-{name}", points=points)]
 
 
-def instructor(source: str) -> NotebookNode:
-    """Return the notebook with everything in it."""
+def reference_cells(source: str, *, table: bool) -> list[NotebookNode]:
+    """Return what one line ``{reference}`` stands for: the recorded bands, and the comparison with one's own runs."""
+    from vlmcourse.homework import reference
+
+    name = f"hw{source[len('# Homework ')]}"
+    text = [new_markdown_cell(reference.table(name))] if table else []
+    return [*text, new_code_cell(COMPARE.format(name=name))]
+
+
+def instructor(source: str, *, table: bool = True) -> NotebookNode:
+    """Return the notebook with everything in it; without the table of recorded runs while they are being recorded."""
     cells, end = [], 0
     for match in FENCE.finditer(source):
-        kind, option, name, text, check, points = match.groups()
+        kind, option, name, text, check, points, compare = match.groups()
         if before := source[end : match.start()].strip():
             cells.append(new_markdown_cell(before))
         if check:
             cells += check_cells(check, int(points))
+        elif compare:
+            cells += reference_cells(source, table=table)
         elif kind == "answer":
             cells.append(graded(new_markdown_cell(text.strip()), option, points=int(name), solution=True))
         elif option == "solution":

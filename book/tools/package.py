@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -34,11 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    # The index takes both a wheel and its sources; "build" makes the wheel from the sources, as installers do.
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "build", "twine"], check=True)
-    subprocess.run([sys.executable, "-m", "build", "--outdir", str(dist), str(ROOT)], check=True)
+    # Tools apart from what the lock pins. "build" makes the wheel from the packed sources, as installers do.
+    tools = ROOT / "_build" / "packaging"
+    venv.create(tools, with_pip=True)
+    python = str(next(path for path in (tools / "bin" / "python", tools / "Scripts" / "python.exe") if path.exists()))
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "build", "twine"], check=True)
+    subprocess.run([python, "-m", "build", "--outdir", str(dist), str(ROOT)], check=True)
     files = sorted(map(str, dist.iterdir()))
-    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
+    subprocess.run([python, "-m", "twine", "check", "--strict", *files], check=True)
     (wheel,) = dist.glob("*.whl")
     found = faults(zipfile.ZipFile(wheel).namelist(), version, options.tag)
     print("\n".join(found or [f"{Path(name).name} is whole" for name in files]))

@@ -7,8 +7,8 @@ are those of the rendered book.
 """
 
 import argparse
+import logging
 import shutil
-import sys
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 import yaml
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 
 from book.tools.build import git
 from book.tools.normalise import ROOT
@@ -35,6 +35,7 @@ LINK = """<li><a href="{address}" class="btn btn-sm dropdown-item" title="The wh
 <span class="btn__text-container">.pdf of the book</span></a></li>"""
 
 Part = tuple[str, list[str]]
+Tag = Any  # Beautiful Soup's own type says of every attribute that it may be missing, or a list
 
 
 def parts_of(toc: Path) -> list[Part]:
@@ -59,10 +60,7 @@ class Document:
 
     def __init__(self, html: Path, parts: list[Part]) -> None:
         self.html, self.parts = html, parts
-        files = {name: html / f"{name}.html" for _, pages in parts for name in pages}
-        self.pages = {
-            name: BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser") for name, file in files.items()
-        }
+        self.pages = {name: read(html / f"{name}.html") for _, pages in parts for name in pages}
         self.articles = {name: page.select_one("article.bd-article") for name, page in self.pages.items()}
         self.targets: set[str] = set()
         for name, article in self.articles.items():
@@ -147,7 +145,7 @@ class Document:
 </main></body></html>"""
 
 
-def read(file: Path) -> BeautifulSoup:
+def read(file: Path) -> Tag:
     """Return a page."""
     return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
 
@@ -174,11 +172,10 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
     from pypdf import PdfReader
 
     reader = PdfReader(pdf)
-    places = {unquote(name).removeprefix("/"): place for name, place in reader.named_destinations.items()}
-    return len(reader.pages), {
-        name: number + 1
-        for name, place in places.items()
-        if (number := reader.get_destination_page_number(place)) is not None
+    numbers = {page.indirect_reference.idnum: number for number, page in enumerate(reader.pages, start=1)}
+    places = reader.named_destinations.items()
+    return len(numbers), {
+        unquote(name).removeprefix("/"): numbers[place.raw_get("/Page").idnum] for name, place in places
     }
 
 
@@ -187,6 +184,7 @@ def mend_bookmarks(pdf: Path) -> None:
     from pypdf import PdfWriter
     from pypdf.generic import NameObject, TextStringObject
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # Chromium's count of objects is off by some; it warns of that
     writer = PdfWriter(clone_from=pdf)
     pending = [writer.root_object["/Outlines"]]
     while pending:
@@ -258,4 +256,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

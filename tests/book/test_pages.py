@@ -7,6 +7,7 @@ unless VLMCOURSE_REQUIRE_BROWSER=1 makes that a failure.
 import functools
 import http.server
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -280,6 +281,41 @@ def test_the_search_finds_a_chapter_and_a_function(browser, address):
     assert found.outside == []
 
 
+@pytest.mark.parametrize(
+    ("words", "target"),
+    [
+        ("temperature", "lectures/03_contrastive_learning.html#temperature-"),
+        ("receptive field", "lectures/06_convolution_to_vit.html#"),
+        ("causal mask", "lectures/09_language_model.html#"),
+    ],
+)
+def test_the_search_leads_to_the_section_that_explains_a_word(browser, address, words, target):
+    page = open_page(browser, address, Visit())
+    page.goto(f"{address}search.html?q={words.replace(' ', '+')}")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.wait_for_timeout(500)  # results come one after another
+    links = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.getAttribute('href'))")
+    assert any("glossary.html#term-" in link for link in links[:3]), links[:5]
+    assert any(link.startswith(target) for link in links[:6]), links[:6]
+
+
+@on_every_page
+def test_a_page_says_in_its_head_what_it_is_about(address, name):
+    soup = BeautifulSoup((HTML / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+    (described,) = soup.select('meta[property="og:title"]')
+    assert described["content"]
+    for tag in soup.select('meta[name="description"]'):
+        assert 20 <= len(tag["content"]) <= 162
+
+
+def test_every_chapter_is_offered_as_notebook_and_as_script(address):
+    for name in (name for name in PAGES if name.startswith("lectures/")):
+        file = HTML / f"{name}.html"
+        links = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").select("a[download]")
+        assert {Path(link["href"]).suffix for link in links} == {".ipynb", ".py"}
+        assert all((file.parent / link["href"]).is_file() for link in links)
+
+
 def test_the_theme_button_switches_to_dark_and_stays_there(browser, address):
     page = open_page(browser, address, Visit())
     page.goto(f"{address}{PAGES[0]}.html")
@@ -375,15 +411,18 @@ def test_without_scripts_a_page_is_light_and_its_header_hides_what_scrolls_under
 
 
 def test_each_card_of_the_landing_page_leads_to_the_chapter_whose_number_it_bears(browser, address):
+    landing = HTML / f"{PAGES[0]}.html"
+    cards = BeautifulSoup(landing.read_text(encoding="utf-8"), "html.parser").select(".lecture-path .sd-card")
+    assert len(cards) == sum(name.startswith("lectures/") and name != "lectures/errata" for name in PAGES)
+    for card in cards:
+        page = (landing.parent / card.select_one("a.sd-stretched-link")["href"].partition("#")[0]).resolve()
+        title = re.search(r"<h1>([^<]+)<a class=\"headerlink", page.read_text(encoding="utf-8"))[1]
+        number, name = card.select_one(".sd-card-title").get_text().strip().split(" · ")
+        assert title.startswith(f"{number}. {name}")
     page = open_page(browser, address, Visit())
     page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
-    titles = page.locator(".lecture-path .sd-card-title").all_inner_texts()
-    for k, title in enumerate(titles):
-        page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
-        page.locator(".lecture-path .sd-card").nth(k).click()
-        number, name = title.strip().split(" · ")
-        assert page.locator("h1").inner_text().strip(" #\n").startswith(f"{number}. {name}")
-    assert len(titles) == sum(name.startswith("lectures/") and name != "lectures/errata" for name in PAGES)
+    page.locator(".lecture-path .sd-card").nth(3).click(position={"x": 20, "y": 20})  # all of a card is a link
+    assert page.url.startswith(f"{address}lectures/04_")
     page.context.close()
 
 

@@ -20,10 +20,13 @@ address, browser = test_pages.address, test_pages.browser  # the fixtures
 CHAPTER = "lectures/04_linear_probe"
 PARTS = [("", ["book/intro"]), ("Chapters", [CHAPTER]), ("Reference", ["book/api/ops", "book/glossary"])]
 TOO_WIDE = """
-() => [...document.querySelectorAll('.bd-article :is(pre, table, mjx-container)')]
-  .filter(box => box.checkVisibility() && box.clientWidth)
-  .filter(box => box.scrollWidth > box.clientWidth + 1 || box.getBoundingClientRect().right > innerWidth + 1)
-  .map(box => box.textContent.slice(0, 60))
+() => {
+  const end = document.querySelector('.bd-article').getBoundingClientRect().right + 1;
+  const cut = box => box.tagName === 'PRE' && box.scrollWidth > box.clientWidth + 1;
+  return [...document.querySelectorAll('.bd-article :is(pre, td, th, img, mjx-math)')]
+    .filter(box => box.checkVisibility() && (cut(box) || box.getBoundingClientRect().right > end))
+    .map(box => `<${box.tagName.toLowerCase()}> ${box.textContent.slice(0, 60)}`);
+}
 """
 
 
@@ -79,8 +82,8 @@ def test_headings_are_bookmarks_in_the_order_of_the_pages(pdf, titles):
 
     marks = list(walk(pdf.outline))
     marked = [mark.title for mark in marks]
-    assert [title for title in marked if title in titles.values()] == list(titles.values())
-    assert len(marked) > 30
+    assert list(dict.fromkeys(title for title in marked if title in titles.values())) == list(titles.values())
+    assert len(marked) > 20
     assert {title for title in marked if title[: len(title) // 2] * 2 == title} == set()
     pages = [pdf.get_destination_page_number(mark) for mark in marks]
     assert all(earlier <= later for earlier, later in pairwise(pages))
@@ -144,9 +147,7 @@ def test_on_paper_solutions_follow_at_the_end_and_hints_are_open_and_afterwards_
     page.emulate_media(media="screen")
     page.evaluate("() => window.dispatchEvent(new Event('afterprint'))")
     assert page.locator(".printed-solutions").count() == 0
-    assert re.sub(r"\s*(open|style)=\"[^\"]*\"", "", article.inner_html()) == re.sub(
-        r"\s*(open|style)=\"[^\"]*\"", "", before
-    )
+    assert untouched(article.inner_html()) == before
     page.close()
 
 

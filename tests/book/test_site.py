@@ -28,8 +28,8 @@ import furniture  # noqa: E402
 CHAPTERS = sorted((ROOT / "lectures").glob("*.ipynb"))
 HERE = "https://github.com/owner/course"
 PLACEHOLDER = re.compile(
-    r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b"
-    r"|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
+    r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>"
+    r"|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
 )
 
 
@@ -335,6 +335,16 @@ def test_exercises_are_numbered_within_their_chapter():
     assert numbers["lectures/errata"] == {"d": ("E", 1)}
     assert numbers["book/other"] == {"e": (12,)}
     assert Environment.toc_fignumbers["lectures/03_x"]["figure"] == {"f": (1,)}
+
+
+def test_every_paper_can_be_found_and_is_cited_somewhere():
+    entries = re.split(r"\n(?=@)", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"))
+    papers = {match[1]: entry for entry in entries if (match := re.match(r"@\w+\{([^,]+),", entry))}
+    assert len(papers) > 50
+    assert [key for key, entry in papers.items() if not re.search(r"\b(?:eprint|doi|url) = ", entry)] == []
+    texts = [*ROOT.glob("book/**/*.md"), *CHAPTERS]
+    cited = "".join("".join(re.findall(r"\{cite[a-z:]*\}`[^`]+`", path.read_text(encoding="utf-8"))) for path in texts)
+    assert [key for key in papers if key not in cited] == []
 
 
 # --- workflows and forms ------------------------------------------------------------------------------------

@@ -70,6 +70,26 @@ def test_the_slide_map_and_the_chapters_agree(pages):
     assert disagreements((ROOT / "book/slide_map.md").read_text(encoding="utf-8"), pages) == []
 
 
+def wrong_chapters(table: str, pages: dict[str, str]) -> list[str]:
+    """Return the slides whose row names another chapter than the one that has the section."""
+    has = {label: name for name, text in pages.items() for label in LABEL.findall(text)}
+    rows = dict(ROW.findall(table))
+    numbers = {slide: re.match(r"(\d+) · ", where) for slide, where in rows.items()}
+    return [
+        slide
+        for slide, number in numbers.items()
+        if (int(number[1]) if number else None)
+        != (int(has[slide][:2]) if slide in has and has[slide][:2].isdigit() else None)
+    ]
+
+
+def test_the_slide_map_names_the_chapter_of_each_section(pages):
+    table = (ROOT / "book/slide_map.md").read_text(encoding="utf-8")
+    assert wrong_chapters(table, pages) == []
+    assert wrong_chapters(table.replace("| 3 · {ref}`S07`", "| 4 · {ref}`S07`"), pages) == ["S07"]
+    assert wrong_chapters(table.replace("| 3 · {ref}`S07`", "| {ref}`S07`"), pages) == ["S07"]
+
+
 TABLE = "\n".join(f"| {slide} | about | {{ref}}`{slide}` |" for slide in SLIDES)
 PAGES = {"one.ipynb": "\n".join(f"({slide})=\n## Title\n" for slide in SLIDES)}
 

@@ -1,5 +1,6 @@
 """The look of the figures: one file says it, its colours have meanings, can be seen, and can be told apart."""
 
+import base64
 import io
 from itertools import combinations
 
@@ -8,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb, to_rgba
+from PIL import Image
 
 from vlmcourse import Chapter, plots
 from vlmcourse.course.figures import style
@@ -162,7 +164,8 @@ def test_a_chapter_draws_in_the_style():
 
 
 @pytest.mark.slow
-def test_in_a_notebook_figures_are_svg_of_the_size_at_which_they_were_drawn(tmp_path):
+@pytest.mark.parametrize(("wanted", "form"), [("", "image/png"), ("svg", "image/svg+xml")])
+def test_a_notebook_gets_files_that_every_viewer_shows_and_the_book_gets_svg(tmp_path, wanted, form):
     import nbformat
 
     from book.tools.execute import execute, kernel_environment
@@ -170,8 +173,14 @@ def test_in_a_notebook_figures_are_svg_of_the_size_at_which_they_were_drawn(tmp_
     source = "from vlmcourse import Chapter, plots\nChapter('00')\nplots.plt.subplots(figsize=(plots.NARROW, 3));"
     notebooks = [nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]) for _ in range(2)]
     for notebook in notebooks:
-        execute(notebook, folder=tmp_path, environment=kernel_environment(tmp_path))
+        environment = {**kernel_environment(tmp_path), "VLMCOURSE_FIGURES": wanted}
+        execute(notebook, folder=tmp_path, environment=environment)
     first, second = ([output.data for output in nb.cells[0].outputs] for nb in notebooks)
-    assert [sorted(data) for data in first] == [["image/svg+xml", "text/plain"]]
-    assert 'width="360pt"' in first[0]["image/svg+xml"]
+    assert [sorted(data) for data in first] == [[form, "text/plain"]]
     assert first == second
+    if wanted:
+        assert 'width="360pt"' in first[0][form]
+    else:
+        picture = Image.open(io.BytesIO(base64.b64decode(first[0][form])))
+        assert picture.size == (500, 300)
+        assert picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)

@@ -68,6 +68,22 @@ def test_the_embedded_bytes_give_the_weights_back():
     assert (content["rows"], content["columns"], content["heads"]) == (ROWS, COLUMNS, HEADS)
 
 
+def chosen(text):
+    return [
+        attributes["value"] for tag, attributes in parsed(text).seen if tag == "option" and "selected" in attributes
+    ]
+
+
+def test_it_opens_on_the_head_with_the_sharpest_look_unless_told_otherwise():
+    weights = torch.full((DEPTH, HEADS, N, N), 1 / N)
+    weights[0, 2] = torch.eye(N)
+    layer, head = chosen(make(weights=weights)[0])
+    assert (int(layer), int(head)) == (0, 2)
+    assert [int(value) for value in chosen(make(weights=weights, layer=1)[0])] == [1, -1]  # the mean of its heads
+    assert [int(value) for value in chosen(make(weights=weights, head=1)[0])] == [DEPTH - 1, 1]
+    assert [int(value) for value in chosen(make(weights=weights[:, :1])[0])] == [DEPTH - 1, -1]
+
+
 def test_there_is_one_tile_a_patch_and_one_option_a_layer_and_head():
     tags = parsed(make()[0]).seen
     assert sum(tag == "i" for tag, _ in tags) == N
@@ -84,10 +100,24 @@ def test_the_picture_says_what_it_shows_and_can_be_focused_and_announces_changes
     assert "<more>" not in text
 
 
-def test_a_dozen_maps_of_a_photograph_stay_below_400_kilobytes():
-    weights = torch.rand(4, 3, 144, 144)
-    text = attention_picture(torch.rand(3, 192, 192), weights, grid_size=(12, 12), label="noise, the worst case")
-    assert len(text.encode()) < 400_000
+def test_a_dozen_maps_of_a_photograph_stay_below_200_kilobytes():
+    smooth = torch.linspace(0, 1, 224).expand(3, 224, 224)  # noise would be no photograph
+    text = attention_picture(smooth, torch.rand(4, 3, 144, 144), grid_size=(12, 12), label="the worst case")
+    assert len(text.encode()) < 185_000  # a photograph takes some more
+
+
+@pytest.mark.browser
+def test_where_there_are_many_weights_they_are_coarser_and_still_those_of_the_network(browser, monkeypatch):
+    monkeypatch.setattr("vlmcourse.course.figures.interactive.MOST_BYTES", 100)
+    text, weights = make()
+    content = json.loads(re.search(r"const data = (\{.*?\}), figure", text)[1])
+    assert len(base64.b64decode(content["weights"])) == DEPTH * HEADS * N * N // 2
+    page = opened(browser, text)
+    for layer, head, patch in ((1, 0, 7), (0, 2, 3), (1, None, 14)):
+        page.locator(".layer").select_option(index=layer)
+        page.locator(".head").select_option(index=0 if head is None else head + 1)
+        page.mouse.move(*centre(page, patch))
+        assert opacities(page) == pytest.approx(expected(weights, layer, patch, head), abs=0.06)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from vlmcourse.homework.language import (
     check_shifted_loss,
 )
 from vlmcourse.homework.patches import check_patch_embed, check_patchify, check_unpatchify
+from vlmcourse.homework.reference import band, is_mine_normal, recorded, stretches
 from vlmcourse.homework.video import check_conv3d, check_output_size, check_shuffle_frames
 from vlmcourse.homework.vlm import check_connector, check_controls, check_splice, check_stages
 
@@ -37,6 +38,7 @@ __all__ = [
     "Check",
     "Draw",
     "Report",
+    "band",
     "check",
     "check_attention",
     "check_attention_weights",
@@ -62,4 +64,7 @@ __all__ = [
     "check_transformer_block",
     "check_unit",
     "check_unpatchify",
+    "is_mine_normal",
+    "recorded",
+    "stretches",
 ]

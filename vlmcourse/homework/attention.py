@@ -11,7 +11,7 @@ from torch import Tensor
 from vlmcourse.homework.checking import Case, Draw, check
 from vlmcourse.ops.attention import attention_weights, self_attention
 
-KERNELS = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward"})
+KERNELS = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"})
 
 
 def _weights(
@@ -24,10 +24,12 @@ def _weights(
     masking: str = "before",
     activation: str = "softmax",
     transposed: bool = False,
-    center: bool = False,
+    cosine: bool = False,
 ) -> Tensor:
     """Return α, or what comes out when one step of the formula is another."""
     n, d = keys.shape[-2:]
+    if cosine:
+        queries, keys = (torch.nn.functional.normalize(x, dim=-1) for x in (queries, keys))
     scores = einsum(queries, keys, "... i d, ... j d -> ... i j")
     divisors = {
         "sqrt d": d**0.5,
@@ -37,8 +39,11 @@ def _weights(
         "sqrt n": n**0.5,
         "sqrt i": queries.shape[-2] ** 0.5,
         "sqrt 2d": (2 * d) ** 0.5,
+        "minus": -(d**0.5),
     }
     scores = scores / divisors[scale]
+    if mask is not None and masking == "transposed":
+        mask, masking = mask.mT, "before"
     if mask is not None and masking in ("before", "inverted"):
         scores = scores.masked_fill(mask if masking == "inverted" else ~mask, -math.inf)
     if mask is not None and masking in ("zero", "tiny"):
@@ -52,6 +57,8 @@ def _weights(
         "shares": lambda: scores / scores.sum(axis, keepdim=True),
         "log": lambda: scores.log_softmax(axis),
         "exp": scores.exp,
+        "relu": lambda: scores.relu() / scores.relu().sum(axis, keepdim=True).clamp(min=1e-12),
+        "hard": lambda: torch.nn.functional.one_hot(scores.argmax(axis), n).to(scores),
     }[activation]()
     if mask is not None and masking in ("before", "after", "again"):
         weights = weights.masked_fill(~mask, 0.0)
@@ -68,6 +75,8 @@ def _row_sums(_case: Case, got: Tensor, _right: Tensor) -> str | None:
         return None
     row = off.nonzero()[0].tolist()
     where = ", softmax runs over queries, not keys" if ((got.sum(-2) - 1).abs() < 1e-3).all() else ""
+    if ((got.sum((-2, -1)) - 1).abs() < 1e-3).all() or abs(float(got.sum()) - 1) < 1e-3:
+        where = ": yours sum to 1 all together, so the softmax runs over more than the keys"
     return f"row {row[-1]} sums to {float(sums[tuple(row)]):.3g}, and every row of weights must sum to 1{where}"
 
 
@@ -82,6 +91,7 @@ def _sees_what_it_may_not(case: Case, got: Tensor, _right: Tensor) -> str | None
 FORMULA_MISTAKES: dict[str, dict[str, Any]] = {
     "row sums are not 1: softmax runs over queries, not keys; take the last axis": {"axis": -2},
     "the scores are not divided by the square root of d": {"scale": "none"},
+    "the scores have the wrong sign: a large dot product means alike, and a large weight": {"scale": "minus"},
     "the scores are divided by d, not by its square root": {"scale": "d"},
     "the scores are multiplied by the square root of d: divide": {"scale": "times"},
     "the scores are divided by the root of the number of keys: d is the length of a vector": {"scale": "sqrt n"},
@@ -93,9 +103,15 @@ FORMULA_MISTAKES: dict[str, dict[str, Any]] = {
     "the scores are divided by their sum: exponentiate first, that is the softmax": {"activation": "shares"},
     "these are logarithms: softmax, not log_softmax": {"activation": "log"},
     "exp without the division by its row's sum: the rows must sum to 1": {"activation": "exp"},
+    "queries and keys are swapped: row i belongs to query i, column j to key j": {"transposed": True, "axis": -2},
+    "these are cosines: the dot product is not divided by lengths, only by the root of d": {"cosine": True, "scale": "none"},
+    "queries and keys are normalised: the score is their dot product as it is": {"cosine": True},
+    "scores below 0 are cut off and the rest divided by its sum: exponentiate, that is the softmax": {"activation": "relu"},
+    "each query takes its best key alone: the softmax gives every key a share": {"activation": "hard"},
     "the weights are transposed: row i belongs to query i, column j to key j": {"transposed": True},
     "the mask is ignored": {"masking": "ignored"},
     "the mask is inverted: True is where i may look at j": {"masking": "inverted"},
+    "the mask is transposed: its row i says where query i may look": {"masking": "transposed"},
     "the mask is applied after the softmax, so that rows no longer sum to 1: put -inf into the scores before it": {
         "masking": "after"
     },
@@ -150,7 +166,12 @@ def check_attention_weights(draw: Draw) -> Iterator[Case]:
 
 def _mix(queries: Tensor, keys: Tensor, values: Tensor, *, mix: str = "values", **knobs: Any) -> Tensor:
     """Return the mixed values, or what comes out when one step is another."""
+    if mix == "width of values":
+        queries = queries * (keys.shape[-1] / values.shape[-1]) ** 0.5
     weights = _weights(queries, keys, **knobs)
+    if mix == "softmax last":
+        scores = einsum(queries, keys, "... i d, ... j d -> ... i j") / keys.shape[-1] ** 0.5
+        return (scores @ values).softmax(-1)
     if mix == "hard":
         return values.take_along_dim(weights.argmax(-1, keepdim=True), dim=-2)
     if mix == "mean":
@@ -163,9 +184,14 @@ def _mix(queries: Tensor, keys: Tensor, values: Tensor, *, mix: str = "values", 
     self_attention,
     layout="... i d",
     variant=_mix,
-    mistakes={hint: knobs for hint, knobs in FORMULA_MISTAKES.items() if "transposed" not in knobs} | {
+    mistakes={
+        hint: knobs for hint, knobs in FORMULA_MISTAKES.items()
+        if "transposed" not in knobs and knobs.get("activation") != "hard"
+    } | {
         "the keys are mixed, not the values": {"mix": "keys"},
         "each query takes its best value alone: mix all of them, by weight": {"mix": "hard"},
+        "the scores are divided by the root of the length of a value: d is the length of queries and keys": {"mix": "width of values"},
+        "the softmax comes after the values are mixed: the weights need it, before": {"mix": "softmax last"},
         "the result is divided by the number of keys: the weights already sum to 1": {"mix": "mean"},
     },
     forbidden=KERNELS,
@@ -193,6 +219,7 @@ def _heads(
     width: str = "head",
     project: str = "out",
     reduced: str = "",
+    shared: str = "",
     **knobs: Any,
 ) -> Tensor:
     """Attend with several heads, or with one step done otherwise."""
@@ -201,13 +228,19 @@ def _heads(
         b, n, _ = x.shape
         qkv = torch.stack([part.reshape(b, num_heads, n, -1) for part in x.chunk(3, dim=-1)])
     else:
-        qkv = rearrange(x, f"b n {split} -> qkv b head n d", qkv=3, head=num_heads)
+        count = {"d" if cut == "width" else "head": num_heads}
+        qkv = rearrange(x, f"b n {split} -> qkv b head n d", qkv=3, **count)
     queries, keys, values = (qkv[role] for role in roles)
     if cut == "over heads":  # attends between the heads of one token
         queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
     if width == "embedding":
         queries = queries / num_heads**0.5
-    mixed = _weights(queries, keys, mask=mask, **knobs) @ values
+    weights = _weights(queries, keys, mask=mask, **knobs)
+    if shared == "mean":
+        weights = weights.mean(1, keepdim=True)
+    if shared == "first":
+        weights = weights[:, :1]
+    mixed = weights @ values
     mixed = mixed.transpose(1, 2) if cut == "over heads" else mixed
     if reduced:
         mixed = getattr(mixed, reduced)(1, keepdim=True).expand(mixed.shape)
@@ -241,7 +274,15 @@ def _heads(
         "queries and keys are swapped: the projection's order is queries, keys, values": {"roles": (1, 0, 2)},
         "keys and values are swapped: the projection's order is queries, keys, values": {"roles": (0, 2, 1)},
         "queries and values are swapped: the projection's order is queries, keys, values": {"roles": (2, 1, 0)},
+        "the projection is read as values, queries, keys: its order is queries, keys, values": {"roles": (1, 2, 0)},
+        "the projection is read as keys, values, queries: its order is queries, keys, values": {"roles": (2, 0, 1)},
         "the queries are used as values too": {"roles": (0, 1, 0)},
+        "the scores are divided by the root of num_heads: each head has vectors of embed_dim / num_heads numbers": {
+            "width": "embedding", "scale": "none"
+        },
+        "the weights are averaged over the heads: each head mixes its own values by its own weights": {"shared": "mean"},
+        "all heads use the weights of the first: each has its own": {"shared": "first"},
+        "num_heads is taken for the width of a head: it is how many there are": {"cut": "width"},
         "the scores are divided by the root of embed_dim: each head has only embed_dim / num_heads numbers": {
             "width": "embedding"
         },
@@ -290,6 +331,12 @@ def _block(
     """Return a transformer block's tokens, with its parts in another order if asked."""
     if wiring == "parallel":
         return tokens + attention(norm1(tokens)) + mlp(norm2(tokens))
+    if wiring == "halved":
+        x = (tokens + attention(norm1(tokens))) / 2
+        return (x + mlp(norm2(x))) / 2
+    if wiring == "minus":
+        x = tokens - attention(norm1(tokens))
+        return x - mlp(norm2(x))
     if wiring == "shared norm":
         norm2 = norm1
     if wiring == "swapped norms":
@@ -304,6 +351,9 @@ def _block(
     if place == "after":
         x = residuals[0] * tokens + norm1(attention(tokens))
         return residuals[1] * x + norm2(mlp(x))
+    if place == "first after":
+        x = norm1(tokens + attention(tokens))
+        return x + mlp(norm2(x))
     normed = norm1(tokens)
     x = residuals[0] * (normed if wiring == "from normed" else tokens) + attention(normed)
     if wiring == "no second norm":
@@ -323,7 +373,9 @@ def _block(
         "the norms stand after the sums (post-norm, as in 2017): here each norm stands before its layer, inside the "
         "residual": {"place": "post"},
         "the norms stand behind the layers: each norm stands before its layer": {"place": "after"},
+        "the first norm stands after the sum, the second before its layer: both stand before": {"place": "first after"},
         "the norms are missing": {"place": "none"},
+        "what the layers give is taken away: it is added": {"residuals": (-1, 1), "wiring": "minus"},
         "the MLP comes first: attention, then MLP": {"first": "mlp"},
         "the first residual is missing: tokens + attention(...)": {"residuals": (0, 1)},
         "the second residual is missing: x + mlp(...)": {"residuals": (1, 0)},
@@ -336,6 +388,7 @@ def _block(
         "the residual adds the normalised tokens: add the tokens as they came": {"wiring": "from normed"},
         "the second residual adds the block's input: add what attention has made": {"wiring": "from input"},
         "the second norm is missing": {"wiring": "no second norm"},
+        "each sum is halved: add, and no more": {"wiring": "halved"},
         "there is one norm too many, at the end": {"wiring": "norm at the end"},
     },
 )  # fmt: skip

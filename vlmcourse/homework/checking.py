@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vlmcourse.train import runtime
 
-PACKAGE, HERE = str(Path(__file__).parents[1]), str(Path(__file__).parent)
+PACKAGE, HERE, TORCH = (str(path.parent) for path in (Path(__file__).parent, Path(__file__), Path(torch.__file__)))
 PRIMES = (2, 3, 5, 7, 11, 13)
 
 # What PyTorch says, and what it means to somebody who writes this function for the first time.
@@ -39,6 +39,22 @@ EXPLANATIONS = {
     "leaf variable that requires grad": "it changes its input in place",
     "can't call numpy() on tensor that requires grad": "stay in PyTorch: NumPy knows no gradients",
     "maximum recursion depth": "the function calls itself without end",
+    "cannot be multiplied": "in `a @ b` the last axis of a and the last but one of b must agree; a weight as `nn.Linear` has "
+    "it is (out, in), so the layer is `x @ weight.T`",
+    "must match the size of tensor": "shapes are matched from the last axis backwards: what belongs to another axis needs "
+    "new axes behind it, as in `bias[:, None, None]`",
+    "is invalid for input of size": "the numbers do not fit into this shape: is the image taken to be square, or the number "
+    "of channels to be fixed?",
+    "can't divide axis": "a length in the pattern does not fit: is the image taken to be square, or a number to be fixed?",
+    "mismatch": "a length in the pattern does not fit: is the image taken to be square, or a number to be fixed?",
+    "NoneType": "something is None: an option that was not given, or a function without `return`",
+    "is not defined": "a name that has no value: is it misspelt, or was the cell that defines it not run?",
+    "xpected target size": "`F.cross_entropy` wants the classes on axis 1: flatten all axes before the classes, or move them",
+    "out of bounds": "an index is beyond the end: the last of n is n - 1",
+    "out of range": "an index is beyond the end: the last of n is n - 1",
+    "truth value": "`if` and `and` want one truth value: for a tensor use `torch.where`, `&`, or a mask",
+    "Boolean value of Tensor": "`if` and `and` want one truth value: for a tensor use `torch.where`, `&`, or a mask",
+    "Sizes of tensors must match": "`torch.cat` joins along one axis, and all others must agree: which axis is it?",
 }
 
 
@@ -222,6 +238,8 @@ def attempt(
         file = frame.f_code.co_filename
         if event == "call" and file.startswith(PACKAGE) and not file.startswith(HERE):
             called.append(f"vlmcourse's `{frame.f_code.co_name}`")
+        elif event == "call" and frame.f_code.co_name in forbidden and file.startswith(TORCH):
+            called.append(f"PyTorch's `{frame.f_code.co_name}`")
         elif event == "c_call" and getattr(argument, "__name__", "") in forbidden:
             called.append(f"PyTorch's `{argument.__name__}`")
 
@@ -317,7 +335,7 @@ def examine(
         outcome = attempt(function, case, seconds=seconds, forbidden=task.forbidden)
         if (fatal := _fatal(task, outcome, seconds)) is not None:
             return replace(fatal, evidence=_tried(case) if fatal.done else "")
-        expected = attempt(task.right, case, seconds=60, forbidden=frozenset())
+        expected = attempt(task.right, case, seconds=3600, forbidden=frozenset())
         faults.append(_fault(task, case, outcome, expected))
         outcomes.append(outcome)
         times.append((outcome.seconds, expected.seconds))
@@ -335,15 +353,17 @@ def examine(
     if mistake := _mistake(task, cases, outcomes):
         return Report(task.name, False, mistake, evidence)
     hint = faults[failed]
-    if "the result has shape" in hint:
-        hint = _relation(task, case, outcomes[failed].value) or hint
+    right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault]
+    contrast = f"right for {right[0]}, but " if right else ""
     if values_differ:
-        right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault]
-        contrast = f"right for {right[0]}, but wrong for {case.what}" if right else DIFFERENT
-        seen = _symptom(task, case, outcomes[failed]) or _relation(task, case, outcomes[failed].value)
-        hint = f"{contrast}: {case.hint}" if case.hint else seen or contrast
-    if values_differ:
+        relation = _relation(task, cases, outcomes, failed)
+        seen = case.hint if contrast and case.hint else _symptom(task, case, outcomes[failed]) or relation
+        hint = f"{contrast}wrong for {case.what}" + f": {seen}" * bool(seen) if contrast else seen or DIFFERENT
         evidence = _smallest(task, function, failed, draw, seconds) or evidence
+    elif "the result has shape" in hint:
+        hint = _symptom(task, case, outcomes[failed]) or _relation(task, cases, outcomes, failed) or hint
+    elif outcomes[failed].error is not None:
+        hint = contrast + hint
     return Report(task.name, False, hint, evidence)
 
 
@@ -378,7 +398,8 @@ def _fatal(task: Task, outcome: Outcome, seconds: float) -> Report | None:
 def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
     """Return what is wrong with one outcome, or nothing."""
     if outcome.error is not None:
-        kind, text = type(outcome.error).__name__, str(outcome.error).split("\n")[0]
+        lines = str(outcome.error).strip().split("\n")
+        kind, text = type(outcome.error).__name__, lines[-1 if "Einops" in type(outcome.error).__name__ else 0].strip()
         said = next((f"; {meaning}" for phrase, meaning in EXPLANATIONS.items() if phrase in text), "")
         if isinstance(outcome.error, TypeError) and "argument" in text:
             said += f"; it is called as {task.call}"
@@ -466,7 +487,14 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
         wrong = [pair for pair in came if not _same(task.right(*pair[0].args, **pair[0].options), pair[1])]
     plainest = [pair for pair in ordinary if wrong and pair[0].options.keys() == wrong[0][0].options.keys()]
     for compared in (ordinary, plainest, wrong[:1]):
-        if any(pair is other for pair in compared for other in wrong):
+        # One whole number may agree by chance.
+        numbers = [tensor for _, value in compared for tensor in _tensors(value)]
+        telling = (
+            any(tensor.is_floating_point() for tensor in numbers)
+            or sum(t.numel() for t in numbers) > 3
+            or len(compared) > 3
+        )
+        if telling and any(pair is other for pair in compared for other in wrong):
             for hint, knobs in known + pairs:
                 if _explains(task, knobs, compared):
                     return hint
@@ -487,29 +515,86 @@ def _symptom(task: Task, case: Case, outcome: Outcome) -> str:
     if outcome.error is not None:
         return ""
     expected = None if task.property_only else task.right(*case.args, **case.options)
+    value = _mapped(torch.detach, outcome.value)
     for symptom in task.symptoms:
         try:
-            if said := symptom(case, outcome.value, expected):
+            if said := symptom(case, value, expected):
                 return said
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):  # a result of an unexpected kind
             continue
-    values, right = _tensors(outcome.value), _tensors(expected)
+    values, right = _tensors(value), _tensors(expected)
     if any(value.isnan().any() for value in values) and not any(value.isnan().any() for value in right):
-        return f"NaN for {case.what}: an exp overflows, or 0 / 0"
+        return f"NaN for {case.what}: an exp overflows, or 0 / 0, or 0 times infinity"
     return ""
 
 
-def _relation(task: Task, case: Case, got: Any) -> str:
-    """Say how a result of unknown origin relates to the right one: axes moved, turned round, scaled, or wrong in part."""
-    right = task.right(*case.args, **case.options)
-    if not isinstance(right, Tensor) or not isinstance(got, Tensor) or right.ndim != got.ndim or right.ndim == 0:
+def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], failed: int) -> str:
+    """Say how a result of unknown origin comes from the right one, or from the right function on other inputs."""
+    if task.property_only:
         return ""
-    right, got = right.detach().cpu().double(), got.detach().cpu().double()
-    letters = task.layout.split() if len(task.layout.split()) == right.ndim else []
-    names = [f"axis {k} ({letters[k]})" if letters else f"axis {k}" for k in range(right.ndim)]
+    options = cases[failed].options.keys()
+    compared = [
+        (case, task.right(*case.args, **case.options), outcome.value)
+        for case, outcome in zip(cases, outcomes, strict=True)
+        if outcome.error is None and (case is cases[failed] or (case.options.keys() == options and not case.hint))
+    ]
+    case, right, got = next(found for found in compared if found[0] is cases[failed])
+    if isinstance(right, int) and type(got) is int:  # one number a call: look at all calls together
+        right, got = (torch.tensor([found[k] for found in compared]) for k in (1, 2))
+    results, received = _tensors(right), _tensors(got)
+    if len(results) != len(received) or not results:
+        return ""
+    place = next((k for k, pair in enumerate(zip(results, received, strict=True)) if not _same(*pair)), 0)
+    which = f"result {place + 1} of {len(results)}: " if len(results) > 1 else ""
+    letters = task.layout.split() if len(task.layout.split()) == results[place].ndim else []
+    names = [f"axis {k} ({letters[k]})" if letters else f"axis {k}" for k in range(results[place].ndim)]
+    right, got = (tensors[place].detach().cpu().double() for tensors in (results, received))
+    if right.ndim and (said := _same_numbers(right, got, names)):
+        return which + said
+    for argument, value in zip(_arguments(task), case.args, strict=False):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value = value.detach().cpu().double()
+            if _same(value, got):
+                return f"{which}this is `{argument}` as it came"
+            if right.shape == got.shape == value.shape and _same(right + value, got):
+                return f"{which}`{argument}` is added to the result"
+    full = replace(case, options={**_defaults(task.right), **case.options})
+    for sentence, change in _changes(_arguments(task), full):
+        if all(_explained(task, change, seen, value) for seen, _, value in compared):
+            return f"this is what comes out {sentence}"
+    return which + _where(right, got, names) if right.ndim and right.shape == got.shape else ""
+
+
+def _same_numbers(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
+    """Say how one tensor is another one, moved, cut, reshaped, scaled, or after a step more."""
     for order in itertools.permutations(range(right.ndim)):
-        if order != tuple(range(right.ndim)) and _same(right.permute(order), got):
-            return f"the numbers are right, but the axes are in the order ({', '.join(names[k] for k in order)})"
+        if order != tuple(range(right.ndim)):
+            if _same(right.permute(order), got):
+                axes = ", ".join(names[k] for k in order)
+                return f"the numbers are right, but the axes are in the order ({axes})"
+            if _same(right.permute(order).reshape(right.shape), got):
+                return "the numbers are right, but a reshape has mixed the axes: move them first (permute, rearrange)"
+    if got.shape != right.shape and got.numel() == right.numel() and _same(right.flatten(), got.flatten()):
+        return f"the numbers are right, but the result has shape {tuple(got.shape)}, expected {tuple(right.shape)}"
+    if got.ndim == right.ndim and got.numel() and all(g <= r for g, r in zip(got.shape, right.shape, strict=True)):
+        fits = [slice(0, n) for n in got.shape], [slice(-n, None) for n in got.shape]
+        if got.shape != right.shape and any(_same(right[tuple(fit)], got) for fit in fits):
+            return (
+                f"the numbers are right, but of {tuple(right.shape)} only {tuple(got.shape)} came: the end is missing"
+            )
+    for axis, name in enumerate(names):
+        n, came = right.shape[axis], got.shape[axis] if got.ndim == right.ndim else 0
+        if came > n and (_same(right, got.narrow(axis, 0, n)) or _same(right, got.narrow(axis, came - n, n))):
+            return f"the numbers are right, but {came - n} too many come along {name}"
+        for reduced, what in (
+            (right.mean(axis), "averaged"),
+            (right.sum(axis), "added up"),
+            (right.amax(axis), "cut to its largest"),
+        ):
+            if n > 1 and (_same(reduced, got) or _same(reduced.unsqueeze(axis), got)):
+                return f"the right result is {what} over {name}"
+        if n > 1 and (_same(right.select(axis, 0), got) or _same(right.select(axis, -1), got)):
+            return f"only one entry of {name} came back"
     if right.shape != got.shape:
         return ""
     for axis, name in enumerate(names):
@@ -518,18 +603,178 @@ def _relation(task: Task, case: Case, got: Any) -> str:
         for shift in range(1, right.shape[axis]):
             if _same(right.roll(shift, axis), got):
                 return f"the numbers are right, but shifted by {shift} along {name}"
+        steps = {"a softmax": right.softmax(axis), "a division by the length": torch.nn.functional.normalize(right, dim=axis),
+                 "a running sum": right.cumsum(axis)}  # fmt: skip
+        for step, result in steps.items():
+            if _same(result, got):
+                return f"the right result goes through {step} along {name} once more"
+    steps = {"ReLU": right.relu(), "GELU": torch.nn.functional.gelu(right), "a sigmoid": right.sigmoid(), "tanh": right.tanh(),
+             "exp": right.exp(), "a logarithm": right.log(), "abs": right.abs(), "a square": right.square(),
+             "rounding": right.round(), "a layer norm": torch.nn.functional.layer_norm(right, right.shape[-1:])}  # fmt: skip
+    for step, result in steps.items():
+        if _same(result, got):
+            return f"the right result goes through {step} once more: nothing follows"
+    if not torch.equal(right.isfinite(), got.isfinite()):
+        return ""
     usable = right.isfinite() & (right.abs() > 1e-6)
     ratios, differences = got[usable] / right[usable], (got - right)[right.isfinite()]
-    if len(ratios) > 1 and _same(ratios, ratios[:1].expand(ratios.shape)):
+    if len(ratios) > 1 and _same(ratios, ratios[:1].expand(ratios.shape)) and not _same(ratios[0], torch.tensor(1.0)):
         return f"every number is {float(ratios[0]):.4g} times what it should be"
     if len(differences) > 1 and _same(differences, differences[:1].expand(differences.shape)):
         return f"every number is {float(differences[0]):.4g} more than it should be"
+    return ""
+
+
+def _where(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
+    """Say where the wrong numbers are, and along which axes they are wrong by the same amount."""
     wrong = ~torch.isclose(right, got, rtol=1e-4, atol=1e-5)
     for axis, name in enumerate(names):
         places = wrong.movedim(axis, 0).reshape(right.shape[axis], -1).any(1).nonzero().flatten().tolist()
         if len(places) < right.shape[axis]:
             return f"the numbers are wrong only where {name} is {', '.join(map(str, places[:5]))}"
+    if ((got == 0) & (right != 0)).sum() * 3 > wrong.sum():
+        return "many numbers are 0: were these places never written?"
+    for axis, name in enumerate(names):
+        if 1 < right.shape[axis] < right.numel():
+            for difference, what in ((got - right, "off by the same amount"), (got / right, "off by the same factor")):
+                if _same(difference, difference.narrow(axis, 0, 1).expand(right.shape)):
+                    return f"all along {name} the numbers are {what}: a term that does not depend on it is wrong"
     return ""
+
+
+def _arguments(task: Task) -> list[str]:
+    inside = task.call.partition("(")[2].rpartition(")")[0].split(", ")
+    return [name.partition("=")[0] for name in inside if name != "*"]
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a function that are numbers, as they are when nobody gives them."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and type(p.default) in (int, float)}
+
+
+Change = Callable[[tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def _changes(names: Sequence[str], case: Case) -> Iterator[tuple[str, Change]]:
+    """Yield ways to change the inputs of a function, each with the words for it."""
+
+    def at(place: int, function: Callable[[Any], Any]) -> Change:
+        def change(args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return (*args[:place], function(args[place]), *args[place + 1 :]), options
+
+        return change
+
+    def option(name: str, function: Callable[[Any], Any]) -> Change:
+        return lambda args, options: (args, {**options, name: function(options[name])})
+
+    def exchanged(one: int, other: int, *, both: bool) -> Change:
+        def change(args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            new = list(args)
+            new[one], new[other] = args[other], args[one] if both else args[other]
+            return tuple(new), options
+
+        return change
+
+    values = [(name, functools.partial(at, k), case.args[k]) for k, name in enumerate(names[: len(case.args)])]
+    values += [(name, functools.partial(option, name), value) for name, value in case.options.items()]
+    for name, changed, value in values:
+        if isinstance(value, Tensor):
+            yield from ((words.format(f"`{name}`"), changed(function)) for words, function in _tensor_changes(value))
+        elif type(value) in (int, float):
+            numbers = {1: "1", 2 * value: "twice as large", 0: "0", value + 1: "one more", value - 1: "one less",
+                       value // 2 if type(value) is int else value / 2: "half as large"}  # fmt: skip
+            for number, words in numbers.items():
+                if number != value:
+                    function = {"twice as large": lambda v: 2 * v, "one more": lambda v: v + 1, "one less": lambda v: v - 1,
+                                "half as large": lambda v: v // 2 if type(v) is int else v / 2}  # fmt: skip
+                    yield f"if `{name}` is {words}", changed(function.get(words, functools.partial(_instead, number)))
+        elif callable(value):
+            yield f"if `{name}` is left out", changed(lambda _: lambda x: x)
+            yield f"if nothing comes from `{name}`", changed(lambda _: torch.zeros_like)
+            yield f"if what `{name}` gives is taken away, not added", changed(lambda f: lambda x: -f(x))
+            yield f"if what `{name}` gives comes twice", changed(lambda f: lambda x: 2 * f(x))
+    for one, other in itertools.combinations(range(len(case.args)), 2):
+        pair = case.args[one], case.args[other]
+        if all(isinstance(part, Tensor) for part in pair) and pair[0].shape[:1] == pair[1].shape[:1]:
+            yield f"if `{names[one]}` and `{names[other]}` are exchanged", exchanged(one, other, both=True)
+            yield f"if `{names[other]}` stands for `{names[one]}` too", exchanged(one, other, both=False)
+            yield f"if `{names[one]}` stands for `{names[other]}` too", exchanged(other, one, both=False)
+    counts = [name for name, value in case.options.items() if type(value) in (int, float)]
+    for first, second in itertools.combinations(counts, 2):
+        yield f"if `{first}` and `{second}` are exchanged", functools.partial(_exchanged_options, first, second)
+
+
+def _exchanged_options(one: str, other: str, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**options, one: options[other], other: options[one]}
+
+
+def _instead(number: float, _: Any) -> float:
+    return number
+
+
+def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield what may happen to a tensor before it is used, in words and as a function."""
+    if tensor.dtype == torch.bool:
+        yield "if {} is inverted", torch.logical_not
+        yield "if {} is True everywhere", torch.ones_like
+        if tensor.ndim > 1:
+            yield "if {} is transposed", lambda x: x.mT
+        return
+    for k in range(tensor.ndim):
+        yield f"if {{}} runs backwards along axis {k}", functools.partial(torch.flip, dims=(k,))
+        for shift in (1, -1):
+            yield f"if {{}} is shifted by one along axis {k}", functools.partial(torch.roll, shifts=shift, dims=k)
+    if not tensor.is_floating_point():
+        yield "if {} is sorted", lambda x: x.sort(-1).values
+        return
+    yield "if {} has the other sign", torch.neg
+    yield "if {} is not used, or 0", torch.zeros_like
+    yield "if {} is twice as large", lambda x: 2 * x
+    yield "if {} is half as large", lambda x: x / 2
+    for k in range(tensor.ndim):
+        yield (
+            f"if {{}} is averaged along axis {k}",
+            functools.partial(lambda k, x: x.mean(k, keepdim=True).expand(x.shape), k),
+        )
+        yield (
+            f"if {{}} is added up along axis {k}",
+            functools.partial(lambda k, x: x.sum(k, keepdim=True).expand(x.shape), k),
+        )
+        yield f"if {{}} is multiplied by the length of axis {k}", functools.partial(lambda k, x: x * x.shape[k], k)
+        yield (
+            f"if {{}} is centred along axis {k}, its mean taken away",
+            functools.partial(lambda k, x: x - x.mean(k, keepdim=True), k),
+        )
+        yield (
+            f"if {{}} is normalised along axis {k}, to length 1",
+            functools.partial(torch.nn.functional.normalize, dim=k),
+        )
+        yield f"if only the first of {{}} along axis {k} is used", functools.partial(_only_the_first, axis=k)
+        yield (
+            f"if the first of {{}} along axis {k} is used for all",
+            functools.partial(lambda k, x: x.narrow(k, 0, 1).expand(x.shape), k),
+        )
+    if tensor.ndim > 1:
+        yield "if {} is cut up by a reshape where its axes should be moved", lambda x: x.mT.reshape(x.shape)
+        yield "if {} is reshaped where it should be transposed", lambda x: x.reshape(x.mT.shape).mT
+
+
+def _only_the_first(x: Tensor, *, axis: int) -> Tensor:
+    """Keep what comes first along an axis, and put zeros in place of the rest."""
+    first = torch.arange(x.shape[axis], device=x.device) == 0
+    return x * first.view(-1, *[1] * (x.ndim - 1 - axis))
+
+
+def _explained(task: Task, change: Change, case: Case, got: Any) -> bool:
+    """Return whether the right function gives on changed inputs what came."""
+    try:
+        with torch.no_grad():
+            args, options = change(case.args, {**_defaults(task.right), **case.options})
+            changed = task.right(*args, **options)
+    except Exception:  # the right function cannot take such inputs
+        return False
+    return _same(changed, got)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -575,7 +820,7 @@ def _printed(value: Any) -> list[str]:
     """Return a value's lines, numbers with few digits."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        rounded = (value.double() * 1e4).round() / 1e4 if value.is_floating_point() else value
+        rounded = (value.double() * 1e4).round() / 1e4 + 0.0 if value.is_floating_point() else value  # + 0.0: no -0.0
         return str(rounded.tolist()).replace("]], [[", "]],|[[").replace("], [", "],|[").split("|")
     return [part for item in value for part in _printed(item)] if isinstance(value, tuple) else [_shown(value)]
 

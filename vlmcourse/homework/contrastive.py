@@ -26,6 +26,8 @@ def _unit(
         return embeddings / embeddings.sum(1, keepdim=True)
     if kind == "as it was":
         return embeddings.clone()
+    if kind == "mean of squares":
+        return embeddings / embeddings.square().mean(1, keepdim=True).sqrt()
     if kind == "eps":
         return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-12)
     length = embeddings.norm(p=power, dim=dim, keepdim=True) if dim is not None else embeddings.norm(p=power)
@@ -46,6 +48,7 @@ def _unit(
         "you divide by the largest entry: divide by the length": {"kind": "max", "power": math.inf},
         "this is layer normalisation, mean 0 and variance 1: divide by the length alone": {"kind": "layer norm"},
         "this is a softmax: divide by the length": {"kind": "softmax"},
+        "you divide by the root of the mean of squares: the length is the root of their sum": {"kind": "mean of squares"},
         "you divide by the sum of the entries: divide by the length": {"kind": "sum"},
         "you multiply by the length: divide": {"kind": "times"},
         "nothing is normalised: divide each row by its length": {"kind": "as it was"},
@@ -78,6 +81,7 @@ def _partners(n: int, *, kind: str = "roll") -> Tensor:
         "previous": lambda: rows.roll(1),
         "reversed": lambda: rows.flip(0),
         "one side": lambda: torch.arange(n) + n,
+        "forward": lambda: torch.cat([torch.arange(n) + n] * 2),
         "zeros": lambda: torch.zeros_like(rows),
         "one-hot": lambda: torch.eye(2 * n, dtype=torch.bool).roll(n, dims=1),
         "rows": lambda: (rows + n) % (2 * n) + 1,
@@ -100,6 +104,7 @@ def _partners(n: int, *, kind: str = "roll") -> Tensor:
         "each row names the row before it: its other view is n rows away": {"kind": "previous"},
         "the order is reversed: row i pairs with row i + n": {"kind": "reversed"},
         "only the first view has partners: give all 2n rows one": {"kind": "one side"},
+        "rows of the second view name themselves: row i + n pairs with i": {"kind": "forward"},
         "all rows name row 0": {"kind": "zeros"},
         "this is a table of which pairs belong together: return the partner's number, 2n of them": {"kind": "one-hot"},
         "the numbers count from 1: rows count from 0": {"kind": "rows"},
@@ -138,6 +143,12 @@ def _pair_logits(
     logits = products * scales[heat]
     if math.isnan(diagonal):
         return logits
+    if kind == "across":
+        return logits[: len(logits) // 2, len(logits) // 2 :]
+    if kind == "removed":
+        return logits[~self_pairs].view(len(logits), -1)
+    if kind == "opposite":
+        diagonal = -1 / temperature
     if kind == "positives":
         self_pairs = self_pairs.roll(len(units) // 2, dims=1)
     if kind == "upper":
@@ -166,7 +177,14 @@ def _pair_logits(
         "these are probabilities: cross-entropy takes the softmax itself": {"kind": "softmax"},
         "the positives are masked, and the self-pairs are not": {"kind": "positives"},
         "half of the pairs is masked: only the diagonal is": {"kind": "upper"},
+        "only one view is compared with the other: all 2n rows meet all 2n": {"kind": "across"},
+        "the diagonal is taken out, (2n, 2n - 1): keep it, as -inf, so that row and column keep their numbers": {"kind": "removed"},
+        "the diagonal is -1 over the temperature, the opposite of a candidate but still one: put -inf there": {"kind": "opposite"},
     },
+    symptoms=[
+        lambda case, got, right: f"the diagonal holds {float(got[0, 0]):.3g}, so an embedding is still a candidate for "
+        "itself: put -inf there" if got.diagonal().isfinite().all() else None,
+    ],
 )  # fmt: skip
 def check_pair_logits(draw: Draw) -> Iterator[Case]:
     """Check ``pair_logits(units, temperature)`` → ``(2n, 2n)``: dot products over the temperature, self-pairs at -inf.
@@ -188,10 +206,11 @@ def _nt_xent(
     partners: str = "roll",
     logits: dict[str, Any] | None = None,
     ending: str = "mean",
+    stacked: str = "behind",
 ) -> Tensor:
     """Return SimCLR's loss, with one step done otherwise."""
     n = len(view1)
-    views = torch.cat([view1, view2])
+    views = torch.cat([view1, view2]) if stacked == "behind" else torch.stack([view1, view2], dim=1).flatten(0, 1)
     scores = _pair_logits(_unit(views, **(unit or {})), temperature, **(logits or {}))
     target = _partners(n, kind=partners).to(views.device)
     if ending == "one side":
@@ -203,8 +222,16 @@ def _nt_xent(
         positive = scores.gather(1, target[:, None])
         others = scores.masked_fill(F.one_hot(target, 2 * n).bool(), -math.inf)
         return (others.logsumexp(1) - positive[:, 0]).mean()
-    if ending == "mean of negatives":
-        return F.cross_entropy(scores, target) - math.log(2 * n - 1)
+    if ending in ("mean of negatives", "mean of all"):
+        return F.cross_entropy(scores, target) - math.log(2 * n - (ending == "mean of negatives"))
+    if ending == "minus e":
+        products = _pair_logits(_unit(views), temperature, diagonal=math.nan)
+        return ((products.exp().sum(1) - math.e).log() - products.gather(1, target[:, None])[:, 0]).mean()
+    if ending == "binary":
+        others = ~torch.eye(2 * n, dtype=torch.bool, device=views.device)
+        return F.binary_cross_entropy_with_logits(scores[others], F.one_hot(target, 2 * n).to(scores)[others])
+    if ending == "bits":
+        return F.cross_entropy(scores, target) / math.log(2)
     if ending == "no log":
         return -scores.softmax(1).gather(1, target[:, None]).mean()
     loss = F.cross_entropy(scores, target, reduction="none")
@@ -241,6 +268,12 @@ def _nt_xent(
         "negatives come from the other view alone (as in CLIP): all 2n - 2 other rows are negatives": {"ending": "across"},
         "the positive is missing from the denominator": {"ending": "without positive"},
         "the denominator is a mean: SimCLR's is a sum": {"ending": "mean of negatives"},
+        "the denominator is a mean over 2n: SimCLR's is a sum": {"ending": "mean of all"},
+        "you take e away for the self-pairs; over a temperature they are exp(1 / temperature): mask them instead": {"ending": "minus e"},
+        "each pair is judged alone, with a sigmoid: the candidates of a row compete in one softmax": {"ending": "binary"},
+        "this is in bits: use the natural logarithm": {"ending": "bits"},
+        "the views are interleaved, and the positives are those of stacked views: torch.cat, row i pairs with i + n": {"stacked": "between"},
+        "self-pairs are set to cosine -1, and exp(-1 / temperature) stays in the denominator: mask with -inf": {"logits": {"kind": "opposite"}},
         "the logarithm is missing: this is a mean probability": {"ending": "no log"},
         "you sum over the rows: take the mean": {"ending": "sum"},
         "the sum over 2n rows is divided by n: take the mean over all rows": {"ending": "over n"},
@@ -282,6 +315,16 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         spread = statistics.std(**keep, correction=1 if kind == "correction" else 0)
         spread = torch.ones_like(spread) if kind == "center" else spread**2 if kind == "variance" else spread
         center = torch.zeros_like(center) if kind == "scale" else center
+        if kind == "unit":
+            return F.normalize(features, dim=1)
+        if kind == "own mean":
+            center = features.mean(0)
+        if kind == "median":
+            center = statistics.median(0).values
+        if kind == "divide first":
+            return features / spread.clamp(min=1e-6) - center
+        if kind == "add":
+            spread = spread + 1
         if kind == "range":
             low, high = statistics.amin(0), statistics.amax(0)
             return (features - low) / (high - low).clamp(min=1e-6)
@@ -308,6 +351,11 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         "the features are divided, but not centred: take the mean away first": {"kind": "scale"},
         "you divide by the variance: its root is the deviation": {"kind": "variance"},
         "this scales to the range from 0 to 1: take the mean away and divide by the deviation": {"kind": "range"},
+        "you divide each row by its length: every feature, a column, has its own mean and deviation": {"kind": "unit"},
+        "the test features are centred by their own mean: use that of the training features": {"kind": "own mean"},
+        "you take the median away: take the mean": {"kind": "median"},
+        "you divide before you take the mean away: first the mean, then the deviation": {"kind": "divide first"},
+        "something is added to every deviation: only one that is smaller than 1e-6 is replaced": {"kind": "add"},
         "the two parts come back in the wrong order: train, then test": {"kind": "order"},
         "the training features come back as they were: scale both": {"kind": "test only"},
     },

@@ -21,6 +21,8 @@ def _causal_mask(n: int, *, kind: str = "right") -> Tensor:
         "inverted": lambda: ~ones.tril(),
         "strict": lambda: ones.tril(-1),
         "one ahead": lambda: ones.tril(1),
+        "two ahead": lambda: ones.tril(2),
+        "without the first": lambda: ones.tril() & (torch.arange(n) > 0),
         "all": lambda: ones,
         "itself": lambda: torch.eye(n, dtype=torch.bool),
         "window": lambda: ones.tril() & ones.triu(-1),
@@ -42,6 +44,8 @@ def _causal_mask(n: int, *, kind: str = "right") -> Tensor:
         "the mask is inverted: True is where i may look at j": {"kind": "inverted"},
         "a word may not look at itself in your mask, and the first word may look nowhere: the diagonal is True": {"kind": "strict"},
         "word i may look at word i + 1, the very word it has to predict": {"kind": "one ahead"},
+        "word i may look two words ahead: True where j <= i": {"kind": "two ahead"},
+        "nobody may look at the first word: True where j <= i, column 0 included": {"kind": "without the first"},
         "nothing is hidden: the mask lets the future in": {"kind": "all"},
         "a word may look at itself alone: all earlier words are allowed too": {"kind": "itself"},
         "only the word before is seen: all earlier words are allowed": {"kind": "window"},
@@ -68,9 +72,20 @@ def _shifted_loss(
     marks: str = "target",
     ending: str = "mean",
     given: str = "logits",
+    joined: str = "",
 ) -> Tensor:
     """Return the loss of predicting the next token, or another loss."""
+    if joined == "one text":  # the last word of a row would predict the first of the next
+        logits, ids, loss_mask = logits.flatten(0, 1)[None], ids.flatten()[None], loss_mask.flatten()[None]
+    if joined == "a ring":
+        logits, ids, loss_mask = (torch.cat([x, x[:, :1]], dim=1) for x in (logits, ids, loss_mask))
+    if given == "logits times mask":
+        logits = logits * loss_mask[..., None]
+    if given == "words times mask":
+        ids = ids * loss_mask
     n = ids.shape[1]
+    if marks == "last":
+        loss_mask = torch.arange(n, device=ids.device).expand(ids.shape) == n - 1
     if shift >= 0:
         read, target = logits[:, : n - shift], ids[:, shift:]
         mask = loss_mask[:, shift:] if marks != "source" else loss_mask[:, : n - shift]
@@ -84,6 +99,10 @@ def _shifted_loss(
         read = read.softmax(-1)
     loss = F.cross_entropy(read.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
     loss = loss if given != "no log" else -(-loss).exp()
+    if given == "scores":
+        loss = -read.gather(-1, target[..., None])[..., 0]
+    if given == "squares":
+        loss = (read.softmax(-1) - F.one_hot(target, read.shape[-1])).square().sum(-1)
     total, count = (loss * mask).sum(), mask.sum()
     return {
         "mean": lambda: total / count,
@@ -121,6 +140,14 @@ def _shifted_loss(
         "one loss a word came back: return their mean": {"ending": "each"},
         "cross-entropy takes logits; you hand it probabilities, a softmax twice": {"given": "probabilities"},
         "the logarithm is missing: this is a mean probability": {"given": "no log"},
+        "the rows are joined and then shifted, so that the end of one text predicts the beginning of the next: shift inside "
+        "each row": {"joined": "one text"},
+        "the ids are rolled, so that the last word of a row predicts its first: cut, [:, :-1] and [:, 1:]": {"joined": "a ring"},
+        "only the last word of a row counts: all marked words do": {"marks": "last"},
+        "unmarked words are replaced by word 0, and count still: leave them out of the mean": {"given": "words times mask", "marks": "all"},
+        "the logits of unmarked words are 0, and count still: leave them out of the mean": {"given": "logits times mask", "marks": "all"},
+        "the logits are taken as log-probabilities: a log_softmax makes them such": {"given": "scores"},
+        "these are squared differences: take the cross-entropy": {"given": "squares"},
     },
 )  # fmt: skip
 def check_shifted_loss(draw: Draw) -> Iterator[Case]:
@@ -134,7 +161,7 @@ def check_shifted_loss(draw: Draw) -> Iterator[Case]:
     for what, texts in (("several texts", b), ("one text", 1)):
         mask = draw.integers(2, texts, n).bool()
         mask[:, -1], mask[:, 1] = True, False
-        mask[0, 1:] = True
+        mask[0] = True
         yield Case(what, (draw.normal(texts, n, words), draw.integers(words, texts, n), mask))
 
 
@@ -162,6 +189,8 @@ def _probabilities(
         keep = ranked >= 1 - top_p
     if cut == "count":
         keep = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape) < top_p * logits.shape[-1]
+    if cut == "one more":
+        keep = keep | (ranked.cumsum(-1) - ranked).roll(1, -1).lt(top_p)
     if cut == "inverted":
         keep = ~keep
     if cut == "none":
@@ -169,8 +198,14 @@ def _probabilities(
     if cut == "before heat":
         ranked = heated.softmax(-1).gather(-1, order)
     kept = ranked * keep
-    if cut != "left in order":
+    if cut == "gathered":
+        kept = kept.gather(-1, order)
+    elif cut != "left in order":
         kept = torch.zeros_like(kept).scatter(-1, order, kept)
+    if cut == "softmax again":
+        return probabilities.masked_fill(kept == 0, -math.inf).softmax(-1)
+    if cut == "equal":
+        kept = (kept > 0).to(kept)
     return kept if cut == "not renormalised" else kept / kept.sum(-1, keepdim=True)
 
 
@@ -196,8 +231,14 @@ def _probabilities(
         "a share of the words is kept, however likely: top_p is a share of probability": {"cut": "count"},
         "the words outside top_p are kept, and the ones inside dropped": {"cut": "inverted"},
         "top_p cuts before the temperature: divide by it first": {"cut": "before heat"},
+        "one word too many is kept: the word that crosses top_p is the last": {"cut": "one more"},
+        "the way back from sorted order is scatter, or gather by order.argsort(); gather by order sorts again": {"cut": "gathered"},
+        "the kept probabilities go through a softmax once more: divide them by their sum": {"cut": "softmax again"},
+        "all kept words are equally likely: they keep their shares": {"cut": "equal"},
     },
     symptoms=[
+        lambda case, got, right: "one word a row came back: return the probabilities of all words, nothing is drawn yet"
+        if got.shape in (right.shape[:-1], (*right.shape[:-1], 1)) else None,
         lambda case, got, right: f"the probabilities sum to {float(got.sum(-1).flatten()[0]):.3g}: they must sum to 1"
         if ((got.sum(-1) - 1).abs() > 1e-3).any() else None,
         lambda case, got, right: f"{int((got > 0).sum(-1).max())} words have a chance where {int((right > 0).sum(-1).max())} "
@@ -242,6 +283,7 @@ def _attend(
     mask: str = "causal",
     returned: str = "all",
     scale: float = 0.5,
+    over: int = -1,
 ) -> tuple[Tensor, Cache]:
     """Attend to the tokens so far, and return them with the result, or do it with a mistake."""
     new = keys, values
@@ -249,6 +291,8 @@ def _attend(
     parts = [*old, new] if join != "front" else [new, *old]
     axis = 0 if join == "batch" else -2
     all_keys, all_values = (torch.cat(tensors, dim=axis) for tensors in zip(*parts, strict=True))
+    if join == "heads" and cache is not None:
+        all_keys, all_values = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
     if join == "old only" and cache is not None:
         all_keys, all_values = cache
     if join == "keys only" and cache is not None:
@@ -256,10 +300,12 @@ def _attend(
     i, j = queries.shape[-2], all_keys.shape[-2]
     ones = torch.ones(i, j, dtype=torch.bool, device=queries.device)
     may = {"causal": ones.tril(j - i), "square": ones.tril(), "none": ones, "strict": ones.tril(j - i - 1),
-           "ahead": ones.tril(j - i + 1)}[mask]  # fmt: skip
+           "ahead": ones.tril(j - i + 1), "zero": ones.tril(j - i),
+           "no past": ones.tril(j - i) & (torch.arange(j, device=queries.device) >= j - i)}[mask]  # fmt: skip
     scores = queries @ all_keys.mT / queries.shape[-1] ** scale
-    mixed = scores.masked_fill(~may, -math.inf).softmax(-1) @ all_values
-    kept = {"all": (all_keys, all_values), "new": new, "old": cache or new, "swapped": (all_values, all_keys),
+    mixed = scores.masked_fill(~may, 0.0 if mask == "zero" else -math.inf).softmax(over) @ all_values
+    mixed = mixed[..., -1:, :] if returned == "last" else mixed
+    kept = {"last": (all_keys, all_values), "queries": (queries, all_keys), "all": (all_keys, all_values), "new": new, "old": cache or new, "swapped": (all_values, all_keys),
             "none": None, "keys twice": (all_keys, all_keys)}[returned]  # fmt: skip
     return mixed, kept
 
@@ -281,6 +327,11 @@ def _attend(
         "the mask is aligned with the first key: row i of the new tokens is position past + i, tril(diagonal=past)": {"mask": "square"},
         "several new tokens see each other's future: among them the mask is causal": {"mask": "none"},
         "a new token does not see itself": {"mask": "strict"},
+        "the mask hides the cache: a new token sees all that is in it": {"mask": "no past"},
+        "masked scores are 0, and exp(0) is 1: put -inf there": {"mask": "zero"},
+        "softmax runs over queries, not keys: take the last axis": {"over": -2},
+        "only the last new token's result comes back: return all": {"returned": "last"},
+        "queries are cached: keep keys and values": {"returned": "queries"},
         "a new token sees the one after it": {"mask": "ahead"},
         "the scores are not divided by the square root of d": {"scale": 0.0},
         "the scores are divided by d, not by its square root": {"scale": 1.0},
@@ -320,14 +371,18 @@ def _generate(
     extra: int = 0,
     context: str = "all",
     returned: str = "all",
+    limit: str = "new words",
 ) -> Tensor:
     """Continue a text greedily, or with a mistake."""
     prompt = ids
     for _ in range(max_new_tokens + extra):
         shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt}[context]
         logits = model(shown)[:, read]
-        nxt = {"argmax": logits.argmax, "argmin": logits.argmin}[choose](-1, keepdim=True)
+        nxt = logits.topk(2).indices[:, 1:] if choose == "second" else getattr(logits, choose)(-1, keepdim=True)
         if stop == "before" and int(nxt) == end_id:
+            break
+        nxt = torch.full_like(nxt, end_id) if stop == "filled" and end_id in ids[0, prompt.shape[1] :] else nxt
+        if limit == "all words" and ids.shape[1] >= max_new_tokens:
             break
         ids = torch.cat([nxt, ids] if returned == "front" else [ids, nxt], dim=1)
         if stop == "after" and int(nxt) == end_id:
@@ -344,7 +399,11 @@ def _generate(
         "the logits after the first word are read: the last position, [:, -1], predicts the next word": {"read": 0},
         "the logits one before the last are read: the last position predicts the next word": {"read": -2},
         "the least likely word is taken: argmax": {"choose": "argmin"},
+        "the second likeliest word is taken: argmax": {"choose": "second"},
         "the text goes on after the end token: stop there": {"stop": "never"},
+        "after the end token more end tokens come: stop there": {"stop": "filled"},
+        "max_new_tokens is taken for the length of the whole text: it counts the new words": {"limit": "all words"},
+        "max_new_tokens is no limit: stop after so many new words": {"extra": 20},
         "the end token itself is missing: append it, then stop": {"stop": "before"},
         "one word too many: at most max_new_tokens": {"extra": 1},
         "one word too few: max_new_tokens words, unless the end comes first": {"extra": -1},

@@ -1,13 +1,16 @@
 """A student's notebook from the terminal: where it comes from, what it has reached, and what comes next."""
 
 import contextlib
-import io
 import json
 import linecache
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,11 @@ from vlmcourse.homework.checking import TimeUp, within
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "homework" / "handouts", _PACKAGE.parent / "book" / "homework")  # installed, or in a checkout
 EMPTY = "*Write your answer here.*"
+PROGRAM = "vlmcourse homework"
+START, GRACE = (
+    600.0,
+    60.0,
+)  # seconds for a process to load the library; and for a cell beyond its limit, before it is killed
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,115 @@ def start(name: str, folder: str | Path = ".") -> Path:
     return target
 
 
-def parts(path: str | Path, *, seconds: float = 600.0) -> Iterator[Part]:
+def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> Iterator[Part]:
     """Run a notebook cell by cell and yield what becomes of each part; a cell that fails costs its own part only.
 
-    The notebook's own outputs are not touched, and what cells print is not shown.
+    The cells run in a process of their own, in the notebook's folder, so that one that ends the process costs no more. The
+    checks are those of the handout, whatever the notebook has made of them. Its outputs are not touched, and what cells
+    print is not shown.
+
+    Options:
+        seconds: time limit of one cell. apart: False runs the cells in this process.
     """
-    space: dict[str, Any] = {"__name__": "__main__", "display": lambda *_: None}
-    os.environ.setdefault("MPLBACKEND", "agg")  # nobody is there to close a window
-    for number, cell in enumerate(_cells(Path(path))):
+    path = Path(path).resolve()
+    cells, handout = _cells(path), _handout(path)
+    problems = _apart(path, seconds) if apart else _run(path, seconds, skipped=())
+    for number, cell in enumerate(cells):
         marks, source = cell["metadata"].get("nbgrader", {}), "".join(cell["source"])
         name, points = marks.get("grade_id", ""), int(marks.get("points", 0))
+        handout.pop(name, None)
         if cell["cell_type"] == "markdown" and marks.get("grade"):
             yield Part(name, points, "not written yet" if source.strip() in ("", EMPTY) else "", written=True)
         elif cell["cell_type"] == "code":
-            problem = _problem(source, space, f"<cell {number}>", seconds)
+            _, problem = next(problems)
             if marks.get("grade"):
                 yield Part(name.removeprefix("check-"), points, problem)
             elif problem:
                 yield Part("", 0, f"cell {number} ({source.strip().splitlines()[0][:40]}) {problem}")
+    for name, cell in handout.items():  # what somebody has deleted
+        marks = cell["metadata"]["nbgrader"]
+        problem = f"the cell is missing: copy it from a fresh notebook ({PROGRAM} start {_assignment(path)} SOMEWHERE)"
+        yield Part(name.removeprefix("check-"), int(marks["points"]), problem, written=cell["cell_type"] == "markdown")
+
+
+def _assignment(path: Path) -> str:
+    """Return the name of the handout that a notebook comes from: the one that shares most of its graded cells."""
+    mine = _graded(_cells(path)).keys()
+    shared = {name: len(mine & _graded(_cells(file)).keys()) for name, file in handouts().items()}
+    best = max(shared, key=lambda name: shared[name], default="")
+    return best if best and shared[best] > 1 else ""
+
+
+def _handout(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the graded cells of the handout that a notebook comes from."""
+    name = _assignment(path)
+    return _graded(_cells(handouts()[name])) if name else {}
+
+
+def _graded(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    marks = [(cell["metadata"].get("nbgrader", {}), cell) for cell in cells]
+    return {mark["grade_id"]: cell for mark, cell in marks if mark.get("grade")}
+
+
+def _apart(path: Path, seconds: float) -> Iterator[tuple[int, str]]:
+    """Run the code cells in another process; where one ends the process, start anew and leave that cell out."""
+    ended = {-1: ""}  # before the first cell nothing may end it
+    told = 0
+    while True:
+        command = [sys.executable, "-m", "vlmcourse.homework.notebook", str(path), str(seconds), *map(str, ended)]
+        search = os.pathsep.join([str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        with subprocess.Popen(
+            command, cwd=path.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": search},
+        ) as worker:  # fmt: skip
+            try:
+                assert worker.stdout is not None
+                number, count, began = -1, None, time.monotonic()
+                while line := _line(worker, START if number < 0 else seconds + GRACE):
+                    message, began = json.loads(line), time.monotonic()
+                    if "count" in message:
+                        count = message["count"]
+                    elif "problem" not in message:
+                        number = message["cell"]
+                    elif (position := message["position"]) >= told:
+                        told = position + 1
+                        yield message["cell"], ended.get(message["cell"], message["problem"])
+            finally:
+                worker.kill()
+        if told == count:
+            return
+        if number in ended:
+            raise RuntimeError(f"{path}: no Python process could be started to run it")
+        late = time.monotonic() - began > seconds + GRACE
+        ended[number] = f"has not ended after {seconds:g} seconds, and could not be interrupted" if late else (
+            "ended the whole process: os._exit, a crash in compiled code, or more than the machine's memory")  # fmt: skip
+
+
+def _line(worker: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """Read a line from a process, and end the process if none comes in time."""
+    timer = threading.Timer(seconds, worker.kill)
+    timer.start()
+    try:
+        assert worker.stdout is not None
+        return worker.stdout.readline()
+    finally:
+        timer.cancel()
+
+
+def _run(
+    path: Path, seconds: float, *, skipped: Collection[int], begin: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[int, str]]:
+    """Run the code cells here, and yield what is wrong with each."""
+    handout = _handout(path)
+    space: dict[str, Any] = {"__name__": "__main__", "display": lambda *_: None}
+    os.environ.setdefault("MPLBACKEND", "agg")  # nobody is there to close a window
+    for number, cell in enumerate(_cells(path)):
+        if cell["cell_type"] == "code":
+            marks = cell["metadata"].get("nbgrader", {})
+            given = handout.get(marks.get("grade_id"), cell) if marks.get("grade") else cell
+            begin(number)
+            run = number not in skipped
+            yield number, _problem("".join(given["source"]), space, f"<cell {number}>", seconds) if run else ""
 
 
 def _problem(source: str, space: dict[str, Any], name: str, seconds: float) -> str:
@@ -94,14 +193,19 @@ def _problem(source: str, space: dict[str, Any], name: str, seconds: float) -> s
             errors.append(error)
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             within(seconds, work)
     except TimeUp:
         return f"has not ended after {seconds:g} seconds"
     report = space.get("report")
     if errors and isinstance(errors[0], AssertionError) and report is not None and "check_" in source:
         return str(report)
-    return f"stopped with {type(errors[0]).__name__}: {errors[0]}" if errors else ""
+    kept = (
+        " (the check calls this name: keep it)"
+        if errors and isinstance(errors[0], NameError) and "check_" in source
+        else ""
+    )
+    return f"stopped with {type(errors[0]).__name__}: {errors[0]}{kept}" if errors else ""
 
 
 def summary(path: str | Path, *, seconds: float = 600.0) -> str:
@@ -136,3 +240,27 @@ def _cells(path: Path) -> list[dict[str, Any]]:
         return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no notebook: {error}") from None
+
+
+def _worker(path: str, seconds: str, *skipped: str) -> None:
+    """Run a notebook's code cells, and say on standard output which begins, and what is wrong with it."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # what cells print, from compiled code too
+        os.dup2(nowhere, stream)
+
+    def say(**message: Any) -> None:
+        print(json.dumps(message), file=channel, flush=True)
+
+    count = 0
+    for position, (number, problem) in enumerate(
+        _run(Path(path), float(seconds), skipped=set(map(int, skipped)), begin=lambda number: say(cell=number))
+    ):
+        say(cell=number, position=position, problem=problem)
+        count = position + 1
+    say(count=count)
+    os._exit(0)  # a thread that does not end is left behind
+
+
+if __name__ == "__main__":
+    _worker(*sys.argv[1:])

@@ -22,6 +22,13 @@ def _cut(
     pattern = out or f"b ({grid}) ({pixel})"
     if read == "reshape":
         return images.reshape(len(images), -1, patch_size**2 * images.shape[1])
+    if read == "windows":
+        images = images.unfold(2, patch_size, 1).unfold(3, patch_size, 1)
+        return rearrange(images, "b c nh nw ph pw -> b (nh nw) (ph pw c)")
+    if read == "count":
+        return rearrange(images, f"{WHOLE} -> {pattern}", nh=patch_size, nw=patch_size)
+    if read == "mean":
+        return F.avg_pool2d(images, patch_size).flatten(2).mT
     return rearrange(images, f"{read} -> {pattern}", ph=patch_size, pw=patch_size)
 
 
@@ -66,6 +73,9 @@ READ_MISTAKES = {
         "a patch is still a small picture: flatten it into one vector": {"out": "b (nh nw) ph pw c"},
         "a patch is still a small picture, with its channel in front: flatten it into one vector, (row, column, "
         "channel)": {"out": "b (nh nw) c ph pw"},
+        "the patches overlap: they stand side by side, a step of patch_size": {"read": "windows"},
+        "patch_size is taken for the number of patches in a row: it is the side of a patch, in pixels": {"read": "count"},
+        "each patch is averaged to one pixel: it keeps all its numbers": {"read": "mean"},
         "each channel became a patch of its own: a patch holds all channels": {"out": "b (c nh nw) (ph pw)"},
         "each patch became as many as it has pixels: `(ph pw)` belongs into the last axis": {"out": "b (ph pw) (nh nw c)"},
     },
@@ -147,8 +157,12 @@ def _embed(
     _, _, ph, pw = weight.shape
     weight = weight.flip(flip)
     weight = rearrange(rearrange(weight, f"d c ph pw -> d ({flat})"), f"d ({order}) -> d c ph pw", ph=ph, pw=pw)
-    embedded = F.conv2d(images, weight * scale, bias * use_bias, stride=stride or ph)
-    embedded = rearrange(embedded, f"b d nh nw -> {out}")
+    embedded = F.conv2d(
+        images, weight * scale, bias * use_bias, stride=stride or ph, padding=ph // 2 if out == "padded" else 0
+    )
+    if out == "reshape":
+        return embedded.reshape(len(embedded), -1, embedded.shape[1])
+    embedded = rearrange(embedded, f"b d nh nw -> {out if out != 'padded' else 'b (nh nw) d'}")
     return after(embedded) if after else embedded
 
 
@@ -166,6 +180,8 @@ def _embed(
         "the two last axes are swapped: a token is a row, (b, n, d)": {"out": "b d (nh nw)"},
         "the grid is still there: flatten its rows and columns into one sequence of tokens": {"out": "b d nh nw"},
         "the grid is still there, (b, nh, nw, d): join its two axes into one sequence": {"out": "b nh nw d"},
+        "the image is padded: patches stand side by side, without a border": {"out": "padded"},
+        "a reshape turns (b, d, n) into (b, n, d) and mixes both: move the axis (transpose, rearrange)": {"out": "reshape"},
         "the kernel is flipped: deep learning's convolution multiplies it as it is": {"flip": (2, 3)},
         "the flattened patch is (ph, pw, c) and the flattened weight (c, ph, pw): give both one order": {"order": "ph pw c"},
         "the flattened patch is (c, ph, pw) and the flattened weight (ph, pw, c): give both one order": {"flat": "ph pw c"},

@@ -34,7 +34,13 @@ def _conv3d(
     pads = [p for side in reversed(sides) for p in (side, side)]  # F.pad begins with the last axis
     if one_sided:
         pads[4:] = [2 * padding, 0] if one_sided == "past" else [0, 2 * padding]
-    clips = F.pad(clips, pads, mode=mode) if padding else clips
+    if mode == "same":
+        pads, mode = [n // 2 for n in reversed(weight.shape[2:]) for _ in range(2)], "constant"
+        padding = 1
+    if one_sided == "all":
+        pads = [0, 2 * padding] * 3
+    if padding:
+        clips = F.pad(clips, pads, value=1.0) if mode == "ones" else F.pad(clips, pads, mode=mode)
     kernel = weight.flip(flip)
     kernel = rearrange(kernel, f"o c kt kh kw -> o c {order}") if order else kernel
     if scale == "one channel":
@@ -46,7 +52,11 @@ def _conv3d(
     if scale == "one frame":
         kernel = kernel * (torch.arange(kernel.shape[2], device=kernel.device) == 0)[:, None, None]
     steps = tuple(stride if on else 1 for on in strided)
-    return F.conv3d(clips, kernel, None if bias is None else bias * use_bias, stride=steps)
+    out = F.conv3d(clips, kernel, None if bias is None else bias * use_bias, stride=steps)
+    if scale == "neighbours":
+        t, h, w = ((n - 1) // stride + 1 for n in out.shape[2:])
+        return out[:, :, :t, :h, :w]
+    return out
 
 
 @check(
@@ -68,6 +78,14 @@ def _conv3d(
         "the padding is missing in time": {"padded": (False, True, True)},
         "the padding is missing in height and width": {"padded": (True, False, False)},
         "the border is padded by copies of the edge: pad with zeros": {"mode": "replicate"},
+        "the border is filled from the opposite side (circular): pad with zeros": {"mode": "circular"},
+        "the border is a mirror of the clip (reflect): pad with zeros": {"mode": "reflect"},
+        "the border is filled with ones: pad with zeros": {"mode": "ones"},
+        "the padding is half of the kernel, whatever was asked for: it is an option": {"mode": "same"},
+        "all padding comes behind: half of it belongs before": {"one_sided": "all"},
+        "the size of the result follows the stride, and the windows are neighbours still: they begin at multiples of the stride": {
+            "strided": (False, False, False), "scale": "neighbours"
+        },
         "all padding in time comes before the first frame: half of it belongs behind the last": {"one_sided": "past"},
         "all padding in time comes after the last frame: half of it belongs before the first": {"one_sided": "future"},
         "height and width of the kernel are swapped": {"order": "kt kw kh"},
@@ -129,6 +147,11 @@ def _output_size(size: int, *, kernel: int, stride: int, padding: int, formula: 
         "the padding is ignored": {"formula": lambda n, k, s, p: (n - k) // s + 1},
         "the padding is taken away: it makes the input longer": {"formula": lambda n, k, s, p: (n - 2 * p - k) // s + 1},
         "only the size is divided: all of n + 2p - k is": {"formula": lambda n, k, s, p: n // s + 2 * p - k + 1},
+        "two are added: the first window needs one": {"formula": lambda n, k, s, p: (n + 2 * p - k) // s + 2},
+        "the padding is added after the division: it makes the input longer": {"formula": lambda n, k, s, p: (n - k) // s + 1 + 2 * p},
+        "the kernel is taken away after the division: before": {"formula": lambda n, k, s, p: (n + 2 * p) // s - k + 1},
+        "kernel and stride are swapped": {"formula": lambda n, k, s, p: (n + 2 * p - s) // k + 1},
+        "half of the kernel is taken away: all of it": {"formula": lambda n, k, s, p: (n + 2 * p - k // 2) // s + 1},
         "the stride multiplies: divide by it": {"formula": lambda n, k, s, p: (n + 2 * p - k) * s + 1},
     },
 )  # fmt: skip
@@ -151,6 +174,13 @@ def check_output_size(draw: Draw) -> Iterator[Case]:
         yield Case("stride and padding", (size,), {"kernel": 1, "stride": 5, "padding": 1})
 
 
+def _clobbered(frames: Tensor, orders: Tensor) -> Tensor:
+    frames, rows = frames.clone(), torch.arange(len(frames))
+    for j in range(frames.shape[1]):
+        frames[:, j] = frames[rows, orders[:, j]]
+    return frames
+
+
 def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
     """Reorder the frames of each clip, or something else."""
     b, _, t, h, w = clips.shape
@@ -170,6 +200,7 @@ def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
         "columns": lambda: frames[..., orders[0] % w],
         "view": lambda: frames[rows, orders].reshape(clips.shape).transpose(1, 2),
         "time first": lambda: frames[rows, orders],
+        "clobbered": lambda: _clobbered(frames, orders),
     }[how]()  # fmt: skip
     return picked if how == "time first" else rearrange(picked, "b t c h w -> b c t h w")
 
@@ -191,6 +222,7 @@ def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
         "the orders are read backwards": {"how": "backwards"},
         "the rows of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "rows"},
         "the columns of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "columns"},
+        "frames are overwritten before they are read: read from the old clip, write to a new one": {"how": "clobbered"},
         "a reshape has mixed time and channel: move the axis (transpose, rearrange) instead": {"how": "view"},
         "time and channel are swapped in the result: (b, c, t, h, w)": {"how": "time first"},
     },

@@ -32,12 +32,18 @@ def _connect(
         squares = squares.amax((2, 3), keepdim=True).expand(squares.shape)
     if pool == "corner":
         squares = squares[:, :, :1, :1].expand(squares.shape)
+    if pool == "sum":
+        squares = squares.sum((2, 3), keepdim=True).expand(squares.shape)
     vectors = rearrange(squares, f"b n rh rw d -> b n ({joined})")
+    vectors = torch.nn.functional.layer_norm(vectors, vectors.shape[-1:]) if pool == "norm" else vectors
     if pool == "reshape":
         vectors = features.reshape(len(features), -1, weight.shape[1])
     if pool == "reshape tokens":
         vectors = rearrange(features, "b d h w -> b (h w) d").reshape(len(features), -1, weight.shape[1])
     projected = vectors @ weight.T + use_bias * bias
+    if pool == "overlap":
+        kernel = rearrange(weight, "o (rh rw d) -> o d rh rw", rh=reduction, rw=reduction)
+        return torch.nn.functional.conv2d(features, kernel, bias).flatten(2).mT
     return rearrange(projected, f"b n d -> {out}")
 
 
@@ -59,6 +65,9 @@ def _connect(
         "features are read as (b, d, w, h): height comes before width": {"read": "b d (w rw) (h rh)"},
         "the neighbours are averaged: join them, so that nothing is lost": {"pool": "mean"},
         "the largest of the neighbours is taken: join them, so that nothing is lost": {"pool": "max"},
+        "the neighbours are added: join them, so that nothing is lost": {"pool": "sum"},
+        "the vectors are normalised: one linear map is all": {"pool": "norm"},
+        "the squares overlap: they stand side by side, a stride of `reduction`": {"pool": "overlap"},
         "only the first of the neighbours is used": {"pool": "corner"},
         "a plain reshape cuts memory, not the map: split height and width, then move the axes": {"pool": "reshape"},
         "neighbours in a row are joined, not squares: split height and width both": {"pool": "reshape tokens"},
@@ -92,6 +101,12 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
         image = image[:1].expand(image.shape)
     if how == "backwards":
         image = image.flip(1)
+    if how == "last place":
+        places = [places[-1]] * len(places)
+    if how == "reshaped":
+        image = image.mT.reshape(image.shape)
+    if how == "first word":
+        places = (ids != image_id).long().argmax(1).tolist()
     rows = []
     for row, picture, at in zip(words, image, places, strict=True):
         parts = {
@@ -99,6 +114,8 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
             "kept behind": [row[:at], picture, row[at:]],
             "in front": [picture, row[:at], row[at + 1 :]],
             "at the end": [row[:at], row[at + 1 :], picture],
+            "a word lost": [row[:at], picture, row[at + 2 :]],
+            "tail backwards": [row[:at], picture, row[at + 1 :].flip(0)],
             "one early": [row[: max(at - 1, 0)], picture, row[max(at, 1) :]],
             "one late": [row[: at + 1], picture, row[at + 2 :]],
             "overwritten": [row[:at], picture[: len(row) - at], row[at + k :]],
@@ -124,6 +141,11 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
         "the image stands one word too late, and the placeholder is still there": {"how": "one late"},
         "the image overwrites the words after the placeholder: the row grows by k - 1": {"how": "overwritten"},
         "every row gets its image where row 0 has its placeholder: look in each row": {"how": "same place"},
+        "every row gets its image where the last row has its placeholder: look in each row": {"how": "last place"},
+        "the image stands at the first word that is no placeholder: compare with ==": {"how": "first word"},
+        "the word behind the placeholder is lost: go on at the next one, [place + 1 :]": {"how": "a word lost"},
+        "the words behind the image are in reverse order": {"how": "tail backwards"},
+        "a reshape has mixed the image's vectors": {"how": "reshaped"},
         "the images go to the wrong rows": {"how": "other image"},
         "every row gets the image of row 0": {"how": "first image"},
         "the image's vectors are in reverse order": {"how": "backwards"},
@@ -195,6 +217,9 @@ def _set_stage(parts: Parts, stage: str, table: Mapping[Any, Sequence[str]] = ST
             part[0].requires_grad_(learns)  # type: ignore[index]
         if how == "nothing":
             part.requires_grad_(True)
+        if how == "biases only":
+            for name_, parameter in part.named_parameters():
+                parameter.requires_grad_(learns or "bias" not in name_)
 
 
 def _stage_variant(stages: Sequence[str], **knobs: Any) -> tuple[Tensor, ...]:
@@ -216,6 +241,7 @@ def _with(**changes: Sequence[str]) -> dict[str, Any]:
         "parts are thawed, but nothing is ever frozen": {"how": "only thaws"},
         "it is the wrong way round: the parts of a stage learn, all others are frozen": {"how": "inverted"},
         "only weights are frozen: norms and biases learn on; use part.requires_grad_(...)": {"how": "weights only"},
+        "only biases are frozen: weights learn on; use part.requires_grad_(...)": {"how": "biases only"},
         "only the first layer is frozen: use part.requires_grad_(...) for all": {"how": "first layer"},
         "stage 'connector' trains the encoder too: it is what the connector is fitted to": _with(
             connector=("encoder", "connector")
@@ -251,13 +277,15 @@ def check_stages(draw: Draw) -> Iterator[Case]:
 
 def _wrong_blank(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str | None:
     images, blank = case.args[0], got[0]
+    if not blank.isfinite().all():
+        return "blank holds NaN or infinity: any plain colour will do"
     if blank.shape != images.shape:
         return f"blank has shape {tuple(blank.shape)}, expected that of the images, {tuple(images.shape)}"
     if not torch.equal(blank, blank[:1].expand(blank.shape)):
         return "the blank images differ from each other, so the model can still tell them apart"
     if not torch.equal(blank, blank[..., :1, :1].expand(blank.shape)):
         return "a blank image has structure: every pixel must be the same (not noise, not a mean image)"
-    return "blank holds NaN or infinity" if not blank.isfinite().all() else None
+    return None
 
 
 def _wrong_shuffled(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str | None:

@@ -22,8 +22,10 @@ from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 
-# A weight is stored as one byte, the square root of its share of the query's largest weight.
-LEVELS = 255
+# A weight is stored as the square root of its share of the query's largest weight: in one byte, or where there are so
+# many that the HTML would exceed 200 kB, in half a byte.
+FINE, COARSE = 255, 15
+MOST_BYTES = 100_000
 
 
 def attention_picture(
@@ -51,7 +53,8 @@ def attention_picture(
     Options:
         names: what to call the layers, in place of their numbers; so one picture can show several networks.
         layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
-        without them the last layer, the mean of its heads, and the middle.
+        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
+        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
 
     Source:
         Slides S23 and S24.
@@ -66,7 +69,9 @@ def attention_picture(
     check_label(label, "picture")
     depth, heads, n = weights.shape[:3]
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
-    levels = (LEVELS * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    top = FINE if weights.numel() <= MOST_BYTES else COARSE
+    levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    nothing_chosen = layer is None and head is None and heads > 1
     layer = depth - 1 if layer is None else layer
     row, column = (rows // 2, columns // 2) if start is None else start
     if names is not None and len(names) != depth:
@@ -76,9 +81,15 @@ def attention_picture(
             f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
             f"received {layer}, {head} and {(row, column)}"
         )
-    query, data = row * columns + column, base64.b64encode(levels.numpy().tobytes()).decode()
-    content = {"rows": rows, "columns": columns, "heads": heads, "start": query, "weights": data}
-    photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=85)
+    if nothing_chosen:
+        sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
+        layer, head = divmod(int(sharpness.argmax()), heads)
+    query, stored = row * columns + column, levels if top == FINE else _in_half_bytes(levels)
+    data = base64.b64encode(stored.numpy().tobytes()).decode()
+    content = {
+        "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE, "weights": data
+    }  # fmt: skip
+    photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=80)
     chosen = levels[layer, :, query].double().square()  # shown before the first move
     chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1e-30)
     first = chosen.mean(dim=0) if head is None else chosen[head]
@@ -103,6 +114,12 @@ def attention_picture(
         says=says,
         content=json.dumps(content),
     )
+
+
+def _in_half_bytes(levels: Tensor) -> Tensor:
+    """Return two levels below 16 in each byte, the first in the upper half."""
+    pairs = torch.nn.functional.pad(levels.flatten(), (0, levels.numel() % 2)).unflatten(0, (-1, 2))
+    return 16 * pairs[:, 0] + pairs[:, 1]
 
 
 def _place(patch: int, columns: int) -> str:

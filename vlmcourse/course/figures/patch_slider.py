@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -40,7 +41,8 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     if start not in sizes:
         raise ValueError(f"start must be one of the sizes {sizes}, received {start}")
     choices = [_counted(image, size) for size in sizes]
-    content = {"choices": choices, "most": max(choice["tokens"] for choice in choices)}
+    most = max(choice["tokens"] for choice in choices)
+    content = {"choices": choices, "most": most}
     photo, first = base64_of(image.expand(3, -1, -1), "JPEG", quality=85), sizes.index(start)
     shown = choices[first]
     return filled(
@@ -51,7 +53,7 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
         shape=f"{image.shape[2]} / {image.shape[1]}",
         columns=shown["columns"],
         rows=shown["rows"],
-        side=f"{100 * shown['tokens'] / content['most']:.3f}",
+        side=f"{100 * shown['tokens'] / most:.3f}",
         last=len(sizes) - 1,
         first=first,
         size=start,
@@ -60,7 +62,7 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     )
 
 
-def _counted(image: Tensor, size: int) -> dict[str, int | str]:
+def _counted(image: Tensor, size: int) -> dict[str, Any]:
     """Return how many patches of a size there are, and what is said of them."""
     _, tokens, numbers = patchify(image[None], patch_size=size).shape
     columns = image.shape[2] // size

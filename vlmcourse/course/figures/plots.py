@@ -5,6 +5,7 @@ that a chapter needs ``plots`` alone. What a colour says is also said by a marke
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -470,7 +471,7 @@ def show_grouped_runs(
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
             y = row + (k - (len(methods) - 1) / 2) / (len(methods) + 1)
-            look = {"color": colors[method], "marker": MARKERS[k % 7]}
+            look: dict[str, Any] = {"color": colors[method], "marker": MARKERS[k % 7]}
             _draw_runs(ax, runs, y, 0.1, size=28, **look)
             if row == 0:
                 ax.scatter([], [], label=method, **look)

@@ -5,11 +5,13 @@ with: an encoder, a network or an input that has a colour in one chapter has it 
 also said by a marker, a frame or a label, for readers who cannot tell colours apart.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterable
 from importlib.resources import files
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
@@ -119,9 +121,11 @@ def ink_on(share: float) -> str:
 
 
 def use_style() -> None:
-    """Draw all that follows in the style of the book; in a notebook as SVG, sharp at any size and the same each time.
+    """Draw all that follows in the style of the book.
 
-    Settings of the user's own, other than where figures go, are set aside.
+    Settings of the user's own, other than where figures go, are set aside. Notebooks get PNG files, which every viewer
+    shows as they are; with ``VLMCOURSE_FIGURES=svg``, as the book is built, they get SVG, sharp at any size. Neither is
+    trimmed, which would give every figure a width of its own, and neither tells date or version.
 
     >>> with plt.rc_context():
     ...     use_style()
@@ -137,6 +141,8 @@ def use_style() -> None:
         return
     inline = InlineBackend.instance(parent=shell)
     inline.shell = inline.shell or shell
-    # No date and no version in the file; and no trimming, which would give every figure a width of its own.
-    inline.print_figure_kwargs = {"bbox_inches": None, "metadata": {"Date": None, "Creator": None}}
-    inline.figure_formats = {"svg"}
+    as_svg = os.environ.get("VLMCOURSE_FIGURES") == "svg"
+    about = {"Date": None, "Creator": None} if as_svg else {"Software": None}
+    options: dict[str, Any] = {"bbox_inches": None, "metadata": about, "dpi": 200 if as_svg else 100}
+    inline.print_figure_kwargs = options
+    inline.figure_formats = {"svg"} if as_svg else {"png"}

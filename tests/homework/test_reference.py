@@ -1,0 +1,76 @@
+"""Is mine normal? The recorded experiments are those of the sources, and a run is compared with them as it should be."""
+
+import pytest
+
+from book.tools import homework, homework_reference
+from vlmcourse.homework import band, is_mine_normal, recorded, reference, stretches
+
+NAMES = [path.stem for path in sorted(homework.SOURCES.glob("hw*.md"))]
+
+
+@pytest.fixture(autouse=True)
+def only_what_is_recorded(request):
+    """An experiment that nobody has recorded yet is reported as skipped, and its page says so."""
+    name = request.node.callspec.params["name"] if hasattr(request.node, "callspec") else "hw5"
+    if name not in reference._known():
+        assert reference.NOTHING in reference.table(name)
+        assert reference.NOTHING in is_mine_normal(name, {})
+        pytest.skip(f"not recorded yet: python -m book.tools.homework_reference {name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_is_recorded_as_its_source_has_it(name):
+    assert recorded(name)["experiment"] == homework_reference.experiment(name), (
+        f"run python -m book.tools.homework_reference {name}, and then python -m book.tools.homework"
+    )
+    assert len(recorded(name)["runs"]) == len(recorded(name)["seeds"]) >= 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_takes_at_most_two_minutes_on_two_cores(name):
+    """A student runs two seeds; the recorded seconds are of one core, and for one of them."""
+    assert 2 * recorded(name)["seconds"] / 2 <= 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_students_notebook_shows_the_band_and_compares(name):
+    cells = homework.student((homework.SOURCES / f"{name}.md").read_text(encoding="utf-8")).cells
+    text = "\n".join(cell.source for cell in cells)
+    assert reference.table(name) in text
+    assert f'is_mine_normal("{name}", mine)' in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_runs_are_normal_and_others_are_not(name):
+    about = recorded(name)
+    runs = dict(zip(about["seeds"], about["runs"], strict=True))
+    assert "look again" not in is_mine_normal(name, runs)
+    for wrong in (10.0, float("nan")):
+        strange = {
+            0: {measure: [wrong] * 20 if isinstance(v, list) else wrong for measure, v in about["runs"][0].items()}
+        }
+        said = is_mine_normal(name, strange).splitlines()[1:]
+        assert len(said) == len(about["runs"][0])
+        assert all("look again" in line for line in said)
+
+
+def test_a_curve_that_does_not_fall_is_too_high_where_it_should_have_fallen():
+    low, high = band("hw5", "loss")
+    flat = [high[0]] * 200
+    assert "loss: " in (said := is_mine_normal("hw5", {0: {"loss": flat}}))
+    assert "too high in stretch" in said
+    assert low[-1] < high[0] / 2
+    assert "of 10" in said
+
+
+def test_stretches_of_a_curve_of_any_length_are_its_means():
+    assert stretches([2.0] * 7 + [4.0] * 7)[::9] == [2.0, 4.0]
+    assert stretches([1.0, 3.0]) == [1.0, 3.0]
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(ValueError, match="there are hw1, hw2"):
+        recorded("hw9")
+    with pytest.raises(ValueError, match="there are loss"):
+        band("hw5", "lost")
+    assert "nothing was recorded" in is_mine_normal("hw5", {0: {"mine alone": 1.0}})
