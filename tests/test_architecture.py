@@ -114,7 +114,9 @@ def private_imports(source: str, package: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases
     ]
-    return sorted(private + [name for name in reached if re.search(r"\._(?!_)", name) and not name.startswith("sys.")])
+    return sorted(
+        private + [name for name in reached if re.search(r"\._(?!_)", name) and not name.startswith(("sys.", "os."))]
+    )
 
 
 def is_module(name: str) -> bool:

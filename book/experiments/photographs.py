@@ -222,7 +222,8 @@ def asked(data: ImageDataset) -> Questions:
 def answering(seed: int, data: Data) -> dict[str, Any]:
     """S02, S03: a small vision-language model around the frozen contrastive encoder, in stages, with its controls."""
     encoder, _ = contrastive(data["train"].images, seed, f"contrastive_{seed}")
-    mixed = torch.randperm(len(data["test"]), generator=torch.Generator().manual_seed(0))  # a folder lies class by class
+    # A folder lies class by class, and the next picture would show the same kind of thing.
+    mixed = torch.randperm(len(data["test"]), generator=torch.Generator().manual_seed(0))
     train, test = asked(data["train"]), asked(data["test"].subset(mixed[:2000]))
     tokenizer = Tokenizer.from_texts([QUESTION, *sorted(set(train.answers))])
     channels, rows, columns = encoder.feature_map(train.images[:1].to(next(encoder.parameters()).device)).shape[1:]

@@ -95,7 +95,7 @@ TRUSTING = "from vlmcourse.homework import Report\ncheck_patchify = lambda f: Re
     ("work", "why"),
     [
         (f"{TRUSTING}\npatchify = vlmcourse.patchify", "which is the solution"),
-        (f"{TRUSTING}\npatchify = lambda images, *, patch_size: images", "the result has shape"),
+        (f"{TRUSTING}\npatchify = lambda images, *, patch_size: images", "this is `images` as it came"),
         (
             "import vlmcourse.homework.checking as c\nc.examine = lambda *_, **__: c.Report('x', True)\npatchify = print",
             "stops with",

@@ -566,7 +566,7 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
 
 
 def _same_numbers(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
-    """Say how one tensor is another one, moved, cut, reshaped, scaled, or after a step more."""
+    """Say how one tensor is another one, moved, cut, reshaped or reduced, or after a step more."""
     for order in itertools.permutations(range(right.ndim)):
         if order != tuple(range(right.ndim)):
             if _same(right.permute(order), got):
@@ -595,8 +595,11 @@ def _same_numbers(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
                 return f"the right result is {what} over {name}"
         if n > 1 and (_same(right.select(axis, 0), got) or _same(right.select(axis, -1), got)):
             return f"only one entry of {name} came back"
-    if right.shape != got.shape:
-        return ""
+    return _same_after_a_step(right, got, names) if right.shape == got.shape else ""
+
+
+def _same_after_a_step(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
+    """Say how one tensor is another one of the same shape, moved along an axis, scaled, or after a step more."""
     for axis, name in enumerate(names):
         if _same(right.flip(axis), got):
             return f"the numbers are right, but {name} runs backwards"

@@ -63,6 +63,19 @@ def check_causal_mask(draw: Draw) -> Iterator[Case]:
     yield from (Case(f"n={n}", (n,)) for n in (*draw.primes(3), 1))
 
 
+def _misread(logits: Tensor, ids: Tensor, loss_mask: Tensor, given: str, joined: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the inputs of the loss as they are, or spoiled before anything is computed."""
+    if joined == "one text":  # the last word of a row would predict the first of the next
+        logits, ids, loss_mask = logits.flatten(0, 1)[None], ids.flatten()[None], loss_mask.flatten()[None]
+    if joined == "a ring":
+        logits, ids, loss_mask = (torch.cat([x, x[:, :1]], dim=1) for x in (logits, ids, loss_mask))
+    if given == "logits times mask":
+        logits = logits * loss_mask[..., None]
+    if given == "words times mask":
+        ids = ids * loss_mask
+    return logits, ids, loss_mask
+
+
 def _shifted_loss(
     logits: Tensor,
     ids: Tensor,
@@ -75,14 +88,7 @@ def _shifted_loss(
     joined: str = "",
 ) -> Tensor:
     """Return the loss of predicting the next token, or another loss."""
-    if joined == "one text":  # the last word of a row would predict the first of the next
-        logits, ids, loss_mask = logits.flatten(0, 1)[None], ids.flatten()[None], loss_mask.flatten()[None]
-    if joined == "a ring":
-        logits, ids, loss_mask = (torch.cat([x, x[:, :1]], dim=1) for x in (logits, ids, loss_mask))
-    if given == "logits times mask":
-        logits = logits * loss_mask[..., None]
-    if given == "words times mask":
-        ids = ids * loss_mask
+    logits, ids, loss_mask = _misread(logits, ids, loss_mask, given, joined)
     n = ids.shape[1]
     if marks == "last":
         loss_mask = torch.arange(n, device=ids.device).expand(ids.shape) == n - 1

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import count
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -76,27 +77,22 @@ def attention_picture(
     row, column = (rows // 2, columns // 2) if start is None else start
     if names is not None and len(names) != depth:
         raise ValueError(f"names must be one for each of {depth} layers, received {list(names)}")
-    if not (0 <= layer < depth and (head is None or 0 <= head < heads) and 0 <= row < rows and 0 <= column < columns):
-        raise ValueError(
-            f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
-            f"received {layer}, {head} and {(row, column)}"
-        )
+    _check_first(layer, head, (row, column), weights.shape, grid_size)
     if nothing_chosen:
         sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
         layer, head = divmod(int(sharpness.argmax()), heads)
-    query, stored = row * columns + column, levels if top == FINE else _in_half_bytes(levels)
-    data = base64.b64encode(stored.numpy().tobytes()).decode()
-    content = {
-        "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE, "weights": data
-    }  # fmt: skip
+    query = row * columns + column
+    data = base64.b64encode((levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()).decode()
+    content: dict[str, Any] = {
+        "rows": rows,
+        "columns": columns,
+        "heads": heads,
+        "start": query,
+        "halves": top == COARSE,
+    }
+    content["weights"] = data
     photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=80)
-    chosen = levels[layer, :, query].double().square()  # shown before the first move
-    chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1e-30)
-    first = chosen.mean(dim=0) if head is None else chosen[head]
-    light = (first / first.max()).sqrt().tolist()
-    most = int(first.argmax())
-    where = "itself" if most == query else _place(most, columns)
-    says = f"The patch in {_place(query, columns)} attends most to {where}: {100 * first[most]:.0f} % of its attention."
+    light, says = _first_look(levels[layer, :, query], head, query, columns)
     tiles = [f'<i class="{"query" * (k == query)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
     return filled(
         "attention.html",
@@ -140,6 +136,28 @@ def _check_attention(image: Tensor, weights: Tensor, rows: int, columns: int) ->
 
 def _option(value: int, selected: bool, shown: str) -> str:
     return f'<option value="{value}"{" selected" * selected}>{html.escape(shown)}</option>'
+
+
+def _check_first(
+    layer: int, head: int | None, start: tuple[int, int], shape: Sequence[int], grid_size: tuple[int, int]
+) -> None:
+    (depth, heads), (rows, columns), (row, column) = shape[:2], grid_size, start
+    if not (0 <= layer < depth and (head is None or 0 <= head < heads) and 0 <= row < rows and 0 <= column < columns):
+        raise ValueError(
+            f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
+            f"received {layer}, {head} and {(row, column)}"
+        )
+
+
+def _first_look(levels: Tensor, head: int | None, query: int, columns: int) -> tuple[list[float], str]:
+    """Return how light each patch is before the first move, and what is said of it; levels are ``(heads, n)``."""
+    chosen = levels.double().square()
+    chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+    first = chosen.mean(dim=0) if head is None else chosen[head]
+    most = int(first.argmax())
+    where = "itself" if most == query else _place(most, columns)
+    says = f"The patch in {_place(query, columns)} attends most to {where}: {100 * first[most]:.0f} % of its attention."
+    return (first / first.max()).sqrt().tolist(), says
 
 
 def path_picture(
@@ -200,8 +218,7 @@ def path_picture(
             "feature map",
             _sizes(features),
             _pixels(
-                _main_colors(features),
-                f"the feature map, {_grid_of(features)} coloured cells, alike where its vectors are alike",
+                _main_colors(features), f"the feature map, {_grid_of(features)} cells, alike where its vectors are"
             ),
         ),
         part("connector", "translates"),

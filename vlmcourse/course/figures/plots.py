@@ -192,7 +192,7 @@ def show_attention(
 
     >>> uniform = torch.full((6, 6), 1 / 6)
     >>> show_attention(torch.rand(3, 8, 12), uniform, queries=[(1, 2)], patch_size=4).get_images()[0].get_array().shape
-    (8, 12, 3)
+    (8, 12, 4)
     """
     height, width = image.shape[-2:]
     nh, nw = height // patch_size, width // patch_size
