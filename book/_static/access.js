@@ -14,7 +14,8 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   // What scrolls sideways can be reached and says what it is. The theme does so for code alone.
-  const wide = ".pst-scrollable-table-container, .cell_output .text_html, mjx-container[display='true'], .bd-article pre";
+  const wide =
+    ".pst-scrollable-table-container, .cell_output .text_html, .output.figure, mjx-container[display='true'], .bd-article pre";
   const names = {PRE: "Code", "MJX-CONTAINER": "Formula"};
   const reach = () => {
     for (const box of document.querySelectorAll(wide)) {
@@ -27,7 +28,8 @@ document.addEventListener("DOMContentLoaded", () => {
       if (box.hasAttribute("aria-label") || box.tagName === "MJX-CONTAINER") continue;
       box.dataset.wide = "";
       box.setAttribute("role", "group");
-      box.setAttribute("aria-label", `${names[box.tagName] ?? "Table"}, scrolls sideways`);
+      const name = box.matches(".figure") ? "Figure" : names[box.tagName] ?? "Table";
+      box.setAttribute("aria-label", `${name}, scrolls sideways`);
     }
   };
   reach();
