@@ -36,11 +36,12 @@
     return results;
   };
 
-  /* An entry of the glossary is named by its word, and its summary is what the entry says. */
+  /* An entry of the glossary is named by its word, and its summary is what the entry says. A place without text of its
+     own, such as a target beside a heading, is summed up by its page: Sphinx fails where there is nothing to show. */
   const text = Search.htmlToText;
   Search.htmlToText = (page, anchor) => {
     const term = anchor?.startsWith("#term-") && new DOMParser().parseFromString(page, "text/html").querySelector(anchor);
-    return term ? term.nextElementSibling?.textContent ?? term.textContent : text(page, anchor);
+    return term ? term.nextElementSibling?.textContent ?? term.textContent : text(page, anchor) || text(page) || "…";
   };
   const all = Search._performSearch;
   Search._performSearch = (...query) => all(...query).map(result => {

@@ -1,6 +1,6 @@
 """The rendered book for those who read with a screen reader, a keyboard or a finger.
 
-axe, which comes with the package axe-playwright-python, judges every page. By default it looks at it on a desk and on a
+axe, which comes with the package axe-playwright-python, judges every page. By default it looks at it on a
 phone, and leaves contrast to test_pages.py; with VLMCOURSE_AXE=all it looks at everything, in both modes and at three
 widths, which takes several times as long. Needs what test_pages.py needs.
 """

@@ -83,14 +83,8 @@ def attention_picture(
         layer, head = divmod(int(sharpness.argmax()), heads)
     query = row * columns + column
     data = base64.b64encode((levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()).decode()
-    content: dict[str, Any] = {
-        "rows": rows,
-        "columns": columns,
-        "heads": heads,
-        "start": query,
-        "halves": top == COARSE,
-    }
-    content["weights"] = data
+    content: dict[str, Any] = {"rows": rows, "columns": columns, "heads": heads, "start": query, "weights": data}
+    content["halves"] = top == COARSE
     photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=80)
     light, says = _first_look(levels[layer, :, query], head, query, columns)
     tiles = [f'<i class="{"query" * (k == query)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
