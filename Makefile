@@ -69,7 +69,7 @@ notebooks: setup  ## execute the chapters in place, in the form in which they ar
 normalise: setup  ## bring notebooks into their committed form without executing them
 	@$(VENV_PYTHON) -m book.tools.normalise
 
-landing: setup  ## ask the shipped model the questions of the landing page anew, and draw its cards
+landing: setup  ## draw the cards of the landing page anew
 	@$(VENV_PYTHON) -m book.tools.landing
 
 address: setup  ## write the repository's address into first cells and badges (VLMCOURSE_REPOSITORY=, CHECK=1: only look)

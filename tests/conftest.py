@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from browsers import CHROMIUM, OPTIONS, unavailable
 from hypothesis import settings
 
 torch.set_num_threads(1)  # the tests run in parallel, and their tensors are tiny
@@ -26,3 +27,16 @@ def pytest_collection_modifyitems(items):
 def device(request):
     """Every device this machine has."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Chromium, the one on this machine."""
+    if CHROMIUM is None:
+        unavailable("there is no Chromium; install the package chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield chromium
+        chromium.close()

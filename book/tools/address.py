@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from book.tools.first_cell import write_address
-from book.tools.normalise import ROOT, normalise, read, text_of
+from book.tools.normalise import ROOT, normalise, read, rewrite, text_of
 from book.tools.repository import address
 
 BEGIN, END = "<!-- badges: make address -->", "<!-- end of badges -->"
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a file has another address")
     options = parser.parse_args(argv)
-    here, status = address(options.root), 0
+    here = address(options.root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
     wanted = {
         path: text_of(normalise(write_address(read(path), here)))
@@ -44,15 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     readme = options.root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
-    for path, text in wanted.items():
-        if text == path.read_text(encoding="utf-8"):
-            continue
-        print(f"{path}: {'has another address' if options.check else 'address written'}")
-        if options.check:
-            status = 1
-        else:
-            path.write_text(text, encoding="utf-8")
-    return status
+    return rewrite(wanted, check=options.check, outdated="has another address", done="address written")
 
 
 if __name__ == "__main__":

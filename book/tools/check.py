@@ -26,7 +26,7 @@ CHECKS = {
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
     "model-tests": [*PYTEST, *PARALLEL, "tests/models", "tests/train", "vlmcourse/models", "vlmcourse/train"],
     "chapters": [*NBVAL, "-n", str(min(WORKERS, 2)), "--dist", "loadfile", "lectures"],
-    "pages": [*PYTEST, "-m", "browser", "tests/book"],
+    "pages": [*PYTEST, "-m", "browser", *PARALLEL, "tests"],
 }
 ALL = ["lint", "format", "types", "normalised", "tests", "chapters"]  # pages need a built book: make test-pages
 

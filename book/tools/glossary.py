@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from book.tools.normalise import ROOT, normalise, read, text_of
+from book.tools.normalise import ROOT, normalise, read, rewrite, text_of
 
 # Words that often mean something else than their entry says; a link is the author's to set.
 AMBIGUOUS = {"positive", "negative", "view", "clip", "alignment", "uniformity", "fused", "shortcut", "connector"}
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--write", action="store_true", help="link them")
     options = parser.parse_args(argv)
-    status = 0
+    wanted: dict[Path, str] = {}
     for path in options.notebooks or sorted((ROOT / "lectures").glob("*.ipynb")):
         nb = read(path)
         cells = [cell for cell in nb.cells if cell.cell_type == "markdown"]
@@ -118,12 +118,10 @@ def main(argv: list[str] | None = None) -> int:
         for word, (number, start, end) in first_uses(texts, words).items():
             around = " ".join(texts[number][max(0, start - 40) : end + 30].split())
             print(f"{path.stem}: {word}: … {around} …")
-            status = 0 if options.write else 1
-        if options.write:
-            for cell, text in zip(cells, link(texts, words), strict=True):
-                cell.source = text
-            path.write_text(text_of(normalise(nb)), encoding="utf-8")
-    return status
+        for cell, text in zip(cells, link(texts, words), strict=True):
+            cell.source = text
+        wanted[path] = text_of(normalise(nb))
+    return rewrite(wanted, check=not options.write, outdated="lacks links; run with --write", done="linked")
 
 
 if __name__ == "__main__":

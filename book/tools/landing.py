@@ -1,11 +1,8 @@
-"""Make what the landing page shows with the course's own code: python -m book.tools.landing, or make landing.
+"""Draw the cards of the landing page with the course's own code: python -m book.tools.landing, or make landing.
 
-The shipped model is asked beforehand about a few pictures, and its answers go into book/landing.html; a small drawing
-for each chapter goes into book/_static/landing. Both are committed, so that the page needs no kernel; a test asks
-again.
+A small drawing for each chapter goes into book/_static/landing. They are committed, so that a build draws nothing.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from vlmcourse import attention_weights, load_dataset, patchify, receptive_field, scenes, shipped_vlm, unpatchify
-from vlmcourse._files import write_whole
-from vlmcourse.course.figures.asked import AskedPicture, ask_a_picture
 from vlmcourse.course.figures.forced_word import shapes_after
+from vlmcourse.course.figures.style import HUES
 from vlmcourse.data.questions import ENDING, TEMPLATES
-from vlmcourse.data.scenes import PHRASES, SceneObject
 from vlmcourse.models.vlm import VisionLanguageModel
 from vlmcourse.train import vlm
 
 BOOK = Path(__file__).resolve().parents[1]
-FOLDER, PAGE = BOOK / "_static" / "landing", BOOK / "landing.html"
-SEED = 1  # the first picture's; the others follow. It was not chosen for what the model answers.
-KNOWN, NEW = "Pairs of colour and shape it has learned", "New pairs of words it knows"
-ORANGE, BLUE, GREEN, PURPLE = "#E69F00", "#0072B2", "#009E73", "#CC79A7"  # told apart by colour-blind readers too
+FOLDER = BOOK / "_static" / "landing"
+ORANGE, BLUE, GREEN, PURPLE = (HUES[name] for name in ("vermillion", "blue", "green", "pink"))
 PATCH = 16
 INK = "#808080"  # on white and on black
 
@@ -127,59 +120,6 @@ def answer(ax: Axes) -> None:
     ax.text(8, 1.6, f"“{scene.captions[0]}”", ha="center", va="center", fontsize=12, style="italic", color=INK)
 
 
-def pictures(provenance: dict[str, Any]) -> list[AskedPicture]:
-    """Return four pictures of the model's own world, the last with two objects, and four of pairs held out from it."""
-    learned = [tuple(pair) for pair in provenance["pairs"]]
-    new = [tuple(pair) for pair in provenance["held_out"]][:4]
-    shown: list[tuple[Sequence[tuple[str, ...]], int]] = [([pair], 1) for pair in (learned[0], learned[3], learned[8])]
-    shown += [(learned, 2), *(([pair], 1) for pair in new)]
-    found = []
-    for k, (pairs, number) in enumerate(shown):
-        drawn = scenes.captions(1, seed=SEED + k, only=pairs, num_objects=number)
-        (objects,) = drawn.objects
-        thing = objects[0]
-        remark = f"It never read of a {thing.color} {thing.shape}." if pairs[0] in new else ""
-        group = NEW if pairs[0] in new else KNOWN
-        asked = questions_about(objects, absent=absent_from(objects, learned))
-        found.append(AskedPicture(drawn.images[0], drawn.captions[0], group, remark, asked))
-    return found
-
-
-def absent_from(objects: Sequence[SceneObject], pairs: Sequence[tuple[str, ...]]) -> str:
-    """Return the first pair that shares neither colour nor shape with any object, as words."""
-    used = {word for thing in objects for word in (thing.color, thing.shape)}
-    return next(" ".join(pair) for pair in pairs if not used & set(pair))
-
-
-def questions_about(objects: Sequence[SceneObject], *, absent: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return six questions about a picture, each with its true answers."""
-    thing, last = objects[0], objects[-1]
-    by_place = "the thing" if len(objects) == 1 else f"the thing {PHRASES[last.place]}"
-    asked = [
-        ("describe", {}, [scenes.describe(objects), scenes.describe(objects[::-1])]),
-        ("color", {"thing": by_place}, [last.color]),
-        ("shape", {"thing": by_place}, [last.shape]),
-        ("exist", {"thing": f"a {thing.color} {thing.shape}"}, ["yes"]),
-        ("exist", {"thing": f"a {absent}"}, ["no"]),
-        ("size", {"thing": "the thing"}, [thing.size]) if len(objects) == 1 else ("count", {}, ["two"]),
-    ]
-    return tuple((TEMPLATES[kind][0].format(**blanks) + ENDING, tuple(truths)) for kind, blanks, truths in asked)
-
-
-def asked_page() -> str:
-    """Return the HTML at the top of the landing page: the shipped model's answers."""
-    model, provenance = shipped_vlm()
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    known, new = (provenance["validation"][f"{kind}, one object described"]["exact"] for kind in ("seen", "held out"))
-    source = (
-        f"The answers are those of the model that comes with this book: {weights:,} weights, trained on "
-        f"{provenance['date']}. They were computed beforehand, and a test asks again. The pictures are the first that "
-        f"the seeds {SEED} to {SEED + 7} draw, not the best. On other pictures of one object it described {known:.0%} "
-        f"of those of learned pairs rightly in every word, and {new:.0%} of those of new pairs."
-    )
-    return ask_a_picture(model, pictures(provenance), source=source)
-
-
 DRAWINGS = (
     question, image_to_vector, no_labels, linear_map, time_axis, locality, attention, patches, next_word, answer
 )  # fmt: skip
@@ -197,7 +137,6 @@ def main() -> None:
         ax.set_axis_off()
         figure.savefig(FOLDER / f"{chapter:02}_{draw.__name__}.png", transparent=True, metadata={"Software": None})
         plt.close(figure)
-    write_whole(PAGE, asked_page().encode())
 
 
 if __name__ == "__main__":

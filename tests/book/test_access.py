@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import test_pages
-from test_pages import DESKTOP, HTML, PAGES, PHONE, unavailable
+from browsers import unavailable
+from test_pages import DESKTOP, HTML, PAGES, PHONE
 
 pytestmark = pytest.mark.browser
 
-address, browser = test_pages.address, test_pages.browser  # the fixtures
+address = test_pages.address  # the fixture
 
 ALL = os.environ.get("VLMCOURSE_AXE") == "all"
 WIDTHS = (390, 768, 1280)

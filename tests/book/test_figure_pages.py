@@ -4,17 +4,19 @@ import io
 from statistics import median
 
 import pytest
+import test_pages
 from PIL import Image
-
-from tests.book.test_pages import HTML, PAGES, PHONE, Visit, address, browser, open_page  # noqa: F401
+from test_pages import HTML, PAGES, PHONE, Visit, open_page
 
 pytestmark = pytest.mark.browser
+
+address = test_pages.address  # the fixture
 CHAPTERS = [name for name in PAGES if name.startswith("lectures/")]
 FIGURES = ".output.figure:not(.on-paper), .cell_output > img"
 
 
 @pytest.fixture
-def shown(browser, address):  # noqa: F811
+def shown(browser, address):
     """Open a page in a theme and a size of window."""
     pages = []
 

@@ -6,9 +6,7 @@ unless VLMCOURSE_REQUIRE_BROWSER=1 makes that a failure.
 
 import functools
 import http.server
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,14 +16,13 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 import yaml
+from browsers import unavailable
 from bs4 import BeautifulSoup
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "_build" / "html"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NO_SANDBOX = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -117,13 +114,6 @@ class Visit:
     faint: dict[str, list[str]] = field(default_factory=dict)
 
 
-def unavailable(reason: str) -> None:
-    """Skip, or fail where the browser tests are what was asked for."""
-    if os.environ.get("VLMCOURSE_REQUIRE_BROWSER") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Serve the built book on a free port of this machine."""
@@ -139,19 +129,6 @@ def address() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start Chromium, the one on this machine."""
-    if CHROMIUM is None:
-        unavailable("there is no Chromium; install the package chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=NO_SANDBOX)
-        yield chromium
-        chromium.close()
 
 
 def open_page(browser, address: str, visit: Visit):

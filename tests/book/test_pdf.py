@@ -9,13 +9,14 @@ from itertools import pairwise
 
 import pytest
 import test_pages
-from test_pages import CHROMIUM, HTML, PAGES, unavailable
+from browsers import CHROMIUM, unavailable
+from test_pages import HTML, PAGES
 
 from book.tools.pdf import APPENDIX, APPENDIX_TITLE, Document, anchor, print_book
 
 pytestmark = pytest.mark.browser
 
-address, browser = test_pages.address, test_pages.browser  # the fixtures
+address = test_pages.address  # the fixture
 
 CHAPTER = "lectures/04_linear_probe"
 PARTS = [("", ["book/intro"]), ("Chapters", [CHAPTER]), ("Reference", ["book/api/ops", "book/glossary"])]

@@ -38,7 +38,7 @@ EXCUSE = re.compile(r"\{cite[a-z:]*\}`|<!-- not measured: \S.*?-->")
 FORBIDDEN = {
     "a word that talks down": r"\b(?:simply|obviously|trivially|just|of course|needless to say)\b",
     "an exclamation mark": r"(?<=\w)!(?!\[)",
-    "a place on somebody's machine": r"(?:/home/|/root/|/Users/|/tmp/|/work/|/mnt/|[A-Z]:\\)",
+    "a place on somebody's machine": r"(?:/(?:home|root|Users|tmp|work|mnt)/|[A-Z]:\\)",
     "an unfinished thought": r"\b(?:TODO|FIXME|XXX|TBD)\b",
 }
 

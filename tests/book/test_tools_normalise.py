@@ -1,12 +1,15 @@
 """The committed form of notebooks: executing again changes nothing, and nothing of the author's is lost."""
 
+import base64
 import copy
+import io
 import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from book.tools import normalise as tool
 from book.tools.execute import ChapterError
@@ -235,3 +238,34 @@ def test_reading_does_not_change_what_was_read(tmp_path):
     untouched = copy.deepcopy(nb)
     tool.text_of(nb)
     assert nb == untouched
+
+
+def as_png(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_picture_is_stored_in_256_colours_once_and_a_transparent_one_as_it_is():
+    noise = Image.effect_noise((120, 90), 60).convert("RGB")
+    photo = as_png(Image.merge("RGB", [noise.getchannel(0), noise.getchannel(1).rotate(90), noise.getchannel(2)]))
+    light = tool.lightened(photo)
+    assert len(light) < len(photo) / 2
+    assert tool.lightened(light) == light
+    shown = Image.open(io.BytesIO(base64.b64decode(light)))
+    assert (shown.mode, shown.size) == ("P", (120, 90))
+    see_through = as_png(noise.convert("RGBA").point(lambda value: value // 2))
+    assert tool.lightened(see_through) == see_through
+    assert tool.lightened("bm90IGEgcGljdHVyZQ==") == "bm90IGEgcGljdHVyZQ=="
+
+
+def test_a_file_is_rewritten_or_only_named(tmp_path, capsys):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    words = {"outdated": "is old", "done": "is new"}
+    assert tool.rewrite({file: "new"}, check=True, **words) == 1
+    assert (file.read_text(), "is old" in capsys.readouterr().out) == ("old", True)
+    assert tool.rewrite({file: "new"}, check=False, **words) == 0
+    assert (file.read_text(), "is new" in capsys.readouterr().out) == ("new", True)
+    assert tool.rewrite({file: "new"}, check=True, **words) == 0
+    assert capsys.readouterr().out == ""

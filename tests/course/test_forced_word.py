@@ -2,18 +2,17 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from browsers import opened
 from html_tags import parsed
 
 from vlmcourse import ConvEncoder, questions
 from vlmcourse.course.figures.forced_word import forced_word, shapes_after
 from vlmcourse.train import vlm
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAIRS = [*vlm.pairings(2)[::4], *vlm.held_out()[::2]]
 WORLD = {"colors": vlm.COLORS, "shapes": vlm.SHAPES}
 ASKED = questions(40, seed=3, kinds="describe", phrasings=1, only=PAIRS, **WORLD)
@@ -199,26 +198,6 @@ def test_what_cannot_be_shown_is_refused_by_name(changes, error, message):
 
 
 # --- in a real browser -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-def opened(browser, text, **context):
-    page = browser.new_context(viewport={"width": 390, "height": 800}, **context).new_page()
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith("data:") else page.errors.append(request.url))
-    page.set_content(f"<meta name='viewport' content='width=device-width'><body>{text}</body>")
-    return page
 
 
 def as_shown(page):

@@ -3,11 +3,11 @@
 import base64
 import json
 import re
-import shutil
 from itertools import pairwise
 
 import pytest
 import torch
+from browsers import opened
 from html_tags import parsed
 
 from vlmcourse import nt_xent_loss, slide_contrastive_loss
@@ -17,7 +17,6 @@ from vlmcourse.train.vlm import build_vlm
 
 ROWS, COLUMNS, DEPTH, HEADS = 3, 5, 2, 3
 N = ROWS * COLUMNS
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def make(seed=0, label="a face", **changes):
@@ -140,26 +139,6 @@ def test_what_does_not_fit_is_refused_by_name(changes, error, message):
 
 
 # --- in a real browser -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-def opened(browser, text, *, theme="", **context):
-    page = browser.new_context(viewport={"width": 390, "height": 800}, **context).new_page()
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith("data:") else page.errors.append(request.url))
-    page.set_content(f"<style>:root {{ {theme} }}</style><body>{text}</body>")
-    return page
 
 
 def swipe(page, here, there):

@@ -4,12 +4,12 @@ import base64
 import io
 import json
 import re
-import shutil
 from importlib.resources import files
 from itertools import product
 
 import pytest
 import torch
+from browsers import opened
 from html_tags import parsed
 from PIL import Image
 from torch import nn
@@ -24,7 +24,6 @@ from vlmcourse.course.figures.patch_slider import patch_slider
 from vlmcourse.course.figures.stepper import convolution_stepper
 from vlmcourse.train.vlm import build_vlm
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LIMIT = 200_000  # bytes of one picture
 TEMPLATES = sorted(path.name for path in files("vlmcourse.course.figures").joinpath("templates").iterdir())
 
@@ -106,26 +105,6 @@ def test_a_file_of_rules_is_put_into_a_template_by_its_name():
 
 
 # --- in a real browser -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-def opened(browser, text, **context):
-    page = browser.new_context(viewport={"width": 390, "height": 800}, **context).new_page()
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith("data:") else page.errors.append(request.url))
-    page.set_content(f"<!doctype html><meta name='viewport' content='width=device-width'><body>{text}</body>")
-    return page
 
 
 def says(page):

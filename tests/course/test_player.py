@@ -3,16 +3,14 @@
 import base64
 import io
 import re
-import shutil
 
 import pytest
 import torch
+from browsers import opened
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vlmcourse.course.figures.player import clip_player
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def make(channels=3, t=5, h=7, w=11, **options):
@@ -64,23 +62,6 @@ def test_the_label_is_escaped_and_nothing_comes_from_elsewhere():
 def test_what_cannot_be_played_is_refused(clip, options, error, message):
     with pytest.raises(error, match=message):
         clip_player(clip, **{"label": "noise", **options})
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium; install the package chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
-
-
-def opened(browser, text, **options):
-    page = browser.new_context(java_script_enabled=True, **options).new_page()
-    page.set_content(f"<!doctype html><meta name='viewport' content='width=device-width'><body>{text}</body>")
-    return page
 
 
 def at(page, milliseconds):
