@@ -1,9 +1,9 @@
 """What the rendered pages need before everybody can read them, mended in their HTML.
 
-The theme, Sphinx and its extensions leave lists of the wrong kind, switches without a name, ids that repeat and
-headers of tables that head nothing, and they load scripts that a page has no use for. None of them has an option for
-any of that, so each finished page passes through ``mend``. The names of classes are those of the theme, and a version
-that changes them shows in tests/book/test_access.py.
+The theme, Sphinx and its extensions leave lists of the wrong kind, switches without a name, ids that repeat, headers
+of tables that head nothing and no colours where no script runs, and they load scripts that a page has no use for. None
+of them has an option for any of that, so each finished page passes through ``mend``. The names of classes are those of
+the theme, and a version that changes them shows in tests/book/test_access.py.
 """
 
 import re
@@ -23,6 +23,8 @@ MENDS: list[tuple[str, str]] = [
     # The parameters of a long signature stand in a list of definitions that defines nothing.
     (r"<dl>\n(<dd><em class=\"sig-param\">.*?)</dl>", r'<span class="sig-lines">\1</span>'),
     (r"<dd>(<em class=\"sig-param\">.*?)</dd>", r'<span class="sig-line">\1</span>'),
+    # The theme's colours hang on this attribute. As "auto" it has none until a script has asked the reader's system.
+    (r'(<html[^>]*?)data-theme="auto"', r'\1data-theme="light"'),
     # The title above the contents belongs to a landmark.
     (r'(<a class="navbar-brand logo".*?</a>)', r'<nav aria-label="Start">\1</nav>'),
     # The button called .pdf only opened the browser's dialog; book/tools/pdf.py puts the whole book in its place.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browsers import unavailable
 
 from book.tools import homework
 from vlmcourse.homework import CHECKS, Report, grading, notebook
@@ -271,10 +272,11 @@ def test_the_built_wheel_holds_no_solution_and_works_in_an_empty_folder(tmp_path
     assert "next: by-hand\nnot written yet" in run.stdout
 
 
+@pytest.mark.browser  # which needs none, but a built book
 def test_no_page_that_was_rendered_holds_a_solution():
     site = homework.ROOT / "_build" / "html"
     if not site.is_dir():
-        pytest.skip("the book is not built: make book")
+        unavailable("there is no built book; run: make book")
     # The library's own code, under _modules, is the book's subject and open to everybody.
     files = [path for path in site.rglob("book/homework/*") if path.is_file()]
     assert {f"{path.stem}.html" for path in SOURCES} <= {path.name for path in files}
