@@ -1,10 +1,11 @@
 """The lecture's questions once more, on photographs: encoders, data, another world, and a model that answers.
 
-Usage: python -m book.experiments.photographs [--images FOLDER] [--slice SECONDS] [--seeds 0 1 2]
+Usage: python -m book.experiments.photographs [--images FOLDER] [--slice SECONDS] [--seeds 0 1 2] [--trials NAME...]
 
 Without a folder the images are torchvision's CIFAR-10, which is downloaded. A folder holds ``train/<class>/`` and
 ``test/<class>/``. Every trial is kept when it ends and a training goes on from its checkpoint, so a run that was
-stopped is continued by the same call; once all trials are there, book/results/photographs.json is written.
+stopped is continued by the same call; once a trial has run with all seeds, book/results/photographs_<trial>.json is
+written.
 
 Choices are made on validation images. Each test image is looked at once by each trained model, after its last step.
 """
@@ -242,51 +243,62 @@ def answering(seed: int, data: Data) -> dict[str, Any]:
     return found
 
 
-TRIALS: dict[str, Trial] = {"encoders": encoders, "growing": growing, "answering": answering}
+TRIALS: dict[str, Trial] = {"encoders": encoders, "answering": answering, "growing": growing}
+# the measure that stands for a trial on the page of results
+HEADLINES = {
+    "encoders": f"contrastive, probe {LABELS[-1]}",
+    "answering": "exact, real image",
+    "growing": f"ViT, {SIZES[-1]} images",
+}
+
+
+def tried(name: str, seed: int, data: Data) -> dict[str, Any]:
+    """Run a trial, or return what it left when it ran before."""
+    file = KEPT / f"{name}_{seed}.json"
+    if not file.is_file():
+        print(f"  {name}, seed {seed} ...", flush=True)
+        start = time.monotonic()
+        values = TRIALS[name](seed, data)
+        write_whole(file, json.dumps({**values, f"seconds {name}": time.monotonic() - start}).encode())
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def record(name: str, runs: dict[int, dict[str, Any]], data: Data) -> None:
+    """Write what all seeds of a trial measured to book/results/photographs_<name>.json."""
+    table = {what: [run[what] for run in runs.values()] for what in next(iter(runs.values()))}
+    record_result(
+        f"photographs_{name}",
+        table[HEADLINES[name]],
+        unit="accuracy, fraction",
+        data=f"{data['test'].name}, test, {len(data['test']):,} images",
+        seeds=list(runs),
+        seconds=sum(table[f"seconds {name}"]),
+        root=ROOT / "book" / "results",
+        settings={"steps": STEPS | STAGE_STEPS, "batch": BATCH, "device": str(device())},
+        table=table,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the trials that are missing, and write the result when all are there."""
+    """Run the trials that are missing, and write the result of each that all seeds have run."""
     parser = argparse.ArgumentParser(description="Measure the lecture's questions on photographs.")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="train/<class>/ and test/<class>/")
     parser.add_argument("--slice", type=float, default=float("inf"), help="start no trial after so many seconds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
     options = parser.parse_args(argv)
     began = time.monotonic()
     data = images(options.images)
-    found: dict[int, dict[str, Any]] = {seed: {} for seed in options.seeds}
-    for seed in options.seeds:
-        for name, trial in TRIALS.items():
-            file = KEPT / f"{name}_{seed}.json"
-            if not file.is_file():
-                if time.monotonic() - began > options.slice:
-                    print(f"stopped before {name}, seed {seed}; call again to go on")
-                    return 0
-                print(f"  {name}, seed {seed} ...", flush=True)
-                start = time.monotonic()
-                values = trial(seed, data)
-                kept(name)
-                write_whole(file, json.dumps({**values, f"seconds {name}": time.monotonic() - start}).encode())
-            found[seed] |= json.loads(file.read_text(encoding="utf-8"))
-    runs = list(found.values())
-    table = {name: [run[name] for run in runs] for name in runs[0]}
-    record_result(
-        "photographs",
-        table[f"contrastive, probe {LABELS[-1]}"],
-        unit="accuracy, fraction",
-        data=f"{data['test'].name}, test, {len(data['test']):,} images",
-        seeds=options.seeds,
-        seconds=sum(sum(table[f"seconds {name}"]) for name in TRIALS),
-        root=ROOT / "book" / "results",
-        settings={
-            "steps": STEPS | STAGE_STEPS,
-            "batch": BATCH,
-            "labels": LABELS,
-            "sizes": SIZES,
-            "device": str(device()),
-        },
-        table=table,
-    )
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for name in options.trials:
+        runs = {}
+        for seed in options.seeds:
+            if time.monotonic() - began > options.slice:
+                print(f"stopped before {name}, seed {seed}; call again to go on")
+                return 0
+            runs[seed] = tried(name, seed, data)
+        record(name, runs, data)
     return 0
 
 

@@ -232,3 +232,11 @@ def test_grouped_runs_keep_tasks_apart_and_methods_recognisable():
 def test_attention_and_runs_that_do_not_fit_are_refused(draw, said):
     with pytest.raises(ValueError, match=said):
         draw()
+
+
+def test_a_reader_who_trains_longer_than_the_recorded_runs_still_sees_both():
+    loss = Measurement("loss", [3.0, 2.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
+    ax = plots.show_training({"contrastive": loss})
+    (line,) = (line for line in ax.lines if line.get_label() == "contrastive, here")
+    assert list(line.get_xdata()) == [1, 2, 3]
+    assert ax.collections[0].get_paths()[0].vertices[:, 0].max() == 2

@@ -283,7 +283,8 @@ def show_training(
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
     Shapes:
-        as many values in every run: one a step, or one for each of ``steps``.
+        as many values in every recorded run: one a step, or one for each of ``steps``. A reader who trains for longer
+        has a longer line than band.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
     >>> ax = show_training({"contrastive": loss})
@@ -298,13 +299,19 @@ def show_training(
         shown = curve.recorded or (curve.live,)
         dashes = ("-", "--", ":", "-.")[drawn.count(color) % 4]  # two of one concept: one colour, another line
         drawn.append(color)
-        x = np.arange(1, len(shown[0]) + 1) if steps is None else np.asarray(steps)
-        ax.fill_between(x, np.min(shown, axis=0), np.max(shown, axis=0), color=color, alpha=0.25, linewidth=0)
+        low, high = np.min(shown, axis=0), np.max(shown, axis=0)
+        ax.fill_between(_steps_of(low, steps), low, high, color=color, alpha=0.25, linewidth=0)
         if curve.live is not None:
+            x = _steps_of(curve.live, steps)
             ax.plot(x, curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")
     ax.set(xlabel="step", ylabel=label)
     ax.legend(title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
     return ax
+
+
+def _steps_of(values: Sequence[float], steps: Sequence[float] | None) -> Sequence[float]:
+    """Return at which steps the values of a curve were taken: at those given, or at every one."""
+    return range(1, len(values) + 1) if steps is None else steps
 
 
 def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
