@@ -18,6 +18,8 @@ MENDS: list[tuple[str, str]] = [
     (r'(<div class="citation" id="[^"]*") role="doc-biblioentry"', r'\1 role="listitem"'),
     # Every exercise and every solution of a page had the same id, to which no link leads.
     (r'<section id="((?:exercise|solution)-content)">', r'<section class="\1">'),
+    # The space before a link is no part of it.
+    (r'(<p class="admonition-title">Solution to)(<a [^>]*>) ', r"\1 \2"),
     # An empty corner of a table heads nothing.
     (r"<th(?: class=\"[^\"]*\")?>(?:<p></p>)?</th>", "<td></td>"),
     # The parameters of a long signature stand in a list of definitions that defines nothing.

@@ -118,6 +118,7 @@ BY_HAND = {
     "a width of its own": r"figsize=\((?!plots\.(?:WIDE|NARROW),|width,)|set_size_inches\((?!plots\.(?:WIDE|NARROW),)",
     "type under nine points": r"fontsize=[1-8](?:\.\d+)?\b|\"fontsize\": [1-8]\b|labelsize=[1-8]\b",
     "a scale whose zero is white": r"cmap=[\"'](?:Blues|Reds|Greens|Greys|Oranges|Purples|RdBu|bwr|seismic)",
+    "a scale whose zero is dark": r"cmap=[\"'](?:cividis|magma|inferno|plasma)",
 }
 
 
@@ -146,10 +147,17 @@ def test_figure_cells_leave_looks_to_the_style():
         ("ax.figure.set_size_inches(8, 3)", "a width of its own"),
         ('ax.text(0, 0, "a", fontsize=7)', "type under nine points"),
         ('ax.imshow(x, cmap="RdBu")', "a scale whose zero is white"),
+        ('ax.imshow(x, cmap="cividis")', "a scale whose zero is dark"),
     ],
 )
 def test_looks_by_hand_are_noticed(source, why):
     assert by_hand(source) == [why]
+
+
+def test_what_draws_for_chapters_has_no_scale_of_its_own():
+    source = Path(plots.__file__).read_text(encoding="utf-8")
+    assert "cmap=AMOUNT" in source
+    assert re.findall(r"cmap=[\"']\w+", source) == []
 
 
 def test_every_name_of_the_style_that_a_chapter_uses_exists():

@@ -29,6 +29,10 @@ def test_its_examples_are_true(access):
     [
         ('<th class="head"><p></p></th><th>a</th>', "<td></td><th>a</th>"),
         ('<section id="exercise-content"><p>Why?</p>', '<section class="exercise-content"><p>Why?</p>'),
+        (
+            '<p class="admonition-title">Solution to<a class="reference internal" href="#a"> Exercise 3.1</a></p>',
+            '<p class="admonition-title">Solution to <a class="reference internal" href="#a">Exercise 3.1</a></p>',
+        ),
         ('<section id="exercises"><h2>', '<section id="exercises"><h2>'),
         (
             '<dl>\n<dd><em class="sig-param">a</em>,</dd>\n<dd><em class="sig-param">b</em></dd>\n</dl>',

@@ -5,12 +5,14 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from docutils import nodes
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools import address as tool
@@ -91,6 +93,29 @@ def test_a_chapter_begins_with_the_template(path):
     assert match, "the first code cell has not the form of the template"
     assert cell.source.startswith(template(match["imports"], address_in(cell)))
     assert "runtime with a GPU" in match[0]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_where_the_package_is_missing_a_first_cell_says_what_to_install(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vlmcourse", None)
+    source = code_cells(read(path))[0].source
+    for address_, said in ((None, r"run  pip install \.  and restart"), (HERE, rf"run  pip install git\+{HERE}  and")):
+        with pytest.raises(ImportError, match=said):
+            exec(with_address(source, address_, script=True), {})
+
+
+def test_with_an_address_a_first_cell_installs_and_goes_on(monkeypatch):
+    def install(magic, line):
+        asked.append((magic, line))
+        monkeypatch.setitem(sys.modules, "vlmcourse", package_)
+
+    asked, package_ = [], types.SimpleNamespace(Chapter=lambda name: f"chapter {name}")
+    monkeypatch.setitem(sys.modules, "vlmcourse", None)
+    source = template("from vlmcourse import Chapter", HERE) + 'chapter = Chapter("x")\n'
+    names = {"get_ipython": lambda: types.SimpleNamespace(run_line_magic=install)}
+    exec(TransformerManager().transform_cell(source), names)
+    assert asked == [("pip", f"install --quiet git+{HERE}")]
+    assert names["chapter"] == "chapter x"
 
 
 def test_all_chapters_install_from_the_same_place():

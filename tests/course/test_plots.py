@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -97,6 +98,26 @@ def test_reach_is_drawn_below_the_accuracies_on_the_same_axis():
     assert walls == [2]  # who sees everything has no wall
 
 
+def test_names_of_rows_are_whole_however_long():
+    for name in ("a", "output as it rises", "the widest words: WWWWWWWWWWWW"):
+        for columns in (2, 5, 12):
+            ax = plots.show_rows({name: torch.rand(columns, 1, 20, 20), "b": torch.rand(columns, 1, 20, 20)})
+            ax.figure.canvas.draw()
+            assert ax.texts[0].get_window_extent().x0 >= 0
+
+
+def test_scores_fade_into_the_page_and_their_numbers_take_the_ink_that_can_be_read():
+    (ax,) = plots.show_scores({"seen": pd.DataFrame([[1.0, 0.3]], index=["blank"], columns=["exact", "colour"])})
+    assert ax.get_images()[0].get_cmap().name == plots.AMOUNT.name
+    assert {text.get_text(): text.get_color() for text in ax.texts} == {"100": "white", "30": plots.INK}
+
+
+def test_a_name_far_from_its_mark_on_a_timeline_is_joined_to_it():
+    events = [(2020.0 + k / 12, name, 0) for k, name in enumerate("abcd")]
+    joined = {text.get_text() for text in plots.show_timeline(events, names=["lane"]).texts if text.arrow_patch}
+    assert joined == {"c", "d"}  # the first two stand beside their marks
+
+
 def test_lines_of_networks_that_are_equally_right_do_not_hide_each_other():
     curves = {name: Measurement(name, [1.0, 1.0], ()) for name in ("a", "b")}
     upper, _ = plots.show_reach([0, 2], curves, reaches={"a": 2, "b": 2}, chance=0.5)
@@ -188,7 +209,7 @@ def test_rows_of_pictures_come_in_order_with_grey_ones_as_grey():
     assert drawn[:5, 8:15].tolist() == colour[1].permute(1, 2, 0).tolist()
     assert drawn[6:11, 16:23].tolist() == grey[2].expand(3, -1, -1).permute(1, 2, 0).tolist()
     names, titles = ax.texts[:2], ax.texts[2:]
-    assert [(text.get_text(), text.get_position()[1]) for text in names] == [("above", 2.0), ("below", 8.0)]
+    assert [(text.get_text(), text.xy[1]) for text in names] == [("above", 2.0), ("below", 8.0)]
     assert [(text.get_text(), text.get_position()[0]) for text in titles] == [("x", 3.0), ("y", 11.0), ("z", 19.0)]
 
 

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.font_manager import font_scalings
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
@@ -410,8 +412,9 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
         for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
-                text, (year, group), (0, away), textcoords="offset points", ha="center", va="center", fontsize="small"
-            )
+                text, (year, group), (0, away), textcoords="offset points", ha="center", va="center", fontsize="small",
+                arrowprops={"arrowstyle": "-", "color": QUIET, "shrinkB": 4} if abs(away) > 12 else None,
+            )  # fmt: skip
     first, last = min(event[0] for event in events), max(event[0] for event in events)
     ax.set(xlim=(int(first) - 0.2, int(last) + 1.2), ylim=(len(names) - 0.4, -0.6))
     ax.set(yticks=range(len(names)), yticklabels=list(names))
@@ -441,13 +444,17 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
     everything = torch.cat([images.expand(-1, 3, -1, -1) for images in pictures])
     gap = max(1, width // 12)
     if ax is None:
-        names = 0.1 + 0.08 * max(map(len, rows))  # inches that they take
+        size = plt.rcParams["font.size"] * font_scalings["small"]
+        names = 0.13 + 1.05 * max(TextPath((0, 0), name, size=size).get_extents().x1 for name in rows) / 72  # inches
         side = min(1.0, (WIDE - names) * width / (columns * (width + gap)))
-        tall = side * len(rows) * (height + gap) / width + 0.3
-        ax = plt.subplots(figsize=(names + side * columns * (width + gap) / width, tall), layout="constrained")[1]
+        wide, tall = (side * count * (edge + gap) / width for count, edge in ((columns, width), (len(rows), height)))
+        whole, high = names + wide, tall + (0.3 if titles else 0.1)
+        figure = plt.figure(figsize=(whole, high), layout="none")  # a layout would cut long names
+        ax = figure.add_axes((names / whole, 0.05 / high, wide / whole, tall / high))
     ax = show_images(everything, columns=columns, ax=ax)
     for k, name in enumerate(rows):
-        ax.text(-gap - 1, k * (height + gap) + height / 2 - 0.5, name, ha="right", va="center", fontsize="small")
+        middle = (-0.5, k * (height + gap) + height / 2 - 0.5)
+        ax.annotate(name, middle, (-6, 0), textcoords="offset points", ha="right", va="center", fontsize="small")
     for k, title in enumerate(titles or ()):
         ax.text(k * (width + gap) + width / 2 - 0.5, -1.2, title, ha="center", va="bottom", fontsize="small")
     return ax
@@ -504,11 +511,10 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
     )  # fmt: skip
     for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
         labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]
-        drawn = ax.imshow(100 * table.to_numpy(), cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        drawn = ax.imshow(100 * table.to_numpy(), cmap=AMOUNT, vmin=0, vmax=100, aspect="auto")
         ax.set(xticks=range(columns), yticks=range(rows), xticklabels=table.columns, yticklabels=labels, title=title)
         for (row, column), value in np.ndenumerate(table.to_numpy()):
-            shade = "white" if value < 0.6 else "black"
-            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade)
+            ax.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink_on(value))
     figure.colorbar(drawn, ax=panels[0, -1], label="% of answers")
     return list(panels[0])
 
