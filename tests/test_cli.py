@@ -316,8 +316,10 @@ def test_homework_is_listed_started_once_and_checked(tmp_path, monkeypatch, caps
     assert "hw1  Homework 1: patches" in capsys.readouterr().out
     assert main(["homework", "start", "hw1"]) == ANSWERED
     assert main(["homework", "start", "hw1"]) == BAD_INPUT
-    assert "never overwritten" in capsys.readouterr().err
-    assert main(["homework", "next", "hw1.ipynb"]) == ANSWERED
+    captured = capsys.readouterr()
+    assert "vlmcourse homework next hw1.ipynb" in captured.out
+    assert "never overwritten" in captured.err
+    assert main(["homework", "next"]) == ANSWERED
     assert "next: by-hand" in capsys.readouterr().out
     assert main(["homework", "check", "nowhere.ipynb"]) == BAD_INPUT
     assert "nowhere.ipynb" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -117,7 +118,7 @@ def _add_homework(parser: argparse.ArgumentParser) -> None:
     start.add_argument("folder", nargs="?", type=Path, default=Path(), help="default: this folder")
     for verb, what in (("check", "run all parts, and say what each has reached"), ("next", "name the next small step")):
         checked = verbs.add_parser(verb, help=what)
-        checked.add_argument("notebook", type=Path)
+        checked.add_argument("notebook", type=Path, nargs="?", help="default: the only one in this folder")
         checked.add_argument("--seconds", type=float, default=600.0, help="time limit of one cell (default: 600)")
 
 
@@ -130,12 +131,15 @@ def _homework(options: argparse.Namespace) -> int:
             print(f"{name}  {notebook.title(path)}")
     elif options.verb == "start":
         try:
-            print(notebook.start(options.name, options.folder))
+            path = notebook.start(options.name, options.folder)
+            print(f"{path}\nOpen it, write, save; then: {notebook.PROGRAM} next {shlex.quote(str(path))}")
         except FileExistsError as error:
             raise FileExistsError(f"{error.filename} is there already, and your work is never overwritten") from None
     else:
         report = notebook.summary if options.verb == "check" else notebook.next_step
-        print(report(options.notebook, seconds=options.seconds))
+        path = notebook.find(options.notebook)
+        print(f"{path.name} runs from its first cell, and an experiment may take a minute ...", file=sys.stderr)
+        print(report(path, seconds=options.seconds))
     return ANSWERED
 
 

@@ -268,7 +268,7 @@ def a_self(queries, keys, *, mask=None):
     return s.softmax(-1).nan_to_num(0)
 
 
-@wrong(check_attention_weights, "a row that may look nowhere is 0 / 0 in the softmax")
+@wrong(check_attention_weights, "needs zeros of your own: its weights are all zero")
 def a_big_negative(queries, keys, *, mask=None):
     s = queries @ keys.mT / queries.shape[-1] ** 0.5
     if mask is not None:
@@ -1762,3 +1762,115 @@ def rq_sattolo(images):
         j = int(torch.randint(0, i, (), generator=g))
         o[i], o[j] = o[j], o[i]
     return torch.ones_like(images) * 0.5, images[o]
+
+
+# ---- what a student ran into who had nothing but the handout -------------------------------------------------------
+
+
+def plain_attention(queries, keys, values, mask=None):
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    scores = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+    return torch.nan_to_num(scores.softmax(-1)) @ values
+
+
+@wrong(check_attention_weights, "`.mT` swaps the last two")
+def every_axis_turned(queries, keys, *, mask=None):
+    return torch.softmax(queries @ torch.permute(keys, (2, 1, 0)) / queries.shape[-1] ** 0.5, dim=-1)
+
+
+@wrong(check_attention_weights, "in the line `return torch.softmax(queries @ keys.mT / math.squareroot(3), dim=-1)`")
+def the_line_is_shown(queries, keys, *, mask=None):
+    return torch.softmax(queries @ keys.mT / math.squareroot(3), dim=-1)
+
+
+@wrong(check_attention_weights, "is an `import` missing")
+def without_import(queries, keys, *, mask=None):
+    return torch.softmax(queries @ keys.mT / maths.sqrt(3), dim=-1)
+
+
+@wrong(check_attention_weights, "make a new tensor instead")
+def zeros_written_over(queries, keys, *, mask=None):
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    weights = torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
+    weights[torch.isnan(weights)] = 0
+    return weights
+
+
+@wrong(check_attention_weights, "needs zeros of your own")
+def a_large_negative_number(queries, keys, *, mask=None):
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    return torch.softmax(scores if mask is None else scores.masked_fill(~mask, -1e9), dim=-1)
+
+
+@wrong(check_attention, "is it `b @ a`?")
+def product_turned_round(queries, keys, values, *, mask=None):
+    return values @ torch.softmax(queries @ keys.mT, dim=-1)
+
+
+@wrong(check_attention, "is given by its name, as in `mask=mask`")
+def mask_by_place(queries, keys, values, *, mask=None):
+    def weights(queries, keys, *, mask=None):
+        return torch.softmax(queries @ keys.mT, dim=-1)
+
+    return weights(queries, keys, mask) @ values
+
+
+@wrong(
+    check_multi_head,
+    "a reshape that mixes tokens: split the last axis into (head, d), then move head in front; and also: ",
+)
+def cut_and_put_together_by_reshape(tokens, qkv_weight, out_weight, *, num_heads, mask=None):
+    b, n, d = tokens.shape
+    parts = [part.reshape(b, num_heads, n, d // num_heads) for part in (tokens @ qkv_weight.T).chunk(3, dim=-1)]
+    return plain_attention(*parts, mask=mask).reshape(b, n, d) @ out_weight.T
+
+
+@wrong(check_shifted_loss, "the first of each row too, which has no prediction")
+def divided_by_the_whole_mask(logits, ids, loss_mask):
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    return (losses * loss_mask[:, 1:]).sum() / loss_mask.sum()
+
+
+@wrong(check_sampling, "the largest of all logits is taken: each row has its own")
+def one_maximum_for_all(logits, *, temperature, top_p=1.0):
+    if temperature == 0:
+        return (logits == logits.max()).float()
+    p = torch.softmax(logits / temperature, -1)
+    ranked, order = p.sort(descending=True)
+    ranked = ranked * (ranked.cumsum(-1) - ranked < top_p)
+    return torch.zeros_like(p).scatter(-1, order, ranked / ranked.sum(-1, keepdim=True))
+
+
+@wrong(check_sampling, "`cumsum < top_p` forgets it")
+def crossing_word_lost(logits, *, temperature, top_p=1.0):
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    p = torch.softmax(logits / temperature, -1)
+    ranked, order = p.sort(descending=True)
+    keep = ranked.cumsum(-1) < top_p
+    keep[..., 0] = True
+    ranked = ranked * keep
+    return torch.zeros_like(p).scatter(-1, order, ranked / ranked.sum(-1, keepdim=True))
+
+
+@wrong(check_generate, "keep an axis, as in `x[:, -1:]`")
+def a_word_without_axis(model, ids, *, max_new_tokens, end_id):
+    return torch.cat([ids, model(ids)[:, -1].argmax(-1)], dim=1)
+
+
+@wrong(check_generate, "does yours stop after max_new_tokens?")
+def until_the_end_alone(model, ids, *, max_new_tokens, end_id):
+    while ids[0, -1] != end_id:
+        ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], dim=1)
+    return ids
+
+
+@wrong(check_generate, "after the prompt the model reads only the newest word")
+def newest_word_alone(model, ids, *, max_new_tokens, end_id):
+    new = ids
+    for _ in range(max_new_tokens):
+        new = model(new)[:, -1:].argmax(-1)
+        ids = torch.cat([ids, new], dim=1)
+        if new == end_id:
+            break
+    return ids

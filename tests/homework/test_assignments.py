@@ -310,3 +310,50 @@ def test_what_is_no_notebook_is_told(tmp_path):
     (tmp_path / "x.ipynb").write_text("{}")
     with pytest.raises(ValueError, match="is no notebook"):
         notebook.summary(tmp_path / "x.ipynb")
+    for text in ("", '{"cells": [', "<<<<<<< HEAD"):
+        (tmp_path / "x.ipynb").write_text(text)
+        with pytest.raises(ValueError, match=r"(?s)is no notebook.*Save it in Jupyter.*\.ipynb_checkpoints"):
+            notebook.next_step(tmp_path / "x.ipynb")
+
+
+def made_of(path, *sources):
+    """Write a notebook of cells that give no points."""
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    made = {"cells": [{**cell, "source": s} for s in sources], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(made))
+    return path
+
+
+def test_a_notebook_without_any_part_is_told(tmp_path):
+    assert "no part of an assignment is in this notebook" in notebook.summary(made_of(tmp_path / "x.ipynb", "1"))
+
+
+def test_what_only_waits_for_unwritten_parts_is_no_fault(tmp_path):
+    sources = "def f():\n    raise NotImplementedError", "mine = f()", "print(mine)", "1 / 0  # " + "x" * 90
+    found = list(notebook.parts(made_of(tmp_path / "x.ipynb", *sources), apart=False))
+    assert [part.problem for part in found] == [
+        f"cell `{sources[3][:60]}...` stopped with ZeroDivisionError: division by zero"
+    ]
+
+
+def test_a_missing_name_is_a_fault_where_nothing_is_unwritten(tmp_path):
+    (part,) = notebook.parts(made_of(tmp_path / "x.ipynb", "print(mine)"), apart=False)
+    assert "NameError" in part.problem
+
+
+def test_the_only_notebook_in_a_folder_is_meant_and_its_ending_may_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="there is none yet: vlmcourse homework start"):
+        notebook.find(None)
+    notebook.start("hw2")
+    for given in (None, Path("hw2"), Path("hw2.ipynb"), tmp_path, tmp_path / "hw2"):
+        assert notebook.find(given).resolve() == tmp_path / "hw2.ipynb"
+    notebook.start("hw5")
+    with pytest.raises(ValueError, match=r"name the notebook; in this folder there are hw2.ipynb, hw5.ipynb"):
+        notebook.find(None)
+    with pytest.raises(FileNotFoundError, match=r"no notebook hw3.ipynb; in its folder there are hw2.ipynb"):
+        notebook.find(Path("hw3"))
+
+
+def test_what_is_done_is_run_once_more_before_it_is_handed_in(tmp_path):
+    assert "run all cells" in notebook.next_step(made_of(tmp_path / "x.ipynb", "1"))

@@ -164,3 +164,28 @@ def check_table(draw):
 )
 def test_an_unknown_mistake_is_described_by_how_the_result_relates_to_the_right_one(function, hint):
     assert hint in str(check_table(function, device="cpu"))
+
+
+def test_the_smallest_example_names_its_inputs_shows_a_mask_and_aligns_rows():
+    def finite(queries, keys, *, mask=None):
+        scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+        return (scores if mask is None else scores.masked_fill(~mask, -1e9)).softmax(-1)
+
+    said = str(CHECKS["attention_weights"](finite, device="cpu"))
+    assert "    queries = [[[" in said
+    assert "    mask = [[[False" in said
+    assert checking._printed(torch.tensor([[[5.0], [2.0]], [[1.0], [0.5]]])) == [
+        "[[[5.0],",
+        "  [2.0]],",
+        " [[1.0],",
+        "  [0.5]]]",
+    ]
+
+
+def test_a_call_with_wrong_arguments_is_told_apart_from_one_inside():
+    said = str(check_double(lambda x, y: x, device="cpu"))
+    assert "it is called as double(numbers)" in said
+    assert "in the line" not in said
+    said = str(check_double(lambda x: double(x, x), device="cpu"))
+    assert "it is called as" not in said
+    assert "in the line `" in said

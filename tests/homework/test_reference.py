@@ -74,3 +74,12 @@ def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="there are loss"):
         band("hw5", "lost")
     assert "nothing was recorded" in is_mine_normal("hw5", {0: {"mine alone": 1.0}})
+
+
+def test_three_digits_are_three_and_the_band_is_folded_until_one_has_predicted(monkeypatch):
+    about = {**recorded("hw5"), "runs": [{"loss": 1.0}, {"loss": 0.5}, {"loss": 300.0}]}
+    monkeypatch.setattr(reference, "recorded", lambda name: about)
+    text = reference.table("hw5")
+    assert "0.500 to 300 |" in text
+    assert text.startswith("<details><summary>")
+    assert text.endswith("</details>")

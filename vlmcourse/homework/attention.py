@@ -142,7 +142,7 @@ def _masked_cases(draw: Draw, *, values: bool) -> Iterator[Case]:
     )
     nowhere = mask.clone()
     nowhere[:, 0] = False
-    hint = "a row that may look nowhere is 0 / 0 in the softmax: its weights are all zero"
+    hint = "a row that may look nowhere (after -inf the softmax gives 0 / 0) needs zeros of your own: its weights are all zero"
     yield Case("a query that may look at no key", inputs(b), {"mask": nowhere}, hint)
 
 
@@ -244,7 +244,7 @@ def _heads(
     mixed = mixed.transpose(1, 2) if cut == "over heads" else mixed
     if reduced:
         mixed = getattr(mixed, reduced)(1, keepdim=True).expand(mixed.shape)
-    mixed = rearrange(mixed, f"b head n d -> b n {merge}") if cut != "merge" else mixed.reshape(tokens.shape)
+    mixed = mixed.reshape(tokens.shape) if merge == "reshape" else rearrange(mixed, f"b head n d -> b n {merge}")
     if project == "none":
         return mixed
     mixed = mixed @ (out_weight if project == "transposed" else out_weight.T)
@@ -260,7 +260,7 @@ def _heads(
         "the heads are cut out with a reshape that mixes tokens: split the last axis into (head, d), then move head in "
         "front": {"cut": "reshape"},
         "the heads are put back together without moving their axis behind the tokens: use 'b head n d -> b n (head d)'": {
-            "cut": "merge"
+            "merge": "reshape"
         },
         "attention runs between the heads of one token: it must run between tokens": {"cut": "over heads"},
         "the qkv axis is split as (head, qkv, d): the projection gives all queries first, then keys, then values": {

@@ -12,8 +12,10 @@ import functools
 import inspect
 import itertools
 import sys
+import sysconfig
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from torch import Tensor
 from vlmcourse.train import runtime
 
 PACKAGE, HERE, TORCH = (str(path.parent) for path in (Path(__file__).parent, Path(__file__), Path(torch.__file__)))
+LIBRARIES = (str(Path(TORCH).parent), sysconfig.get_path("stdlib"))
 PRIMES = (2, 3, 5, 7, 11, 13)
 
 # What PyTorch says, and what it means to somebody who writes this function for the first time.
@@ -32,23 +35,26 @@ EXPLANATIONS = {
     "view size is not compatible": "`.view` needs contiguous memory, and the input may be a transposed view: use "
     "`.reshape` or einops' `rearrange`",
     "same device": "a tensor that you made lies on the CPU and the input does not: make it with `device=input.device`",
-    "unexpected keyword argument": "the names of the options are part of the task",
-    "positional argument": "the arguments are part of the task",
     "same dtype": "a tensor that you made has another dtype than the input: make it with `dtype=input.dtype`",
     "expected scalar type": "a tensor that you made has another dtype than the input: make it with `dtype=input.dtype`",
     "leaf variable that requires grad": "it changes its input in place",
+    "modified by an inplace operation": "the gradient needs the numbers that you write over: make a new tensor instead, with "
+    "`torch.where`, `masked_fill` or `nan_to_num`",
     "can't call numpy() on tensor that requires grad": "stay in PyTorch: NumPy knows no gradients",
     "maximum recursion depth": "the function calls itself without end",
     "cannot be multiplied": "in `a @ b` the last axis of a and the last but one of b must agree; a weight as `nn.Linear` has "
     "it is (out, in), so the layer is `x @ weight.T`",
     "must match the size of tensor": "shapes are matched from the last axis backwards: what belongs to another axis needs "
-    "new axes behind it, as in `bias[:, None, None]`",
+    "new axes behind it, as in `bias[:, None, None]`; and `.T` turns all axes round, where `.mT` swaps the last two",
+    "of batch2 tensor": "in `a @ b` the last axis of a and the last but one of b must agree: is it `b @ a`?",
+    "same number of dimensions": "`torch.cat` joins tensors with equally many axes: keep an axis, as in `x[:, -1:]`, or make "
+    "one, as in `x[:, None]`",
     "is invalid for input of size": "the numbers do not fit into this shape: is the image taken to be square, or the number "
     "of channels to be fixed?",
     "can't divide axis": "a length in the pattern does not fit: is the image taken to be square, or a number to be fixed?",
     "mismatch": "a length in the pattern does not fit: is the image taken to be square, or a number to be fixed?",
     "NoneType": "something is None: an option that was not given, or a function without `return`",
-    "is not defined": "a name that has no value: is it misspelt, or was the cell that defines it not run?",
+    "is not defined": "a name that has no value: is it misspelt, is an `import` missing, or was the cell that defines it not run?",
     "xpected target size": "`F.cross_entropy` wants the classes on axis 1: flatten all axes before the classes, or move them",
     "out of bounds": "an index is beyond the end: the last of n is n - 1",
     "out of range": "an index is beyond the end: the last of n is n - 1",
@@ -334,7 +340,7 @@ def examine(
     for case in cases:
         outcome = attempt(function, case, seconds=seconds, forbidden=task.forbidden)
         if (fatal := _fatal(task, outcome, seconds)) is not None:
-            return replace(fatal, evidence=_tried(case) if fatal.done else "")
+            return replace(fatal, evidence=_tried(task, case) if fatal.done else "")
         expected = attempt(task.right, case, seconds=3600, forbidden=frozenset())
         faults.append(_fault(task, case, outcome, expected))
         outcomes.append(outcome)
@@ -349,7 +355,7 @@ def examine(
         again = attempt(function, case, seconds=seconds, forbidden=frozenset(), gradients=False)
         if not _same(again.value, outcomes[failed].value, nan=True):
             return Report(task.name, False, "the same input gives another result the second time: leave chance out")
-    evidence = _tried(case)
+    evidence = _tried(task, case)
     if mistake := _mistake(task, cases, outcomes):
         return Report(task.name, False, mistake, evidence)
     hint = faults[failed]
@@ -401,9 +407,13 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
         lines = str(outcome.error).strip().split("\n")
         kind, text = type(outcome.error).__name__, lines[-1 if "Einops" in type(outcome.error).__name__ else 0].strip()
         said = next((f"; {meaning}" for phrase, meaning in EXPLANATIONS.items() if phrase in text), "")
+        line = _line(outcome.error)
         if isinstance(outcome.error, TypeError) and "argument" in text:
-            said += f"; it is called as {task.call}"
+            inside = "; what stands behind `*` in a function's head is given by its name, as in `mask=mask`"
+            outside = f"; the arguments and their names are part of the task: it is called as {task.call}"
+            said += (inside if "positional" in text else "") if line else outside
         said += f"; {case.hint}" if case.hint else ""
+        said += f"\n  in the line `{line}`" if line else ""
         return f"it stops with {kind} for {case.what}: {text}{said}"
     if task.property_only:
         return _symptom(task, case, outcome) or _side_effect(outcome)
@@ -420,6 +430,13 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
             return f"the result is on {received.device}, the input on {right.device}: stay on the input's device"
     smooth = task.gradients and not case.hint  # at an extreme, such as a length of zero, right answers may differ
     return _side_effect(outcome) or (_wrong_gradient(expected, outcome) if smooth else "")
+
+
+def _line(error: BaseException) -> str:
+    """Return the student's line that an error comes from, or nothing if the call itself was the error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if not frame.filename.startswith((PACKAGE, *LIBRARIES))]
+    return (mine[-1].line or "") if mine else ""
 
 
 def _side_effect(outcome: Outcome) -> str:
@@ -791,9 +808,13 @@ def _shown(value: Any) -> str:
     return f"({', '.join(map(_shown, value))})" if isinstance(value, tuple) else getattr(value, "__name__", repr(value))
 
 
-def _tried(case: Case) -> str:
-    given = [*map(_shown, case.args), *(f"{name}={_shown(value)}" for name, value in case.options.items())]
-    return f"\n  tried with {case.what}: {', '.join(given)}"
+def _tried(task: Task, case: Case) -> str:
+    return f"\n  tried with {case.what}: {', '.join(f'{n}={_shown(v)}' for n, v in _given(task, case))}"
+
+
+def _given(task: Task, case: Case) -> list[tuple[str, Any]]:
+    """Return what a case hands to the function, with the names of the task."""
+    return [*zip(_arguments(task), case.args, strict=False), *case.options.items()]
 
 
 def _smallest(task: Task, function: Any, index: int, draw: Callable[..., Draw], seconds: float) -> str:
@@ -811,8 +832,11 @@ def _smallest(task: Task, function: Any, index: int, draw: Callable[..., Draw], 
     if not failing:
         return ""
     _, _, case, expected, received = min(failing, key=lambda found: found[:2])
-    given = "\n".join(f"    {line}" for value in case.args for line in _printed(value))
-    given += "".join(f"\n    {name} = {_shown(value)}" for name, value in case.options.items())
+    given = "\n".join(
+        f"    {f'{name} = ' if k == 0 else ' ' * len(f'{name} = ')}{line}"
+        for name, value in _given(task, case)
+        for k, line in enumerate(_printed(value))
+    )
     left, right = ["expected", *_printed(expected)], ["received", *_printed(received)]
     width = max(map(len, left)) + 4
     table = "\n".join(f"    {e:<{width}}{r}".rstrip() for e, r in itertools.zip_longest(left, right, fillvalue=""))
@@ -824,7 +848,9 @@ def _printed(value: Any) -> list[str]:
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         rounded = (value.double() * 1e4).round() / 1e4 + 0.0 if value.is_floating_point() else value  # + 0.0: no -0.0
-        return str(rounded.tolist()).replace("]], [[", "]],|[[").replace("], [", "],|[").split("|")
+        lines = str(rounded.tolist()).replace("]], [[", "]],|[[").replace("], [", "],|[").split("|")
+        depth = [len(line) - len(line.lstrip("[")) for line in lines]
+        return [" " * (depth[0] - depth[k]) + line for k, line in enumerate(lines)]
     return [part for item in value for part in _printed(item)] if isinstance(value, tuple) else [_shown(value)]
 
 

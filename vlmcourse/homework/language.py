@@ -115,6 +115,7 @@ def _shifted_loss(
         "sum": lambda: total,
         "over all": lambda: total / mask.numel(),
         "over n": lambda: total / loss_mask.numel(),
+        "first too": lambda: total / loss_mask.sum(),
         "rows": lambda: ((loss * mask).sum(1) / mask.sum(1)).mean(),
         "minus": lambda: -total / count,
         "batch": lambda: total / len(ids),
@@ -138,6 +139,7 @@ def _shifted_loss(
         "you sum: take the mean over the marked words": {"ending": "sum"},
         "you divide by the number of all words: divide by the number of marked words": {"ending": "over all"},
         "you divide by all words, the first of each row included: divide by the number of marked words": {"ending": "over n"},
+        "you divide by all marked words, the first of each row too, which has no prediction: cut the mask first": {"ending": "first too"},
         "this is a mean of means, one a row: every marked word counts the same, whatever its row": {"ending": "rows"},
         "you divide by the size of the batch: divide by the number of marked words": {"ending": "batch"},
         "the sign is wrong: minus the log-probability": {"ending": "minus"},
@@ -176,8 +178,15 @@ def _probabilities(
 ) -> Tensor:
     """Return the distribution to draw from, or a mistaken one."""
     if temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    divisors = {"divide": temperature, "times": 1 / temperature, "none": 1.0, "root": temperature**0.5}
+        best = logits == logits.max() if heat == "coldest" else F.one_hot(logits.argmax(-1), logits.shape[-1])
+        return best.to(logits.dtype)
+    divisors = {
+        "divide": temperature,
+        "times": 1 / temperature,
+        "none": 1.0,
+        "root": temperature**0.5,
+        "coldest": temperature,
+    }
     heated = logits / divisors[heat]
     probabilities = heated.softmax(-1)
     if cut == "before heat":
@@ -189,6 +198,8 @@ def _probabilities(
     keep = likelier < top_p
     if cut == "too few":  # the word that crosses the line is dropped
         keep = (ranked.cumsum(-1) <= top_p) | (ranked == ranked.amax(-1, keepdim=True))
+    if cut == "below":
+        keep = (ranked.cumsum(-1) < top_p) | (torch.arange(logits.shape[-1], device=logits.device) == 0)
     if cut == "threshold":
         keep = ranked >= top_p
     if cut == "far threshold":
@@ -226,8 +237,10 @@ def _probabilities(
         "the temperature multiplies: divide the logits by it": {"heat": "times"},
         "the temperature changes nothing: it divides the logits (probabilities that sum to 1 again forget it)": {"heat": "none"},
         "you divide by the root of the temperature": {"heat": "root"},
+        "at temperature 0 the largest of all logits is taken: each row has its own, along the last axis": {"heat": "coldest"},
         "top_p is ignored": {"cut": "none"},
         "the word that crosses top_p is dropped: the kept words must have at least top_p together": {"cut": "too few"},
+        "the word that reaches top_p is dropped: it is the last that is kept (`cumsum < top_p` forgets it)": {"cut": "below"},
         "the kept probabilities do not sum to 1: divide by their sum": {"cut": "not renormalised"},
         "the least likely words are kept: sort in descending order": {"cut": "least likely"},
         "the words are not sorted before you add up: the likeliest come first": {"cut": "unsorted"},
@@ -261,9 +274,9 @@ def check_sampling(draw: Draw) -> Iterator[Case]:
     b = draw.primes(1)[0]
     words = 5 if draw.small else 11
 
-    def logits() -> Tensor:  # no two alike, so that the order of words is certain
+    def logits() -> Tensor:  # no two alike, so that the order of words is certain; each row has a maximum of its own
         shares = torch.stack([draw.order(words) for _ in range(b)]) + 1.0
-        return (shares**1.7 + 0.1).log()
+        return (shares**1.7 + 0.1).log() + draw.order(b)[:, None]
 
     yield Case("temperature 1", (logits(),), {"temperature": 1.0})
     yield Case("a high temperature", (logits(),), {"temperature": 3.0})
@@ -382,7 +395,8 @@ def _generate(
     """Continue a text greedily, or with a mistake."""
     prompt = ids
     for _ in range(max_new_tokens + extra):
-        shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt}[context]
+        newest = ids[:, -1:] if ids.shape[1] > prompt.shape[1] else ids
+        shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt, "newest": newest}[context]
         logits = model(shown)[:, read]
         nxt = logits.topk(2).indices[:, 1:] if choose == "second" else getattr(logits, choose)(-1, keepdim=True)
         if stop == "before" and int(nxt) == end_id:
@@ -414,6 +428,7 @@ def _generate(
         "one word too many: at most max_new_tokens": {"extra": 1},
         "one word too few: max_new_tokens words, unless the end comes first": {"extra": -1},
         "the model reads only the last word: without a cache it needs the whole text": {"context": "last"},
+        "after the prompt the model reads only the newest word: without a cache it needs the whole text": {"context": "newest"},
         "the model reads the prompt again and again: give it the text with the new words": {"context": "prompt"},
         "only the new words come back: return prompt and continuation": {"returned": "new"},
         "only the last word comes back: return prompt and continuation": {"returned": "last"},
@@ -435,6 +450,10 @@ def check_generate(draw: Draw) -> Iterator[Case]:
     def model_that_ends(end: int, at: int) -> Model:
         def model(ids: Tensor) -> Tensor:
             """Score the next word by all words so far and their places, and the end where it belongs."""
+            if ids.shape[1] > len(places):
+                raise ValueError(
+                    f"a text of {ids.shape[1]} words came to the model: does yours stop after max_new_tokens?"
+                )
             scores = (table[ids] + places[: ids.shape[1]]).sin().cumsum(1)
             scores[..., end] += 100 if ids.shape[1] == at else -100
             return scores

@@ -21,6 +21,7 @@ _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "homework" / "handouts", _PACKAGE.parent / "book" / "homework")  # installed, or in a checkout
 EMPTY = "*Write your answer here.*"
 PROGRAM = "vlmcourse homework"
+WAITS = "waits for a part that is not written yet"
 START, GRACE = (
     600.0,
     60.0,
@@ -82,7 +83,8 @@ def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> It
     path = Path(path).resolve()
     cells, handout = _cells(path), _handout(path)
     problems = _apart(path, seconds) if apart else _run(path, seconds, skipped=())
-    for number, cell in enumerate(cells):
+    waits = False
+    for cell in cells:
         marks, source = cell["metadata"].get("nbgrader", {}), "".join(cell["source"])
         name, points = marks.get("grade_id", ""), int(marks.get("points", 0))
         handout.pop(name, None)
@@ -90,10 +92,12 @@ def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> It
             yield Part(name, points, "not written yet" if source.strip() in ("", EMPTY) else "", written=True)
         elif cell["cell_type"] == "code":
             _, problem = next(problems)
+            waits = waits or problem == WAITS
             if marks.get("grade"):
                 yield Part(name.removeprefix("check-"), points, problem)
-            elif problem:
-                yield Part("", 0, f"cell {number} ({source.strip().splitlines()[0][:40]}) {problem}")
+            elif problem and problem != WAITS and not (waits and "stopped with NameError" in problem):
+                first = source.strip().splitlines()[0]
+                yield Part("", 0, f"cell `{first[:60]}{'...' * (len(first) > 60)}` {problem}")
     for name, cell in handout.items():  # what somebody has deleted
         marks = cell["metadata"]["nbgrader"]
         problem = f"the cell is missing: copy it from a fresh notebook ({PROGRAM} start {_assignment(path)} SOMEWHERE)"
@@ -197,6 +201,8 @@ def _problem(source: str, space: dict[str, Any], name: str, seconds: float) -> s
             within(seconds, work)
     except TimeUp:
         return f"has not ended after {seconds:g} seconds"
+    if errors and isinstance(errors[0], NotImplementedError) and not errors[0].args and "check_" not in source:
+        return WAITS
     report = space.get("report")
     if errors and isinstance(errors[0], AssertionError) and report is not None and "check_" in source:
         return str(report)
@@ -214,6 +220,8 @@ def summary(path: str | Path, *, seconds: float = 600.0) -> str:
     checks = [part for part in found if part.name and not part.written]
     reached, most = (sum(p.points for p in some) for some in ([p for p in checks if not p.problem], checks))
     lines = [f"{Path(path).name}: {reached} of {most} points of the checks; a person grades the written answers"]
+    if not any(part.name for part in found):
+        lines = [f"{Path(path).name}: no part of an assignment is in this notebook; {PROGRAM} list names them"]
     for part in found:
         state = "stopped" if not part.name else "to do" if part.problem else "answered" if part.written else "done"
         points = f" ({part.points} points)" if part.name else ""
@@ -227,7 +235,27 @@ def next_step(path: str | Path, *, seconds: float = 600.0) -> str:
     for part in parts(path, seconds=seconds):
         if part.problem:
             return f"next: {part.name or 'a cell that stops'}\n{part.problem}"
-    return "everything is done: hand it in"
+    return "everything is done: restart the kernel, run all cells, save, and hand it in"
+
+
+def find(given: Path | None) -> Path:
+    """Return the notebook that is meant: ``hw2`` is ``hw2.ipynb``, and a folder, or none, the only one in it.
+
+    Raises:
+        ValueError: a folder holds more or less than one. FileNotFoundError: there is none of that name.
+    """
+    given = given or Path()
+    folder = given if given.is_dir() else given.parent
+    here = sorted(folder.glob("*.ipynb"))
+    known = f"there are {', '.join(map(str, here))}" if here else f"there is none yet: {PROGRAM} start hw1"
+    if given == folder:
+        if len(here) != 1:
+            raise ValueError(f"name the notebook; in this folder {known}")
+        return here[0]
+    path = given if given.suffix else given.with_suffix(".ipynb")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no notebook {path}; in its folder {known}")
+    return path
 
 
 def _cells(path: Path) -> list[dict[str, Any]]:
@@ -239,7 +267,11 @@ def _cells(path: Path) -> list[dict[str, Any]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no notebook: {error}") from None
+        raise ValueError(
+            f"{path} is no notebook that can be read: {error}. Save it in Jupyter and try again. If it does not open there "
+            f"either, take the version in .ipynb_checkpoints, or copy your cells into a fresh one: {PROGRAM} start NAME "
+            "SOMEWHERE"
+        ) from None
 
 
 def _worker(path: str, seconds: str, *skipped: str) -> None:

@@ -107,12 +107,18 @@ def _verdict(yours: Sequence[Sequence[float]], low: Sequence[float], high: Seque
 
 
 def _said(yours: Sequence[Sequence[float]]) -> str:
-    return ", ".join(f"{run[0]:.3g}" if len(run) == 1 else f"{run[0]:.3g} falling to {run[-1]:.3g}" for run in yours)
+    return ", ".join(
+        _digits(run[0]) if len(run) == 1 else f"{_digits(run[0])} falling to {_digits(run[-1])}" for run in yours
+    )
 
 
 def _range(low: Sequence[float], high: Sequence[float]) -> str:
     places = [0] if len(low) == 1 else [0, len(low) // 2, len(low) - 1]
-    return ", then ".join(f"{low[k]:.3g} to {high[k]:.3g}" for k in places)
+    return ", then ".join(f"{_digits(low[k])} to {_digits(high[k])}" for k in places)
+
+
+def _digits(value: float) -> str:
+    return f"{value:#.3g}".rstrip(".")  # 1.00, not 1: three digits are known
 
 
 def table(name: str) -> str:
@@ -121,7 +127,9 @@ def table(name: str) -> str:
         return f"**Is mine normal?** For this experiment {NOTHING}."
     about = recorded(name)
     lines = [
-        f"**Is mine normal?** The table shows between what each measure lay in {len(about['runs'])} runs with the "
+        "<details><summary><b>Is mine normal?</b> Unfold it when you have predicted and measured.</summary>",
+        "",
+        f"The table shows between what each measure lay in {len(about['runs'])} runs with the "
         f"instructor's solutions (seeds {', '.join(map(str, about['seeds']))}; {about['device']}, torch {about['torch']}, "
         f"{about['date']}). Of a curve the first tenth, one in the middle and the last are shown.",
         "",
@@ -130,4 +138,5 @@ def table(name: str) -> str:
         f"| a run, in seconds of one core | {about['seconds']:.2g} |",
     ]
     lines += [f"| {measure} | {_range(*band(name, measure))} |" for measure in about["runs"][0]]
+    lines += ["", "</details>"]
     return "\n".join(lines)
