@@ -235,7 +235,7 @@ WRONG = {
         (lambda x: (x.mean((1, 2, 3), keepdim=True).expand_as(x), x.roll(1, 0)), "the blank images differ"),
         (lambda x: (torch.zeros_like(x[:1]), x.roll(1, 0)), "blank has shape"),
         (lambda x: (blank(x), x.roll(1, 0)[1:]), "shuffled has shape"),
-        (lambda x: (x.roll(1, 0), blank(x)), "the blank images differ"),
+        (lambda x: (x.roll(1, 0), blank(x)), "the two results come in the wrong order"),
         (lambda x: blank(x), "two tensors are expected"),
         (lambda x: (x.zero_(), x.roll(1, 0)), ""),
     ],
