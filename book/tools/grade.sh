@@ -6,12 +6,16 @@
 # Each notebook's kernel is started as USER (nobody, unless told) in a network of its own, and talks to nbgrader through
 # sockets in a folder that both may enter. The course folder, with solutions, gradebook and hidden tests, is root's alone.
 set -eu
-assignment=$1 user=${2:-nobody}
+assignment=${1:?which assignment? say for example: sh grade.sh hw1} user=${2:-nobody}
+if [ "$(id -u)" -ne 0 ] || [ "$(id -u "$user")" -eq 0 ]; then
+    echo "grade.sh: run it as root, for a USER who is not root; students' code would run as you here" >&2
+    exit 1
+fi
 chmod 700 .
 if unshare --net true 2>/dev/null; then
     without_network="unshare --net"
-elif [ "$(ls /sys/class/net)" = lo ]; then
-    without_network=  # a container that was started without network
+elif ! grep -qv '^Iface' /proc/net/route && ! grep -qsv ' lo$' /proc/net/ipv6_route; then
+    without_network=  # a container that was started without network: no route leads out of it
 else
     echo "grade.sh: students' code would have a network here; start the container with --network none" >&2
     exit 1
@@ -23,17 +27,28 @@ chown -R "$user" "$apart"
 cat > "$apart/kernels/python3/kernel.json" <<END
 {"argv": ["sh", "$apart/start.sh", "{connection_file}"], "display_name": "apart", "language": "python"}
 END
-cat > "$apart/start.sh" <<END
-cp "\$1" "$apart/connection.json"
-chown "$user" "$apart/connection.json"
+cat > "$apart/python.sh" <<END
 cd "$apart/home"
 exec $without_network setpriv --reuid="$user" --regid="$(id -g "$user")" --clear-groups --no-new-privs --bounding-set=-all \\
     env -i PATH="$PATH" HOME="$apart/home" PYTHONPATH="${PYTHONPATH-}" VLMCOURSE_DEVICE=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS-1}" \\
-    "$(command -v python)" -m ipykernel_launcher -f "$apart/connection.json" --HistoryManager.enabled=False
+    "$(command -v python)" "\$@"
 END
+cat > "$apart/start.sh" <<END
+cp "\$1" "$apart/connection.json"
+chown "$user" "$apart/connection.json"
+exec sh "$apart/python.sh" -m ipykernel_launcher -f "$apart/connection.json" --HistoryManager.enabled=False
+END
+if ! sh "$apart/python.sh" -c "import ipykernel, vlmcourse.homework"; then
+    echo "grade.sh: as user $user, $(command -v python) does not start or finds no ipykernel or vlmcourse. May only root enter" \
+        "its folder, or that of the Python it was made from, as with /root? Make the environment elsewhere, as in /opt" >&2
+    exit 1
+fi
 export JUPYTER_PATH="$apart"
 status=0
 nbgrader autograde "$assignment" --create --KernelManager.transport=ipc --KernelManager.ip="$apart/kernel" || status=$?
 nbgrader generate_feedback "$assignment" || status=$?
 nbgrader export || status=$?
+if [ $status -ne 0 ]; then
+    echo "grade.sh: not everything could be graded, see above; who has no feedback was not graded, whatever grades.csv says" >&2
+fi
 exit $status

@@ -494,7 +494,7 @@ def n_nan(embeddings):
     return embeddings / torch.sqrt((embeddings**2).sum(-1, keepdim=True))
 
 
-@wrong(check_unit, "all along axis 1")
+@wrong(check_unit, "points the right way, but its length is")
 def n_big_eps(embeddings):
     return embeddings / (embeddings.norm(dim=1, keepdim=True) + 0.1)
 

@@ -9,7 +9,8 @@ import torch
 
 from vlmcourse.homework import CHECKS, Case, Draw, check, checking
 
-MODULES = [importlib.import_module(name) for name in (*(f"hw{k}_solutions" for k in range(1, 7)), "more_solutions")]
+FILES = (*(f"hw{k}_solutions" for k in range(1, 7)), "more_solutions", "unseen_solutions")
+MODULES = [importlib.import_module(name) for name in FILES]
 RIGHT = [(check, f) for module in MODULES for check, found in module.RIGHT.items() for f in found]
 WRONG = [(check, *pair) for module in MODULES for check, found in module.WRONG.items() for pair in found]
 
@@ -33,6 +34,7 @@ def test_a_wrong_solution_gets_the_hint_that_names_its_fault(check, function, hi
     report = check(function, device="cpu", seconds=1.0 if "end" in hint else 10.0)
     assert not report.passed
     assert hint in str(report)
+    assert not str(report).splitlines()[0].rstrip().endswith(":")  # a sentence that was begun is ended
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -89,6 +91,15 @@ def test_a_slow_solution_passes_with_a_remark():
     report = check_double(slow, device="cpu")
     assert report
     assert "slow" in str(report)
+
+
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="only Linux knows what a thread has computed")
+def test_a_solution_that_waits_for_a_busy_machine_is_not_taken_for_an_endless_loop():
+    def waits(numbers):
+        time.sleep(0.5)
+        return numbers + numbers
+
+    assert check_double(waits, device="cpu", seconds=0.3)
 
 
 def test_an_endless_loop_that_catches_everything_is_reported_in_time():

@@ -29,6 +29,7 @@ from vlmcourse.train import runtime
 PACKAGE, HERE, TORCH = (str(path.parent) for path in (Path(__file__).parent, Path(__file__), Path(torch.__file__)))
 LIBRARIES = (str(Path(TORCH).parent), sysconfig.get_path("stdlib"))
 PRIMES = (2, 3, 5, 7, 11, 13)
+PATIENCE = 6  # how often the time limit may pass while a function does not compute
 
 # What PyTorch says, and what it means to somebody who writes this function for the first time.
 EXPLANATIONS = {
@@ -44,6 +45,9 @@ EXPLANATIONS = {
     "maximum recursion depth": "the function calls itself without end",
     "cannot be multiplied": "in `a @ b` the last axis of a and the last but one of b must agree; a weight as `nn.Linear` has "
     "it is (out, in), so the layer is `x @ weight.T`",
+    "batch2 tensor": "in `a @ b` the last axis of a and the last but one of b must agree: is one of them transposed?",
+    "does not broadcast with previously seen": "one letter of the pattern has two lengths: are two axes swapped?",
+    "cannot be converted to Scalar": "`.item()` and `int(...)` take one number: is a batch of one assumed?",
     "must match the size of tensor": "shapes are matched from the last axis backwards: what belongs to another axis needs "
     "new axes behind it, as in `bias[:, None, None]`; and `.T` turns all axes round, where `.mT` swaps the last two",
     "of batch2 tensor": "in `a @ b` the last axis of a and the last but one of b must agree: is it `b @ a`?",
@@ -210,6 +214,7 @@ class Outcome:
     value: Any = None
     gradients: list[Tensor | None] | None = None
     error: BaseException | None = None
+    backward: BaseException | None = None  # the result came, and its gradient did not
     changed: str = ""
     called: Sequence[str] = ()
     seconds: float = 0.0
@@ -218,12 +223,28 @@ class Outcome:
 def within(seconds: float, work: Callable[[], Any]) -> None:
     """Run ``work`` in a thread of its own, and end it when the time is up; works on Windows and in notebooks too.
 
+    On Linux the time is what the thread has computed: on a busy machine a right function may wait for long, when PyTorch
+    loads a library say, and to end it there would leave that library half loaded. Waiting alone ends after ``PATIENCE``
+    times the seconds.
+
     Raises:
         TimeUp: it has not ended. A call into C cannot be interrupted; such a thread is left behind.
     """
-    thread = threading.Thread(target=work, daemon=True)
+    clock = list[int]()
+
+    def timed() -> None:
+        if hasattr(time, "pthread_getcpuclockid"):  # asked in the thread itself: one that has ended has no clock
+            clock.append(time.pthread_getcpuclockid(threading.get_ident()))
+        work()
+
+    thread, start = threading.Thread(target=timed, daemon=True), time.monotonic()
     thread.start()
-    thread.join(seconds)
+    spent = waited = 0.0
+    while thread.is_alive() and spent < seconds and waited < PATIENCE * seconds:
+        thread.join(0.05)
+        spent = waited = time.monotonic() - start
+        with contextlib.suppress(OSError):  # it has just ended
+            spent = time.clock_gettime(clock[0]) if clock else waited
     if not thread.is_alive():
         return
     for _ in range(3):  # a bare `except:` may swallow the first
@@ -237,7 +258,7 @@ def attempt(
 ) -> Outcome:
     """Call the function on copies of the case's arguments, and watch what it does to them."""
     outcome, called = Outcome(), list[str]()
-    args = [_mapped(_leaf, value) for value in case.args]
+    args = [_mapped(_leaf if gradients else torch.clone, value) for value in case.args]
     before = [_mapped(lambda tensor: tensor.detach().clone(), value) for value in args]
 
     def spy(frame: Any, event: str, argument: Any) -> None:
@@ -257,7 +278,10 @@ def attempt(
                     outcome.value = function(*args, **case.options)
             finally:
                 sys.setprofile(None)
-            outcome.gradients = _gradients(outcome.value, args) if gradients else None
+            try:
+                outcome.gradients = _gradients(outcome.value, args) if gradients else None
+            except RuntimeError as error:  # the values may be right or wrong all the same: they are judged first
+                outcome.backward = error
         except BaseException as error:  # SystemExit and KeyboardInterrupt of the student's too
             outcome.error = error
 
@@ -338,10 +362,10 @@ def examine(
     cases = _with_generic(list(task.cases(draw(seed))), task)
     outcomes, faults, times = list[Outcome](), list[str](), list[tuple[float, float]]()
     for case in cases:
-        outcome = attempt(function, case, seconds=seconds, forbidden=task.forbidden)
+        outcome = attempt(function, case, seconds=seconds, forbidden=task.forbidden, gradients=task.gradients)
         if (fatal := _fatal(task, outcome, seconds)) is not None:
             return replace(fatal, evidence=_tried(task, case) if fatal.done else "")
-        expected = attempt(task.right, case, seconds=3600, forbidden=frozenset())
+        expected = attempt(task.right, case, seconds=3600, forbidden=frozenset(), gradients=task.gradients)
         faults.append(_fault(task, case, outcome, expected))
         outcomes.append(outcome)
         times.append((outcome.seconds, expected.seconds))
@@ -424,6 +448,7 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
     for right, received in zip(_tensors(expected.value), _tensors(outcome.value), strict=True):
         if received.dtype != right.dtype:
             advice = "follow the dtype of the input (`torch.zeros(...)` is float32 unless told)"
+            advice = "these are whole numbers: `.long()`" if not right.dtype.is_floating_point else advice
             advice = "a comparison gives it, or `.bool()`" if right.dtype == torch.bool else advice
             return f"the values are right, but of {received.dtype} where {right.dtype} was expected: {advice}"
         if received.device != right.device:
@@ -445,6 +470,14 @@ def _side_effect(outcome: Outcome) -> str:
 
 
 def _wrong_gradient(expected: Outcome, outcome: Outcome) -> str:
+    if outcome.backward is not None:
+        said = f": {outcome.backward}".split("\n", maxsplit=1)[0]
+        if "inplace" in said:
+            said = (
+                ": a step changes a tensor in place that the gradient needs still (`x[...] = `, `fill_diagonal_`, `*=`): "
+                "make a new one, with `masked_fill` or `torch.where`"
+            )
+        return f"the values are right, but no gradient can be computed{said}"
     for right, received in zip(expected.gradients or [], outcome.gradients or [], strict=False):
         if right is not None and right.any() and received is None:
             return (
@@ -575,11 +608,14 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
                 return f"{which}this is `{argument}` as it came"
             if right.shape == got.shape == value.shape and _same(right + value, got):
                 return f"{which}`{argument}` is added to the result"
+            if got.ndim > 1 and got.shape == value.shape and all(any(_same(v, g) for v in value) for g in got):
+                return f"{which}these are entries of `{argument}` along axis 0 as they came, moved or repeated"
     full = replace(case, options={**_defaults(task.right), **case.options})
     for sentence, change in _changes(_arguments(task), full):
         if all(_explained(task, change, seen, value) for seen, _, value in compared):
             return f"this is what comes out {sentence}"
-    return which + _where(right, got, names) if right.ndim and right.shape == got.shape else ""
+    where = _where(right, got, names) if right.ndim and right.shape == got.shape else ""
+    return which + where if where else ""
 
 
 def _same_numbers(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
@@ -632,7 +668,7 @@ def _same_after_a_step(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
              "exp": right.exp(), "a logarithm": right.log(), "abs": right.abs(), "a square": right.square(),
              "rounding": right.round(), "a layer norm": torch.nn.functional.layer_norm(right, right.shape[-1:])}  # fmt: skip
     for step, result in steps.items():
-        if _same(result, got):
+        if len(right.unique()) > 2 and _same(result, got):  # yes and no are numbers that many steps give
             return f"the right result goes through {step} once more: nothing follows"
     if not torch.equal(right.isfinite(), got.isfinite()):
         return ""

@@ -18,6 +18,8 @@ def _unit(
     """Divide vectors by their length, or by something else."""
     if kind == "layer norm":
         return F.layer_norm(embeddings, embeddings.shape[1:])
+    if kind == "standardised":
+        return (embeddings - embeddings.mean(1, keepdim=True)) / embeddings.std(1, keepdim=True)
     if kind == "softmax":
         return embeddings.softmax(1)
     if kind == "max":
@@ -35,6 +37,18 @@ def _unit(
     return embeddings * length if kind == "times" else embeddings / length.clamp(min=1e-12)
 
 
+def _wrong_length(_case: Case, got: Tensor, right: Tensor) -> str | None:
+    """Say how long a row is that points the right way."""
+    lengths = got.norm(dim=1)
+    if not torch.allclose(F.normalize(got, dim=1), right, atol=1e-4):
+        return None
+    row = int((lengths - right.norm(dim=1)).abs().argmax())
+    return (
+        f"row {row} points the right way, but its length is {float(lengths[row]):.3g}, not 1: what is added to the length, or "
+        "limits it from below, must be very small, such as 1e-12"
+    )
+
+
 @check(
     "unit(embeddings)",
     _unit,
@@ -47,12 +61,14 @@ def _unit(
         "you divide by the squared length: the root is missing": {"root": False},
         "you divide by the largest entry: divide by the length": {"kind": "max", "power": math.inf},
         "this is layer normalisation, mean 0 and variance 1: divide by the length alone": {"kind": "layer norm"},
+        "this is standardisation, mean 0 and deviation 1: divide by the length alone": {"kind": "standardised"},
         "this is a softmax: divide by the length": {"kind": "softmax"},
         "you divide by the root of the mean of squares: the length is the root of their sum": {"kind": "mean of squares"},
         "you divide by the sum of the entries: divide by the length": {"kind": "sum"},
         "you multiply by the length: divide": {"kind": "times"},
         "nothing is normalised: divide each row by its length": {"kind": "as it was"},
     },
+    symptoms=[_wrong_length],
 )  # fmt: skip
 def check_unit(draw: Draw) -> Iterator[Case]:
     """Check ``unit(embeddings)`` → ``(n, d)``: every row divided by its length; a row of zeros stays zeros.
@@ -61,8 +77,11 @@ def check_unit(draw: Draw) -> Iterator[Case]:
     False
     """
     n, d = draw.primes(2)
+    d = 7 if d == 2 and not draw.small else d  # of two numbers, all deviations from the mean are alike
     yield Case("random embeddings", (draw.normal(n, d),))
     yield Case("a single embedding", (draw.normal(1, d),))
+    mixed = torch.cat([draw.normal(1, d) / 20, 3 * draw.normal(n, d)])
+    yield Case("a short embedding among long ones", (mixed,))
     zero = draw.normal(n, d)
     zero[0] = 0
     yield Case("an embedding of length zero", (zero.detach(),), hint="a row of zeros has length 0: it stays zeros")
@@ -126,6 +145,8 @@ def _pair_logits(
     products = units @ units.T
     if kind == "distance":
         products = -(2 - 2 * products)
+    if kind == "root of distance":
+        products = -(2 - 2 * products).clamp(min=0).sqrt()
     if kind == "columns":
         products = units.T @ units
     if kind == "absolute":
@@ -149,6 +170,10 @@ def _pair_logits(
         return logits[~self_pairs].view(len(logits), -1)
     if kind == "opposite":
         diagonal = -1 / temperature
+    if kind == "partners too":
+        self_pairs = self_pairs | self_pairs.roll(len(units) // 2, dims=1)
+    if kind == "exp":
+        logits, diagonal = logits.exp(), 0.0
     if kind == "positives":
         self_pairs = self_pairs.roll(len(units) // 2, dims=1)
     if kind == "upper":
@@ -172,6 +197,9 @@ def _pair_logits(
         "you divide by the temperature twice": {"heat": "squared"},
         "you divide by the root of the temperature": {"heat": "root"},
         "these are distances: the logit is the dot product": {"kind": "distance"},
+        "these are distances, with a root: the logit is the dot product": {"kind": "root of distance"},
+        "the partners are masked too, and nobody is left to be found: only the diagonal is -inf": {"kind": "partners too"},
+        "these are exp of the logits: cross-entropy takes exp itself": {"kind": "exp"},
         "these are products of features, (d, d): compare rows with rows, (2n, 2n)": {"kind": "columns"},
         "the sign is lost: opposite embeddings are unlike, not alike": {"kind": "absolute"},
         "these are probabilities: cross-entropy takes the softmax itself": {"kind": "softmax"},
@@ -282,6 +310,8 @@ def _nt_xent(
         "one loss a row came back: return their mean": {"ending": "per row"},
     },
     symptoms=[
+        lambda case, got, right: "the loss is infinite, or nearly: the positive of some row is masked; that of row i is row i + n, "
+        "never the row itself" if got > 1e4 else None,
         lambda case, got, right: "the loss is negative: minus the log of a probability never is" if got < 0 else None,
     ],
 )  # fmt: skip
@@ -317,6 +347,8 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         center = torch.zeros_like(center) if kind == "scale" else center
         if kind == "unit":
             return F.normalize(features, dim=1)
+        if kind == "test not centred" and features is test:
+            center = torch.zeros_like(center)
         if kind == "own mean":
             center = features.mean(0)
         if kind == "median":
@@ -349,6 +381,7 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         "you divide by n - 1: here the deviation divides by n (correction=0)": {"kind": "correction"},
         "the features are centred, but not divided by their deviation": {"kind": "center"},
         "the features are divided, but not centred: take the mean away first": {"kind": "scale"},
+        "the test features are divided, but not centred: take the training mean away from both": {"kind": "test not centred"},
         "you divide by the variance: its root is the deviation": {"kind": "variance"},
         "this scales to the range from 0 to 1: take the mean away and divide by the deviation": {"kind": "range"},
         "you divide each row by its length: every feature, a column, has its own mean and deviation": {"kind": "unit"},
@@ -359,6 +392,7 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         "the two parts come back in the wrong order: train, then test": {"kind": "order"},
         "the training features come back as they were: scale both": {"kind": "test only"},
     },
+    gradients=False,  # features for a probe: nobody trains through them
 )  # fmt: skip
 def check_standardise(draw: Draw) -> Iterator[Case]:
     """Check ``standardise(train, test)`` → both with the mean and deviation of the training features.

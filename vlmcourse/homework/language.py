@@ -67,6 +67,8 @@ def _misread(logits: Tensor, ids: Tensor, loss_mask: Tensor, given: str, joined:
     """Return the inputs of the loss as they are, or spoiled before anything is computed."""
     if joined == "one text":  # the last word of a row would predict the first of the next
         logits, ids, loss_mask = logits.flatten(0, 1)[None], ids.flatten()[None], loss_mask.flatten()[None]
+    if joined == "batch":
+        logits, ids, loss_mask = (x.transpose(0, 1) for x in (logits, ids, loss_mask))
     if joined == "a ring":
         logits, ids, loss_mask = (torch.cat([x, x[:, :1]], dim=1) for x in (logits, ids, loss_mask))
     if given == "logits times mask":
@@ -97,6 +99,10 @@ def _shifted_loss(
         mask = loss_mask[:, shift:] if marks != "source" else loss_mask[:, : n - shift]
     else:
         read, target, mask = logits[:, 1:], ids[:, :-1], loss_mask[:, :-1] if marks != "source" else loss_mask[:, 1:]
+    if marks == "not word 0":
+        mask = mask & (target != 0)
+    if given == "read times mask":
+        read = read * mask[..., None]
     if marks == "all":
         mask = torch.ones_like(mask)
     if marks == "inverted":
@@ -116,6 +122,7 @@ def _shifted_loss(
         "over all": lambda: total / mask.numel(),
         "over n": lambda: total / loss_mask.numel(),
         "first too": lambda: total / loss_mask.sum(),
+        "all over marked": lambda: loss.sum() / count,
         "rows": lambda: ((loss * mask).sum(1) / mask.sum(1)).mean(),
         "minus": lambda: -total / count,
         "batch": lambda: total / len(ids),
@@ -140,6 +147,8 @@ def _shifted_loss(
         "you divide by the number of all words: divide by the number of marked words": {"ending": "over all"},
         "you divide by all words, the first of each row included: divide by the number of marked words": {"ending": "over n"},
         "you divide by all marked words, the first of each row too, which has no prediction: cut the mask first": {"ending": "first too"},
+        "the shift runs along the batch: texts stand on axis 0, words on axis 1": {"joined": "batch"},
+        "word 0 never counts, marked or not: use another number for what is to be ignored, such as -100": {"marks": "not word 0"},
         "this is a mean of means, one a row: every marked word counts the same, whatever its row": {"ending": "rows"},
         "you divide by the size of the batch: divide by the number of marked words": {"ending": "batch"},
         "the sign is wrong: minus the log-probability": {"ending": "minus"},
@@ -154,6 +163,12 @@ def _shifted_loss(
         "only the last word of a row counts: all marked words do": {"marks": "last"},
         "unmarked words are replaced by word 0, and count still: leave them out of the mean": {"given": "words times mask", "marks": "all"},
         "the logits of unmarked words are 0, and count still: leave them out of the mean": {"given": "logits times mask", "marks": "all"},
+        "the logits of unmarked words are set to 0, which costs log(words) each: leave these words out": {
+            "given": "read times mask", "ending": "all over marked"
+        },
+        "the logits of unmarked words are set to 0, and count still: leave these words out of the mean": {
+            "given": "read times mask", "marks": "all"
+        },
         "the logits are taken as log-probabilities: a log_softmax makes them such": {"given": "scores"},
         "these are squared differences: take the cross-entropy": {"given": "squares"},
     },
@@ -170,7 +185,9 @@ def check_shifted_loss(draw: Draw) -> Iterator[Case]:
         mask = draw.integers(2, texts, n).bool()
         mask[:, -1], mask[:, 1] = True, False
         mask[0] = True
-        yield Case(what, (draw.normal(texts, n, words), draw.integers(words, texts, n), mask))
+        logits, ids = draw.normal(texts, n, words), draw.integers(words, texts, n)
+        ids[0, 2] = 0  # a word that counts, though its number is 0
+        yield Case(what, (logits, ids, mask))
 
 
 def _probabilities(
@@ -188,7 +205,9 @@ def _probabilities(
         "coldest": temperature,
     }
     heated = logits / divisors[heat]
-    probabilities = heated.softmax(-1)
+    probabilities = heated.softmax(0 if cut == "over rows" else -1)
+    if cut == "rows together":
+        probabilities = probabilities.flatten()
     if cut == "before heat":
         probabilities = logits.softmax(-1)
     ranked, order = probabilities.sort(dim=-1, descending=cut != "least likely")
@@ -206,6 +225,12 @@ def _probabilities(
         keep = ranked >= 1 - top_p
     if cut == "count":
         keep = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape) < top_p * logits.shape[-1]
+    if cut == "count down":
+        keep = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape) < max(
+            1, int(top_p * logits.shape[-1])
+        )
+    if cut == "share of the likeliest" and top_p < 1:
+        keep = ranked >= top_p * ranked[..., :1]
     if cut == "one more":
         keep = keep | (ranked.cumsum(-1) - ranked).roll(1, -1).lt(top_p)
     if cut == "inverted":
@@ -219,11 +244,15 @@ def _probabilities(
         kept = kept.gather(-1, order)
     elif cut != "left in order":
         kept = torch.zeros_like(kept).scatter(-1, order, kept)
+    if cut == "rows together":
+        kept = (kept / kept.sum()).view(logits.shape)
+    if cut == "zero":
+        return heated.masked_fill(kept == 0, 0.0).softmax(-1)
     if cut == "softmax again":
         return probabilities.masked_fill(kept == 0, -math.inf).softmax(-1)
     if cut == "equal":
         kept = (kept > 0).to(kept)
-    return kept if cut == "not renormalised" else kept / kept.sum(-1, keepdim=True)
+    return kept if cut in ("not renormalised", "rows together") else kept / kept.sum(-1, keepdim=True)
 
 
 @check(
@@ -248,6 +277,11 @@ def _probabilities(
         "top_p is taken as a threshold for each word: it is a limit for the sum": {"cut": "threshold"},
         "1 - top_p is taken as a threshold for each word: top_p is a limit for the sum": {"cut": "far threshold"},
         "a share of the words is kept, however likely: top_p is a share of probability": {"cut": "count"},
+        "a share of the words is kept, rounded down: top_p is a share of probability": {"cut": "count down"},
+        "top_p is taken as a share of the likeliest word's probability: it is a limit for the sum": {"cut": "share of the likeliest"},
+        "the softmax runs over the rows, not the words: take the last axis": {"cut": "over rows"},
+        "all rows are sorted and cut together: each row has its own words, take the last axis": {"cut": "rows together"},
+        "dropped words have the logit 0, and exp(0) is 1: put -inf there": {"cut": "zero"},
         "the words outside top_p are kept, and the ones inside dropped": {"cut": "inverted"},
         "top_p cuts before the temperature: divide by it first": {"cut": "before heat"},
         "one word too many is kept: the word that crosses top_p is the last": {"cut": "one more"},
@@ -394,7 +428,11 @@ def _generate(
 ) -> Tensor:
     """Continue a text greedily, or with a mistake."""
     prompt = ids
+    if context == "one pass":
+        return torch.cat([ids, model(ids).argmax(-1)[:, -max_new_tokens:]], dim=1)
     for _ in range(max_new_tokens + extra):
+        if stop == "seen" and end_id in ids:
+            break
         newest = ids[:, -1:] if ids.shape[1] > prompt.shape[1] else ids
         shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt, "newest": newest}[context]
         logits = model(shown)[:, read]
@@ -405,8 +443,10 @@ def _generate(
         if limit == "all words" and ids.shape[1] >= max_new_tokens:
             break
         ids = torch.cat([nxt, ids] if returned == "front" else [ids, nxt], dim=1)
-        if stop == "after" and int(nxt) == end_id:
+        if (stop in ("after", "forced") and int(nxt) == end_id) or (stop == "anywhere" and end_id in ids):
             break
+    else:
+        ids = torch.cat([ids, torch.full_like(ids[:, :1], end_id)], dim=1) if stop == "forced" else ids
     return {"new": ids[:, prompt.shape[1] :], "last": ids[:, -1:], "flat": ids[0]}.get(returned, ids)
 
 
@@ -421,6 +461,10 @@ def _generate(
         "the least likely word is taken: argmax": {"choose": "argmin"},
         "the second likeliest word is taken: argmax": {"choose": "second"},
         "the text goes on after the end token: stop there": {"stop": "never"},
+        "an end token in the prompt stops the text: only one that was appended ends it": {"stop": "seen"},
+        "after one word it stops for an end token in the prompt: only one that was appended ends the text": {"stop": "anywhere"},
+        "an end token is put behind a text that has not ended: after max_new_tokens words it simply stops": {"stop": "forced"},
+        "all new words come from one pass over the prompt: append one, and ask the model again": {"context": "one pass"},
         "after the end token more end tokens come: stop there": {"stop": "filled"},
         "max_new_tokens is taken for the length of the whole text: it counts the new words": {"limit": "all words"},
         "max_new_tokens is no limit: stop after so many new words": {"extra": 20},
@@ -468,3 +512,6 @@ def check_generate(draw: Draw) -> Iterator[Case]:
     ):
         options = {"max_new_tokens": limit, "end_id": end}
         yield Case(what, (model_that_ends(end, at), draw.integers(words, 1, n)), options)
+    prompt = draw.integers(7, 1, 3)  # no word of it is the end but the middle one
+    prompt[:, 1] = 7
+    yield Case("an end token in the prompt", (model_that_ends(7, -1), prompt), {"max_new_tokens": 4, "end_id": 7})

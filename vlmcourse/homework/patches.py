@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -22,6 +23,10 @@ def _cut(
     pattern = out or f"b ({grid}) ({pixel})"
     if read == "reshape":
         return images.reshape(len(images), -1, patch_size**2 * images.shape[1])
+    if read == "channels last":
+        return images.permute(0, 2, 3, 1).reshape(len(images), -1, patch_size**2 * images.shape[1])
+    if read == "short rows":
+        return _cut(images[..., :-patch_size], patch_size=patch_size)
     if read == "windows":
         images = images.unfold(2, patch_size, 1).unfold(3, patch_size, 1)
         return rearrange(images, "b c nh nw ph pw -> b (nh nw) (ph pw c)")
@@ -57,6 +62,8 @@ READ_MISTAKES = {
     },
     "a plain reshape cuts memory, not the picture: one row of pixels after the other ends in a patch. Split height and "
     "width first, then move the axes": {"read": "reshape"},
+    "the channels are moved behind, but a plain reshape cuts memory, not the picture: split height and width first, then "
+    "move the axes": {"read": "channels last"},
     "your images are read as (b, c, w, h): height comes before width": {"read": "b c (nw pw) (nh ph)"},
 }
 
@@ -74,6 +81,7 @@ READ_MISTAKES = {
         "a patch is still a small picture, with its channel in front: flatten it into one vector, (row, column, "
         "channel)": {"out": "b (nh nw) c ph pw"},
         "the patches overlap: they stand side by side, a step of patch_size": {"read": "windows"},
+        "the last patch of each row is missing: `range(w // patch_size)` stops before its end by itself": {"read": "short rows"},
         "patch_size is taken for the number of patches in a row: it is the side of a patch, in pixels": {"read": "count"},
         "each patch is averaged to one pixel: it keeps all its numbers": {"read": "mean"},
         "each channel became a patch of its own: a patch holds all channels": {"out": "b (c nh nw) (ph pw)"},
@@ -107,6 +115,12 @@ def _paste(
     nh, nw = (size // patch_size for size in (image_size[::-1] if swapped else image_size))
     if read == "reshape":
         return patches.reshape(len(patches), -1, *image_size)
+    if read == "channels last":
+        return patches.reshape(len(patches), *image_size, -1).permute(0, 3, 1, 2)
+    if read == "row length":
+        row, column = torch.arange(nh)[:, None], torch.arange(nw)
+        patches = patches[:, (row * nh + column).clamp(max=nh * nw - 1).flatten()]
+        read = WHOLE
     return rearrange(patches, f"b ({grid}) ({pixel}) -> {read}", nh=nh, nw=nw, ph=patch_size, pw=patch_size)
 
 
@@ -117,6 +131,7 @@ def _paste(
     variant=_paste,
     mistakes=GRID_MISTAKES | PIXEL_MISTAKES | READ_MISTAKES | {
         "the grid has nw rows of nh patches: image_size is (height, width)": {"swapped": True},
+        "row and column of the grid hold patch number row * nw + column: yours multiplies the row by nh": {"read": "row length"},
         "the channels come last: images are (b, c, h, w)": {"read": "b (nh ph) (nw pw) c"},
         "the patches are still apart: join (nh ph) and (nw pw)": {"read": "b (nh nw) c ph pw"},
         "height and width are still split: join (nh ph) and (nw pw)": {"read": "b c nh ph nw pw"},
@@ -139,6 +154,9 @@ def check_unpatchify(draw: Draw) -> Iterator[Case]:
         yield Case(what, (draw.normal(b, height * width, size * size * channels),), options)
 
 
+OF_CHANNELS = -1
+
+
 def _embed(
     images: Tensor,
     weight: Tensor,
@@ -154,7 +172,8 @@ def _embed(
     after: Any = None,
 ) -> Tensor:
     """Embed by a strided convolution, or by something near it."""
-    _, _, ph, pw = weight.shape
+    _, c, ph, pw = weight.shape
+    stride = c if stride == OF_CHANNELS else stride
     weight = weight.flip(flip)
     weight = rearrange(rearrange(weight, f"d c ph pw -> d ({flat})"), f"d ({order}) -> d c ph pw", ph=ph, pw=pw)
     embedded = F.conv2d(
@@ -176,6 +195,7 @@ def _embed(
         "the bias is taken away, not added": {"use_bias": -1},
         "the bias comes twice": {"use_bias": 2},
         "your windows overlap: the stride of the convolution is the patch size": {"stride": 1},
+        "the stride is the number of channels, weight.shape[1]: it is the patch size, weight.shape[-1]": {"stride": OF_CHANNELS},
         "your tokens are in column-major order: token 1 should be right of token 0": {"out": "b (nw nh) d"},
         "the two last axes are swapped: a token is a row, (b, n, d)": {"out": "b d (nh nw)"},
         "the grid is still there: flatten its rows and columns into one sequence of tokens": {"out": "b d nh nw"},

@@ -49,6 +49,8 @@ def _conv3d(
         kernel = kernel / weight.shape[1]
     if scale == "mean":
         kernel = kernel / weight[0].numel()
+    if scale == "last offsets":
+        kernel = F.pad(kernel[:, :, :-1, :-1, :-1], (0, 1) * 3)
     if scale == "one frame":
         kernel = kernel * (torch.arange(kernel.shape[2], device=kernel.device) == 0)[:, None, None]
     steps = tuple(stride if on else 1 for on in strided)
@@ -93,6 +95,7 @@ def _conv3d(
         "only the first input channel is used: sum over all": {"scale": "one channel"},
         "you average over the input channels: sum": {"scale": "channel mean"},
         "you average over the window: sum": {"scale": "mean"},
+        "the last offset of the kernel is left out in time, height and width: `range(kt)` ends before its end by itself": {"scale": "last offsets"},
         "only one frame of each window is used: sum over time too": {"scale": "one frame"},
     },
     forbidden=frozenset({"conv3d", "convolution", "_convolution"}),
@@ -138,7 +141,8 @@ def _output_size(size: int, *, kernel: int, stride: int, padding: int, formula: 
         "one is added before the division: divide, then add the first window": {"formula": lambda n, k, s, p: (n + 2 * p - k + 1) // s},
         "you round to the nearest: a window that does not fit whole is left out": {"formula": lambda n, k, s, p: round((n + 2 * p - k) / s) + 1},
         "you round up: a window that does not fit whole is left out": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s) + 1},
-        "you round up, and the first window is missing": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s)},
+        "the last place where a window may begin is left out (a range ends before its end): it is size + 2 * padding - kernel, "
+        "counted from 0": {"formula": lambda n, k, s, p: -((k - n - 2 * p) // s)},
         "the result is a fraction: whole windows only, `//`": {"formula": lambda n, k, s, p: (n + 2 * p - k) / s + 1},
         "the result is no whole number: use `//`, or int(...)": {"formula": lambda n, k, s, p: float((n + 2 * p - k) // s + 1)},
         "the kernel is not taken away": {"formula": lambda n, k, s, p: (n + 2 * p) // s + 1},
@@ -198,6 +202,7 @@ def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
         "backwards": lambda: frames[rows, orders.flip(1)],
         "rows": lambda: frames[..., orders[0] % h, :],
         "columns": lambda: frames[..., orders[0] % w],
+        "own rows": lambda: torch.stack([clip[..., order % h, :] for clip, order in zip(frames, orders, strict=True)]),
         "view": lambda: frames[rows, orders].reshape(clips.shape).transpose(1, 2),
         "time first": lambda: frames[rows, orders],
         "clobbered": lambda: _clobbered(frames, orders),
@@ -221,6 +226,7 @@ def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
         "the frames run backwards, whatever the orders say": {"how": "reversed"},
         "the orders are read backwards": {"how": "backwards"},
         "the rows of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "rows"},
+        "each clip's rows of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "own rows"},
         "the columns of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "columns"},
         "frames are overwritten before they are read: read from the old clip, write to a new one": {"how": "clobbered"},
         "a reshape has mixed time and channel: move the axis (transpose, rearrange) instead": {"how": "view"},

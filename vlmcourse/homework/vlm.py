@@ -103,6 +103,8 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
         image = image.flip(1)
     if how == "last place":
         places = [places[-1]] * len(places)
+    if how == "largest id":
+        places = ids.argmax(1).tolist()
     if how == "reshaped":
         image = image.mT.reshape(image.shape)
     if how == "first word":
@@ -120,6 +122,7 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
             "one late": [row[: at + 1], picture, row[at + 2 :]],
             "overwritten": [row[:at], picture[: len(row) - at], row[at + k :]],
             "mean": [row[:at], picture.mean(0, keepdim=True).expand(k, -1), row[at + 1 :]],
+            "mean alone": [row[:at], picture.mean(0, keepdim=True), row[at + 1 :]],
             "added": [row[:at], picture + row[at], row[at + 1 :]],
             "one vector": [row[:at], picture[:1], row[at + 1 :]],
         }.get(how, [row[:at], picture, row[at + 1 :]])
@@ -150,6 +153,8 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
         "every row gets the image of row 0": {"how": "first image"},
         "the image's vectors are in reverse order": {"how": "backwards"},
         "the image is averaged: keep its k vectors": {"how": "mean"},
+        "the image is averaged to one vector: keep its k vectors": {"how": "mean alone"},
+        "the image stands where the largest id is: look for image_id, with ==": {"how": "largest id"},
         "the placeholder's vector is added to the image's: it goes": {"how": "added"},
         "only one vector of the image is put in: all k are": {"how": "one vector"},
     },
@@ -230,6 +235,22 @@ def _with(**changes: Sequence[str]) -> dict[str, Any]:
     return {"table": {**STAGES, **{name.replace("_", " "): parts for name, parts in changes.items()}}}
 
 
+def _wrong_part(case: Case, got: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> str | None:
+    """Say which part learns, or not, in which stage."""
+    for stage, flags, wanted in zip(case.args[0], got, right, strict=True):
+        for name, part, want in zip(PARTS, flags, wanted, strict=True):
+            words = name.replace("_", " ")
+            if part.any() and not part.all():
+                return (
+                    f"some parameters of the {words} learn in stage {stage!r} and others do not: weights, biases and norms go "
+                    "together, part.requires_grad_(...)"
+                )
+            if not torch.equal(part, want):
+                states = ("learns: it is to be frozen", "is frozen: it is to learn")
+                return f"in stage {stage!r} the {words} {states[bool(want.all())]}"
+    return None
+
+
 @check(
     "set_stage(parts, stage)",
     _stage_variant,
@@ -262,6 +283,7 @@ def _with(**changes: Sequence[str]) -> dict[str, Any]:
         ),
         "stage 'language model' freezes the language model: it is the one that learns": _with(language_model=()),
     },
+    symptoms=[_wrong_part],
 )  # fmt: skip
 def check_stages(draw: Draw) -> Iterator[Case]:
     """Check ``set_stage(parts, stage)``: what learns in the stages "language model", "connector" and "joint".
@@ -273,6 +295,17 @@ def check_stages(draw: Draw) -> Iterator[Case]:
     """
     yield Case("one stage after the other", (("language model", "connector", "joint"),))
     yield Case("the stages in another order", (("joint", "connector", "language model"),))
+
+
+def _wrong_order(case: Case, got: tuple[Tensor, Tensor], right: Any) -> str | None:
+    back = got[::-1]
+    if (
+        _wrong_blank(case, got, right)
+        and not _wrong_blank(case, back, right)
+        and not _wrong_shuffled(case, back, right)
+    ):
+        return "the two results come in the wrong order: blank, then shuffled"
+    return None
 
 
 def _wrong_blank(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str | None:
@@ -295,6 +328,8 @@ def _wrong_shuffled(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str 
     same = (shuffled[:, None] == images[None]).flatten(2).all(-1)
     if not same.any(1).all():
         return "shuffled holds pictures that are none of the images: exchange whole images, leave their pixels alone"
+    if len(images) > 2 and not same.any(0).all():
+        return "some images appear twice and others never: exchange them, each goes to one other question"
     if same.diagonal().any():
         row = int(same.diagonal().nonzero()[0])
         return f"image {row} is still with its own question: everyone needs another's (randperm leaves some in place)"
@@ -308,6 +343,7 @@ def _wrong_shuffled(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str 
     symptoms=[
         lambda case, got, right: None if isinstance(got, tuple | list) and len(got) == 2
         and all(isinstance(part, Tensor) for part in got) else "two tensors are expected, (blank, shuffled)",
+        _wrong_order,
         _wrong_blank,
         _wrong_shuffled,
     ],
@@ -319,5 +355,5 @@ def check_controls(draw: Draw) -> Iterator[Case]:
     False
     """
     c, h, w = draw.primes(3)
-    for n in (2, 3, 7, 23):
+    for n in (3, 2, 7, 23):
         yield Case(f"{n} images", (draw.normal(n, c, h, w),))
