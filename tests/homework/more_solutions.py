@@ -124,7 +124,7 @@ def p_list(images, *, patch_size):
     return [r for r in x.unbind(1)]
 
 
-@wrong(check_patchify, "a name that has no value: is it misspelt, or was the cell")
+@wrong(check_patchify, "a name that has no value: is it misspelt")
 def p_typo(images, *, patch_size):
     return rearrange(imges, "b c (a p) (d q) -> b (a d) (p q c)", p=patch_size, q=patch_size)
 
@@ -1135,7 +1135,7 @@ def i_flat(words, ids, image, *, image_id):
     return torch.cat([words[:, :at], image, words[:, at + 1 :]], 1)
 
 
-@wrong(check_splice, "the result has shape")
+@wrong(check_splice, "the image is averaged to one vector")
 def i_inplace_one(words, ids, image, *, image_id):
     out = words.clone()
     out[ids == image_id] = image.mean(1)
@@ -1788,7 +1788,7 @@ def without_import(queries, keys, *, mask=None):
     return torch.softmax(queries @ keys.mT / maths.sqrt(3), dim=-1)
 
 
-@wrong(check_attention_weights, "make a new tensor instead")
+@wrong(check_attention_weights, "changes a tensor in place")
 def zeros_written_over(queries, keys, *, mask=None):
     scores = queries @ keys.mT / queries.shape[-1] ** 0.5
     weights = torch.softmax(scores if mask is None else scores.masked_fill(~mask, float("-inf")), dim=-1)
@@ -1802,7 +1802,7 @@ def a_large_negative_number(queries, keys, *, mask=None):
     return torch.softmax(scores if mask is None else scores.masked_fill(~mask, -1e9), dim=-1)
 
 
-@wrong(check_attention, "is it `b @ a`?")
+@wrong(check_attention, "or is it `b @ a`?")
 def product_turned_round(queries, keys, values, *, mask=None):
     return values @ torch.softmax(queries @ keys.mT, dim=-1)
 

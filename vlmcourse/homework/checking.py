@@ -45,12 +45,12 @@ EXPLANATIONS = {
     "maximum recursion depth": "the function calls itself without end",
     "cannot be multiplied": "in `a @ b` the last axis of a and the last but one of b must agree; a weight as `nn.Linear` has "
     "it is (out, in), so the layer is `x @ weight.T`",
-    "batch2 tensor": "in `a @ b` the last axis of a and the last but one of b must agree: is one of them transposed?",
+    "batch2 tensor": "in `a @ b` the last axis of a and the last but one of b must agree: is one of them transposed, "
+    "or is it `b @ a`?",
     "does not broadcast with previously seen": "one letter of the pattern has two lengths: are two axes swapped?",
     "cannot be converted to Scalar": "`.item()` and `int(...)` take one number: is a batch of one assumed?",
     "must match the size of tensor": "shapes are matched from the last axis backwards: what belongs to another axis needs "
     "new axes behind it, as in `bias[:, None, None]`; and `.T` turns all axes round, where `.mT` swaps the last two",
-    "of batch2 tensor": "in `a @ b` the last axis of a and the last but one of b must agree: is it `b @ a`?",
     "same number of dimensions": "`torch.cat` joins tensors with equally many axes: keep an axis, as in `x[:, -1:]`, or make "
     "one, as in `x[:, None]`",
     "is invalid for input of size": "the numbers do not fit into this shape: is the image taken to be square, or the number "
