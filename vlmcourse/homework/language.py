@@ -78,6 +78,25 @@ def _misread(logits: Tensor, ids: Tensor, loss_mask: Tensor, given: str, joined:
     return logits, ids, loss_mask
 
 
+def _ended(loss: Tensor, mask: Tensor, loss_mask: Tensor, ending: str) -> Tensor:
+    """Return what is made of the losses of all words: the mean over those that are marked, or something else."""
+    total, count = (loss * mask).sum(), mask.sum()
+    return {
+        "mean": lambda: total / count,
+        "sum": lambda: total,
+        "over all": lambda: total / mask.numel(),
+        "over n": lambda: total / loss_mask.numel(),
+        "first too": lambda: total / loss_mask.sum(),
+        "all over marked": lambda: loss.sum() / count,
+        "rows": lambda: ((loss * mask).sum(1) / mask.sum(1)).mean(),
+        "minus": lambda: -total / count,
+        "batch": lambda: total / len(loss),
+        "perplexity": lambda: (total / count).exp(),
+        "bits": lambda: total / count / math.log(2),
+        "each": lambda: loss[mask],
+    }[ending]()
+
+
 def _shifted_loss(
     logits: Tensor,
     ids: Tensor,
@@ -115,21 +134,7 @@ def _shifted_loss(
         loss = -read.gather(-1, target[..., None])[..., 0]
     if given == "squares":
         loss = (read.softmax(-1) - F.one_hot(target, read.shape[-1])).square().sum(-1)
-    total, count = (loss * mask).sum(), mask.sum()
-    return {
-        "mean": lambda: total / count,
-        "sum": lambda: total,
-        "over all": lambda: total / mask.numel(),
-        "over n": lambda: total / loss_mask.numel(),
-        "first too": lambda: total / loss_mask.sum(),
-        "all over marked": lambda: loss.sum() / count,
-        "rows": lambda: ((loss * mask).sum(1) / mask.sum(1)).mean(),
-        "minus": lambda: -total / count,
-        "batch": lambda: total / len(ids),
-        "perplexity": lambda: (total / count).exp(),
-        "bits": lambda: total / count / math.log(2),
-        "each": lambda: loss[mask],
-    }[ending]()
+    return _ended(loss, mask, loss_mask, ending)
 
 
 @check(
@@ -190,6 +195,27 @@ def check_shifted_loss(draw: Draw) -> Iterator[Case]:
         yield Case(what, (logits, ids, mask))
 
 
+def _kept(ranked: Tensor, top_p: float, cut: str) -> Tensor:
+    """Return which of the ranked words stay, or which would by a mistaken rule."""
+    words = ranked.shape[-1]
+    reached, rank = ranked.cumsum(-1), torch.arange(words, device=ranked.device).expand(ranked.shape)
+    keep = reached - ranked < top_p
+    return {
+        "too few": lambda: (
+            (reached <= top_p) | (ranked == ranked.amax(-1, keepdim=True))
+        ),  # the word that crosses is lost
+        "below": lambda: (reached < top_p) | (rank == 0),
+        "threshold": lambda: ranked >= top_p,
+        "far threshold": lambda: ranked >= 1 - top_p,
+        "count": lambda: rank < top_p * words,
+        "count down": lambda: rank < max(1, int(top_p * words)),
+        "share of the likeliest": lambda: ranked >= top_p * ranked[..., :1] if top_p < 1 else keep,
+        "one more": lambda: keep | (reached - ranked).roll(1, -1).lt(top_p),
+        "inverted": lambda: ~keep,
+        "none": lambda: torch.ones_like(keep),
+    }.get(cut, lambda: keep)()
+
+
 def _probabilities(
     logits: Tensor, *, temperature: float, top_p: float = 1.0, heat: str = "divide", cut: str = "right"
 ) -> Tensor:
@@ -213,30 +239,7 @@ def _probabilities(
     ranked, order = probabilities.sort(dim=-1, descending=cut != "least likely")
     if cut == "unsorted":
         ranked, order = probabilities, torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
-    likelier = ranked.cumsum(-1) - ranked
-    keep = likelier < top_p
-    if cut == "too few":  # the word that crosses the line is dropped
-        keep = (ranked.cumsum(-1) <= top_p) | (ranked == ranked.amax(-1, keepdim=True))
-    if cut == "below":
-        keep = (ranked.cumsum(-1) < top_p) | (torch.arange(logits.shape[-1], device=logits.device) == 0)
-    if cut == "threshold":
-        keep = ranked >= top_p
-    if cut == "far threshold":
-        keep = ranked >= 1 - top_p
-    if cut == "count":
-        keep = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape) < top_p * logits.shape[-1]
-    if cut == "count down":
-        keep = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape) < max(
-            1, int(top_p * logits.shape[-1])
-        )
-    if cut == "share of the likeliest" and top_p < 1:
-        keep = ranked >= top_p * ranked[..., :1]
-    if cut == "one more":
-        keep = keep | (ranked.cumsum(-1) - ranked).roll(1, -1).lt(top_p)
-    if cut == "inverted":
-        keep = ~keep
-    if cut == "none":
-        keep = torch.ones_like(keep)
+    keep = _kept(ranked, top_p, cut)
     if cut == "before heat":
         ranked = heated.softmax(-1).gather(-1, order)
     kept = ranked * keep
