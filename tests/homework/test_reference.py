@@ -83,3 +83,8 @@ def test_three_digits_are_three_and_the_band_is_folded_until_one_has_predicted(m
     assert "0.500 to 300 |" in text
     assert text.startswith("<details><summary>")
     assert text.endswith("</details>")
+
+
+def test_what_is_no_number_is_called_so():
+    answer = is_mine_normal("hw2", {0: {"accuracy with positions": float("nan")}})
+    assert answer.endswith("look again, yours is no number")

@@ -72,7 +72,7 @@ def is_mine_normal(name: str, runs: Mapping[int, Mapping[str, Value]]) -> str:
     themselves or a twentieth of their value, is called normal too.
 
     >>> print(is_mine_normal("hw2", {0: {"accuracy with positions": 0.1}}).splitlines()[1])  # doctest: +ELLIPSIS
-    accuracy with positions: yours 0.1, recorded ... to ...: look again, yours is too low
+    accuracy with positions: yours 0.100, recorded ... to ...: look again, yours is too low
     """
     if name not in _known():
         return f"{name}: {NOTHING}"
@@ -96,14 +96,14 @@ def _verdict(yours: Sequence[Sequence[float]], low: Sequence[float], high: Seque
         for place, (value, a, b) in enumerate(zip(run, low, high, strict=False)):
             slack = max(b - a, 0.05 * abs(a + b) / 2)
             if value < a - slack or value > b + slack or value != value:  # NaN is not itself
-                outside.add((place, "low" if value < a else "high" if value > b else "no number"))
+                outside.add((place, "too low" if value < a else "too high" if value > b else "no number"))
     if not outside:
         return "normal"
     words = " and ".join(sorted({word for _, word in outside}))
     where = f" in stretch {', '.join(str(place + 1) for place in sorted({p for p, _ in outside}))} of {len(low)}" * (
         len(low) > 1
     )
-    return f"look again, yours is too {words}{where}"
+    return f"look again, yours is {words}{where}"
 
 
 def _said(yours: Sequence[Sequence[float]]) -> str:
