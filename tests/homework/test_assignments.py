@@ -16,6 +16,8 @@ from browsers import unavailable
 from book.tools import homework
 from vlmcourse.homework import CHECKS, Report, grading, notebook
 
+pytestmark = pytest.mark.slow  # nearly every test below starts a kernel
+
 SOURCES = sorted(homework.SOURCES.glob("hw*.md"))
 ids = {"ids": lambda path: path.stem}
 STABLE = Path(__file__).with_name("stable_names.txt")
