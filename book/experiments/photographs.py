@@ -81,7 +81,6 @@ def cnn() -> ConvEncoder:
 
 def kept(name: str) -> Path:
     """Return where a training keeps its checkpoint."""
-    KEPT.mkdir(parents=True, exist_ok=True)
     return KEPT / f"{name}.pt"
 
 

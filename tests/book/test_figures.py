@@ -118,7 +118,7 @@ BY_HAND = {
     "a width of its own": r"figsize=\((?!plots\.(?:WIDE|NARROW),|width,)|set_size_inches\((?!plots\.(?:WIDE|NARROW),)",
     "type under nine points": r"fontsize=[1-8](?:\.\d+)?\b|\"fontsize\": [1-8]\b|labelsize=[1-8]\b",
     "a scale whose zero is white": r"cmap=[\"'](?:Blues|Reds|Greens|Greys|Oranges|Purples|RdBu|bwr|seismic)",
-    "a scale whose zero is dark": r"cmap=[\"'](?:cividis|magma|inferno|plasma)",
+    "a scale whose zero is dark": r"cmap=[\"'](?:cividis|magma|inferno|plasma|viridis)",
 }
 
 
