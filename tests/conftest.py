@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
     """A test that needs a GPU is skipped where there is none, with the reason shown."""
     if not torch.cuda.is_available():
         for item in items:
-            if "cuda" in item.keywords:
+            if item.get_closest_marker("cuda"):  # item.keywords would also hold a parameter of that name
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 

@@ -142,6 +142,7 @@ def test_a_private_name_of_another_module_is_found(source):
     assert private_imports(source, "vlmcourse.data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", ["import vlmcourse", "import vlmcourse.ops.patches, vlmcourse.ops.contrastive"])
 def test_importing_the_package_or_the_formulas_loads_no_heavy_library(statement):
     heavy = {"torchvision", "sklearn", "matplotlib", "pandas", "IPython", "PIL", "scipy"}

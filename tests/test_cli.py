@@ -284,6 +284,7 @@ def test_help_names_the_exit_codes_and_loads_no_network():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stderr == "False\n"
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_the_codes_it_promises(scene):
     assert run("ask", str(scene)).returncode == ANSWERED
     assert run("ask", "nowhere.png").returncode == BAD_INPUT
@@ -298,6 +299,7 @@ def test_the_package_carries_the_weights():
     assert subprocess.run(["git", "check-ignore", "--quiet", str(path)], cwd=ROOT).returncode != 0
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_module_and_refuses_a_device_that_is_not_there(scene, monkeypatch):
     monkeypatch.setenv("VLMCOURSE_DEVICE", "cuda:99")
     command = [sys.executable, "-m", "vlmcourse", "ask", str(scene)]

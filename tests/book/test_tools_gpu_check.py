@@ -54,6 +54,7 @@ def test_all_parts_well_is_success_and_some_may_be_chosen(tmp_path):
         check(found, ["nine"], float("inf"))
 
 
+@pytest.mark.slow
 def test_a_part_that_the_end_of_a_call_cuts_off_leaves_nothing_and_starts_anew(tmp_path, capsys):
     child = "import time; time.sleep(600)"
     hangs = f"import subprocess; p = subprocess.Popen([{sys.executable!r}, '-c', {child!r}]); "
@@ -99,6 +100,7 @@ def test_broken(broken): pass
     assert [name.rpartition("::")[2] for name in done["failed"]] == ["test_bad", "test_broken"]
 
 
+@pytest.mark.slow
 def test_a_chapter_leaves_its_notebook_its_failures_and_its_claims(tmp_path, monkeypatch):
     cells = [
         "import os; from vlmcourse import Chapter\nchapter = Chapter('demo')",
@@ -129,6 +131,7 @@ def test_results_of_files_that_no_commit_holds_are_refused(monkeypatch):
     assert Check("cpu", small=True).folder.name == "abc-dirty_cpu_small"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_without_a_gpu_it_says_so():
     with pytest.raises(SystemExit, match=r"Cannot use cuda:\n.*cuda is not available"):

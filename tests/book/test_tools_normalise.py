@@ -121,6 +121,7 @@ def printing(*pieces: str) -> nbformat.NotebookNode:
     return new_notebook(cells=[new_code_cell("1", outputs=outputs)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pieces",
     [["x" * 1_000_000 + "\n"] * 100, ["x" * 10_000_000], ["x\r" * 1_000_000], ["\r" * 5_000_000], ["x" * 100] * 5_000],

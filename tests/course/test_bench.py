@@ -93,6 +93,7 @@ def test_operations_are_those_of_the_first_contestant():
     assert bench.measure(compared, SMALL, repeats=2)["need"] == {"flops": 2 * 8**3, "bytes": 4 * 64}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(BENCHES) - {"importing"}))
 def test_every_bench_runs_here(name, tmp_path):
     output = tmp_path / "bench.json"

@@ -86,6 +86,7 @@ def test_files_are_stable_json(tmp_path):
     assert json.loads(path.read_text())["name"] == "probe"
 
 
+@pytest.mark.slow
 def test_glue_stores_the_value_where_the_page_looks_and_shows_nothing():
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("from vlmcourse import glue\nglue('answer', '88 %')")]

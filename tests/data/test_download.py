@@ -309,6 +309,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(server, tmp_path):
         download(server.archive, tmp_path / "root", **QUICK)
 
 
+@pytest.mark.slow
 def test_two_processes_may_ask_at_once(server, tmp_path):
     server.plan = ["truncate"]
     archive = server.archive
@@ -325,6 +326,7 @@ def test_two_processes_may_ask_at_once(server, tmp_path):
     assert server.requests == [0, CUT]
 
 
+@pytest.mark.slow
 def test_a_killed_download_leaves_nothing_under_the_name_and_resumes(server, tmp_path):
     server.plan = ["stall"]
     archive = server.archive

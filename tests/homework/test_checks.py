@@ -61,6 +61,7 @@ def test_a_variant_without_a_mistake_is_the_right_function_and_with_one_it_is_no
         assert differs == bool(knobs) or task.variant is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
 def test_other_seeds_draw_other_cases_and_still_pass_what_is_right(name):
     checked = next(f for check, f in RIGHT if check is CHECKS[name])

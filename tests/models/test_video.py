@@ -288,6 +288,7 @@ def accuracy_after(model, train, test, *, steps):
         return (model.eval()(test[0]).argmax(dim=1) == test[1]).double().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("digits", [False, True], ids=["shapes", "digits"])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_classifier_of_single_frames_stays_at_chance(task, digits):
@@ -311,6 +312,7 @@ def test_the_very_same_training_finds_a_label_that_is_in_the_frame():
     assert accuracy_after(FrameAverage(num_classes=2, in_channels=1, width=4), train, test, steps=40) > 0.8
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_cnn_3d_the_direction_which_shuffled_frames_no_longer_show():
     (x, y, _), (x_test, y_test, _) = (film(n, seed=s, digits=True, task="direction") for s, n in ((0, 600), (1, 2000)))
     torch.manual_seed(0)

@@ -785,6 +785,7 @@ def test_a_wrong_file_is_refused(tmp_path, spoil):
         load_vlm(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, -1, 48, 10**6, 10**9, 10**18, 10**30])
 def test_sizes_that_do_not_fit_the_tensors_are_refused_before_anything_is_allocated(tmp_path, size, monkeypatch):
     """Each number of each part in turn; what is built meanwhile has no memory, and there is little of it."""

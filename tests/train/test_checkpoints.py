@@ -371,6 +371,7 @@ train(loss=functools.partial(loss, weight=0.5), checkpoint=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_the_same_call_in_another_process_is_the_same_run(tmp_path):
     for hash_seed, expected in (("1", ""), ("2", "after step 6 of 6")):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
@@ -482,6 +483,7 @@ train(checkpoint=sys.argv[1], steps=6, callback_every=2, callback=waiting)
 """
 
 
+@pytest.mark.slow
 def test_the_hold_on_a_checkpoint_ends_with_its_process(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"}
     with subprocess.Popen(
@@ -494,6 +496,7 @@ def test_the_hold_on_a_checkpoint_ends_with_its_process(tmp_path):
     assert_same(train(checkpoint=tmp_path / "run.pt")[0], train()[0])
 
 
+@pytest.mark.slow
 def test_nothing_of_windows_or_unix_alone_is_imported():
     code = "import sys; sys.modules['fcntl'] = None; import vlmcourse; vlmcourse.fit, vlmcourse.load_vlm"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=HERE.parents[1])

@@ -52,6 +52,7 @@ def test_the_encoder_itself_is_trained_and_comes_first_in_the_model():
     assert model(IMAGES).shape == (29, 17)
 
 
+@pytest.mark.slow
 def test_torchvisions_resnet18_can_be_trained():
     seed_everything(1)
     network = resnet18()
