@@ -93,6 +93,19 @@ def test_a_figure_has_no_frame_no_small_type_and_ink_alone_besides_the_data():
     assert ax.get_facecolor()[3] == 0
 
 
+@pytest.mark.parametrize("base", [2, 10])
+def test_numbers_on_a_logarithmic_axis_have_no_small_exponents(base):
+    with plt.rc_context():
+        style.use_style()
+        figure, ax = plt.subplots()
+        ax.plot([1e-8, 1e6], [1, 1])
+        ax.set_xscale("log", base=base)
+        figure.canvas.draw()
+        words = [label.get_text() for label in ax.get_xticklabels() if label.get_text()]
+    assert words
+    assert [word for word in words if "^" in word] == []
+
+
 def test_a_word_on_an_amount_can_be_read_on_both_grounds():
     inks = {LIGHT: style.INK, DARK: "#ced6dd"}  # what the page makes of the ink
     for share in np.linspace(0, 1, 21):
