@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf serve results pilot bench gpu test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing address format package lock clean clean-venv
+.PHONY: help setup book pdf serve results pilot bench gpu simclr test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing address format package lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ bench: setup  ## time the library beside others, for the page Performance (DEVIC
 
 gpu: setup  ## try tests, chapters and benches on an NVIDIA GPU, into one folder of results (SLICE=seconds, ONLY="words")
 	@$(VENV_PYTHON) -m book.tools.gpu_check $(if $(SLICE),--slice $(SLICE)) $(if $(ONLY),--only $(ONLY))
+
+simclr: setup  ## SimCLR on CIFAR-10 on a GPU: speed, accuracy against seconds, baselines (IMAGES=folder, SLICE=seconds)
+	@VLMCOURSE_PROFILE=full $(VENV_PYTHON) -m book.experiments.simclr_cifar10 $(if $(IMAGES),--images $(IMAGES)) $(if $(SLICE),--slice $(SLICE))
 
 test: setup  ## lint, types, tests with doctests, and every chapter under nbval
 	@$(VENV_PYTHON) -m book.tools.check

@@ -1,0 +1,70 @@
+"""The experiment that a GPU will run for an hour, tried in small: it stops in time, goes on, and records nothing."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from book.experiments import simclr_cifar10 as experiment
+from vlmcourse.cli import UNFINISHED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two kinds of pictures, and a network that is soon trained."""
+    draws = torch.Generator().manual_seed(0)
+    for split, n in (("train", 40), ("test", 5)):
+        for kind in ("dark", "light"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for k in range(n):
+                pixels = torch.randint(40 if kind == "dark" else 256, (32, 32, 3), generator=draws, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(tmp_path / split / kind / f"{k}.png")
+
+    def network(seed, *, compiled):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 512))
+
+    monkeypatch.setattr(experiment, "network", network)
+    monkeypatch.setattr(experiment, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    return tmp_path
+
+
+def call(folder, *options):
+    return experiment.main(["--images", str(folder), "--small", "--seeds", "0", "--trials", *options])
+
+
+def kept(folder, name):
+    return json.loads((folder / "kept" / "small" / f"{name}_0.json").read_text())
+
+
+def test_every_trial_runs_and_a_small_one_is_not_recorded(folder):
+    assert call(folder, *experiment.TRIALS) == 0
+    assert not (folder / "book").exists()
+    for name, (headline, _) in experiment.HEADLINES.items():
+        assert kept(folder, name)[headline] >= 0
+    speeds = kept(folder, "throughput")
+    assert {"views in batches on the device, images/s", "and compiled, images/s"} <= set(speeds)
+    assert min(speeds.values()) > 0
+    assert kept(folder, "baselines")["pixels"] == 1.0  # light and dark are no riddle
+
+
+def test_a_training_that_is_out_of_time_goes_on_from_its_checkpoint(folder, monkeypatch):
+    clock = iter([0.0, 0.0, 2.0])  # the call begins, the trial begins, the first look comes too late
+    monkeypatch.setattr(experiment, "monotonic", lambda: next(clock, 2.0))
+    assert call(folder, "short", "--slice", "1") == UNFINISHED
+    assert (folder / "kept" / "small" / "short_0.pt").is_file()
+    assert not (folder / "kept" / "small" / "short_0.json").exists()
+    assert call(folder, "short") == 0
+    stopped = kept(folder, "short")
+    assert len(stopped["curve, seconds"]) == len(stopped["curve, validation"]) == 2
+    assert 0 < stopped["curve, seconds"][0] < stopped["curve, seconds"][1] == round(stopped["training seconds"], 3)
+
+    for file in (folder / "kept" / "small").iterdir():
+        file.unlink()
+    assert call(folder, "short") == 0
+    assert kept(folder, "short")["curve, loss"] == stopped["curve, loss"]  # the run that nothing stopped
