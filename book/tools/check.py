@@ -24,16 +24,7 @@ CHECKS = {
     "normalised": [sys.executable, "-m", "book.tools.normalise", "--check"],
     "tests": [*PYTEST, "-m", "not browser", *PARALLEL],
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
-    "model-tests": [
-        *PYTEST,
-        "-m",
-        "not slow",
-        *PARALLEL,
-        "tests/models",
-        "tests/train",
-        "vlmcourse/models",
-        "vlmcourse/train",
-    ],
+    "model-tests": [*PYTEST, *PARALLEL, "tests/models", "tests/train", "vlmcourse/models", "vlmcourse/train"],
     "chapters": [*NBVAL, "-n", str(min(WORKERS, 2)), "--dist", "loadfile", "lectures"],
     "pages": [*PYTEST, "-m", "browser", *PARALLEL, "tests"],
 }
