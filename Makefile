@@ -70,7 +70,7 @@ normalise: setup  ## bring notebooks into their committed form without executing
 	@$(VENV_PYTHON) -m book.tools.normalise
 
 landing: setup  ## draw the cards of the landing page anew
-	@$(VENV_PYTHON) -m book.tools.landing
+	@$(VENV_PYTHON) -m book.experiments.landing_cards
 
 address: setup  ## write the repository's address into first cells and badges (VLMCOURSE_REPOSITORY=, CHECK=1: only look)
 	@$(VENV_PYTHON) -m book.tools.address $(if $(CHECK),--check)

@@ -20,7 +20,7 @@ PARALLEL = ["-n", str(WORKERS), "--dist", "loadfile"]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", *CODE],
     "format": [sys.executable, "-m", "ruff", "format", "--check", *CODE],
-    "types": [sys.executable, "-m", "mypy", "-p", "vlmcourse", "-p", "book.tools"],
+    "types": [sys.executable, "-m", "mypy", "-p", "vlmcourse", "-p", "book.tools", "-p", "book.experiments"],
     "normalised": [sys.executable, "-m", "book.tools.normalise", "--check"],
     "tests": [*PYTEST, "-m", "not browser", *PARALLEL],
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
