@@ -25,7 +25,9 @@ pdf: setup  ## print the rendered book as one PDF, which its pages then offer (n
 	@$(VENV_PYTHON) -m book.tools.pdf
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
-	@$(VENV_PYTHON) -m book.tools.serve
+	@test -f _build/html/index.html || { echo "There is no book yet. Build it first: make book"; exit 1; }
+	@$(VENV_PYTHON) -m http.server --bind $(or $(HOST),127.0.0.1) --directory _build/html $(or $(PORT),8000) \
+		|| { echo "Is the port taken? Choose another: make serve PORT=9000"; exit 1; }
 
 results: setup  ## record chapters anew where their code has changed (CHAPTERS=, SLICE=seconds, JOBS=1, CHECK=1: only look)
 	@$(VENV_PYTHON) -m book.tools.results $(if $(CHECK),--check) $(if $(SLICE),--slice $(SLICE)) $(CHAPTERS)
