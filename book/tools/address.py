@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from book.tools.first_cell import write_address
-from book.tools.normalise import ROOT, normalise, read, rewrite, text_of
+from book.tools.normalise import ROOT, chapters, normalise, read, rewrite, text_of
 from book.tools.repository import address
 
 BEGIN, END = "<!-- badges: make address -->", "<!-- end of badges -->"
@@ -38,10 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     here = address(options.root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
-    wanted = {
-        path: text_of(normalise(write_address(read(path), here)))
-        for path in sorted((options.root / "lectures").glob("*.ipynb"))
-    }
+    wanted = {path: text_of(normalise(write_address(read(path), here))) for path in chapters(options.root)}
     readme = options.root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, outdated="has another address", done="address written")

@@ -37,9 +37,8 @@ def environment(name: str) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(max(1, CORES // (2 if name == "chapters" else WORKERS)))}
     if name == "chapters":
         from book.tools.execute import kernel_environment
-        from book.tools.normalise import ROOT
 
-        return {**kernel_environment(ROOT / "_build" / "ipython"), **threads, "VLMCOURSE_CLAIMS": "strict"}
+        return {**kernel_environment(), **threads, "VLMCOURSE_CLAIMS": "strict"}
     if name == "pages":
         return {**env, "VLMCOURSE_REQUIRE_BROWSER": "1"}  # no Chromium is then a failure, not a reason to skip
     if name == "fast-tests":

@@ -4,7 +4,7 @@ import re
 
 from nbformat import NotebookNode
 
-from book.tools.execute import code_cells
+from book.tools.normalise import code_cells
 
 TRY = """\
 try:  # on Colab or Kaggle, first choose a runtime with a GPU

@@ -7,7 +7,6 @@ an address the book shows no button, and prints none. An empty VLMCOURSE_REPOSIT
 import os
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 # git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
@@ -25,7 +24,7 @@ def address(root: Path) -> str | None:
     """
     told = os.environ.get("VLMCOURSE_REPOSITORY")
     if told is None:
-        return hosted(remote(root))
+        return hosted(git(root, "remote", "get-url", "origin"))
     if told.startswith("file://") or not told:  # a bare clone, for trying the installation without a network
         return told or None
     if found := hosted(told):
@@ -50,24 +49,14 @@ def hosted(remote: str) -> str | None:
     return f"https://{match['host']}/{match['path']}" if match else None
 
 
-def remote(root: Path) -> str:
-    """Return the address that the checkout was cloned from, and nothing where there is none."""
-    command = ["git", "-C", str(root), "remote", "get-url", "origin"]
+def git(root: Path, *arguments: str) -> str:
+    """Return what git says about a checkout, and nothing where there is none."""
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
 
 
-@dataclass(frozen=True)
-class Links:
-    """The addresses that the pages offer for a repository on a known hosting service."""
-
-    repository: str
-    branch: str = "main"
-
-    @property
-    def provider(self) -> str | None:
-        """The kind of hosting service, as the theme calls it, or None where the theme knows none."""
-        host = self.repository.partition("://")[2].partition("/")[0]
-        return next((kind for kind in ("github", "gitlab", "bitbucket") if kind in host), None)
+def commit_of(root: Path) -> str:
+    """Return the commit of a checkout, and whether files differ from it."""
+    return git(root, "describe", "--always", "--dirty", "--exclude=*") or "unknown"

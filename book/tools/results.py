@@ -25,10 +25,11 @@ from typing import Any
 
 import torch
 
-from book.tools.build import current_machine, git
-from book.tools.execute import ChapterError, execute, failures, kernel_environment
+from book.tools.build import current_machine
+from book.tools.execute import ChapterError, execute, failures
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
-from book.tools.normalise import ROOT, read
+from book.tools.normalise import ROOT, chapters, read
+from book.tools.repository import git
 from vlmcourse._files import write_whole
 from vlmcourse.course.chapter import Claim, Measurement, show_number
 from vlmcourse.course.runtime import profile
@@ -106,16 +107,13 @@ class Result:
             return json.loads(log.read_text(encoding="utf-8"))
         unfinished = log.with_suffix(".unfinished")
         unfinished.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
         nb = read(self.notebook)
         nb.cells = measured_cells(nb)
         name = f"{self.chapter}, seed {condition.seed}, {condition.threads} threads, {condition.capability}"
         print(f"  {name} ...", flush=True)
-        environment = {**kernel_environment(self.root / "_build" / "ipython"), **condition.environment}
-        environment |= {"VLMCOURSE_MEASURED": str(unfinished)} | (
-            {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
-        )
-        seconds = execute(nb, folder=self.notebook.parent, environment=environment)
+        device = {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
+        environment = {**condition.environment, **device}
+        seconds = execute(nb, folder=self.notebook.parent, environment=environment, measured=unfinished)
         if failed := failures(nb, name):
             raise ChapterError(failed[0])
         with PARSING:
@@ -141,24 +139,22 @@ class Result:
     def run_all(self, wanted: list[Condition], *, deadline: float) -> list[dict[str, Any]]:
         """Run what is not there yet, runs of one thread two at a time; start none after the deadline."""
 
-        def start(condition: Condition) -> dict[str, Any] | None:
-            there = self.log(condition).is_file()
-            return self.run(condition) if there or time.monotonic() < deadline else None
+        def start(condition: Condition) -> None:
+            if time.monotonic() < deadline:
+                self.run(condition)
 
         at_once = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
-        found: dict[Condition, dict[str, Any] | None] = {}
         for threads, jobs in ((1, at_once), (2, 1)):
-            group = [condition for condition in wanted if condition.threads == threads]
             with ThreadPoolExecutor(jobs) as pool:
-                found |= zip(group, pool.map(start, group), strict=True)
-        return [run for condition in wanted if (run := found[condition]) is not None]
+                list(pool.map(start, [condition for condition in wanted if condition.threads == threads]))
+        return [self.run(condition) for condition in wanted if self.log(condition).is_file()]
 
     def holds_still(self, *, deadline: float) -> bool:
         """Repeat one recorded run with the changed code; keep the result where it gives every number again."""
         old = self.recorded
         if old is None or len(old["runs"]) != len(conditions()):
             return False
-        known = Condition(*(old["runs"][0][key] for key in ("seed", "threads", "capability")))
+        known = Condition(**{key: old["runs"][0][key] for key in ("seed", "threads", "capability")})
         fresh = self.run_all([known], deadline=deadline)
         names = fresh and renamed({name: runs[0] for name, runs in old["values"].items()}, fresh[0]["values"])
         if names:
@@ -237,8 +233,8 @@ def processor() -> str:
 
 def measuring_chapters(root: Path = ROOT) -> list[str]:
     """Return the chapters that measure anything through a ``Chapter``."""
-    chapters = {path.stem: measured_cells(read(path)) for path in sorted((root / "lectures").glob("*.ipynb"))}
-    return [name for name, cells in chapters.items() if any(re.search(r"\.(measure|claim)\(", c.source) for c in cells)]
+    calls = re.compile(r"\.(measure|claim)\(")
+    return [path.stem for path in chapters(root) if any(calls.search(c.source) for c in measured_cells(read(path)))]
 
 
 def promised(log: dict[str, Any]) -> list[dict[str, Any]]:

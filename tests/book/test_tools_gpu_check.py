@@ -21,7 +21,7 @@ class Small(Check):
 
     def __init__(self, folder, **codes):
         self.codes = codes
-        super().__init__("cpu", small=True, root=ROOT, output=folder)
+        super().__init__("cpu", output=folder)
         self.ran = folder / "ran"
 
     def ask(self):
@@ -39,7 +39,7 @@ def test_every_part_runs_once_and_one_that_failed_is_named(tmp_path, capsys):
     assert found.ran.read_text() == "one two three "
     assert "1 failed: two; 0 left" in capsys.readouterr().out
     assert "a line of the log" in (found.folder / "one.log").read_text()
-    assert found.folder.name == "abc_a-machine-of-mine-_small"
+    assert found.folder.name == "abc_a-machine-of-mine-"
     assert json.loads((found.folder / "provenance.json").read_text())["commit"] == "abc"
     page = (found.folder / "summary.md").read_text()
     assert "| two | FAILED (exit 3) |" in page
@@ -126,7 +126,6 @@ def test_results_of_files_that_no_commit_holds_are_refused(monkeypatch):
     monkeypatch.setattr(Check, "ask", lambda self: {"commit": "abc-dirty", "device": "cpu"})
     with pytest.raises(SystemExit, match="commit them first"):
         Check("cpu")
-    assert Check("cpu", small=True).folder.name == "abc-dirty_cpu_small"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
