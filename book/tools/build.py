@@ -37,12 +37,12 @@ from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
 from book.tools import site
+from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import syntax_of, used_modules
 from book.tools.first_cell import write_address
 from book.tools.normalise import ROOT, chapters, code_cells, normalise, read, text_of
-from book.tools.repository import address, commit_of
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
@@ -110,11 +110,11 @@ class Book:
             return "no results yet"
         if record["failed"]:
             return "it failed last time"
-        for key, now in machine.items():
-            if record["machine"].get(key) != now:
-                return f"{key} was {record['machine'].get(key)}, is {now}"
-        changed = [name for name in {**inputs, **record["inputs"]} if inputs.get(name) != record["inputs"].get(name)]
-        return f"{changed[0]} changed" if changed else None
+        then, now = {**record["machine"], **record["inputs"]}, {**machine, **inputs}
+        for name in {**now, **then}:
+            if then.get(name) != now.get(name):
+                return f"{name} was {then.get(name)}, is {now[name]}" if name in machine else f"{name} changed"
+        return None
 
     # --- executing ----------------------------------------------------------------------------------------------
 

@@ -19,33 +19,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from book.tools.build import answer
-from book.tools.execute import execute, failures
-from book.tools.normalise import ROOT, chapters, read
+from book.tools.check import NBVAL, PYTEST
+from book.tools.execute import kernel_environment
+from book.tools.normalise import ROOT, chapters
 from vlmcourse._files import write_whole
 from vlmcourse.cli import UNFINISHED
 from vlmcourse.course.contestants import BENCHES
 
 PASSED, FAILED = 0, 1
-PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
 TESTS = ("ops", "models", "data", "train", "course", "homework", "test_gpu.py")
-ASK = """
-import json, torch
-from vlmcourse.course.results import provenance
-from vlmcourse.train.runtime import device
-made, where = provenance(), device()
-if where.type == "cuda":
-    card = torch.cuda.get_device_properties(where)
-    made |= {"memory": f"{card.total_memory / 2**30:.0f} GiB", "capability": f"{card.major}.{card.minor}"}
-    made |= {"cuda": torch.version.cuda}
-print(json.dumps(made))
-"""
+ASK = "import json; from vlmcourse.course.results import provenance; print(json.dumps(provenance()))"
 
 
 class Check:
@@ -68,14 +57,11 @@ class Check:
         found = {}
         for name in TESTS:
             which = [] if name == "test_gpu.py" else ["-m", "cuda"]  # that file chooses by the device alone
-            report = f"--junitxml={self.folder / f'tests_{Path(name).stem}.xml'}"
-            found[f"tests {Path(name).stem}"] = [*PYTEST, report, *which, f"tests/{name}"]
+            found[f"tests {Path(name).stem}"] = [*PYTEST, *which, f"tests/{name}"]
         for path in chapters():
-            found[f"chapter {path.stem}"] = ["-m", "book.tools.gpu_check", "--chapter", path.stem, str(self.folder)]
-        for name in BENCHES:
-            bench = ["-m", "vlmcourse", "bench", name, "--device", self.device]
-            found[f"bench {name}"] = [*bench, "--output", str(self.folder / "bench.json")]
-        return found
+            found[f"chapter {path.stem}"] = [*NBVAL, str(path)]
+        bench = [sys.executable, "-m", "vlmcourse", "bench", "--output", str(self.folder / "bench.json")]
+        return found | {f"bench {name}": [*bench, "--device", self.device, name] for name in BENCHES}
 
     def result(self, part: str) -> dict[str, Any] | None:
         """Return what a part that is done left, else None."""
@@ -86,9 +72,15 @@ class Check:
         """Run one part for so many seconds at most, keep its log and result; return that, or None where it was cut."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log, began = self.folder / f"{part.replace(' ', '_')}.log", time.monotonic()
+        report, measured = log.with_suffix(".xml"), log.with_suffix(".measured.json")
+        environment = dict(self.environment)
+        if "pytest" in command:
+            command = [*command, "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if "--nbval" in command:
+            environment = {**kernel_environment(), **environment, "VLMCOURSE_MEASURED": str(measured)}
         with log.open("wb") as out:
-            own: dict[str, Any] = {"cwd": ROOT, "env": self.environment, "stdout": out, "stderr": subprocess.STDOUT}
-            process = subprocess.Popen([sys.executable, *command], start_new_session=True, **own)
+            own: dict[str, Any] = {"cwd": ROOT, "env": environment, "stdout": out, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(command, start_new_session=True, **own)
             try:
                 code = process.wait(None if seconds == float("inf") else seconds)
             except subprocess.TimeoutExpired:
@@ -97,13 +89,8 @@ class Check:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)  # and the kernel that it may have started
                     process.wait()
-        details: dict[str, Any] = {}
-        if (found := log.with_suffix(".details")).is_file():
-            details = json.loads(found.read_text(encoding="utf-8"))
-        if (report := log.with_suffix(".xml")).is_file():
-            details = counted(report)
         done = {"part": part, "passed": code == PASSED, "exit": code, "seconds": round(time.monotonic() - began, 1)}
-        done |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), **details}
+        done |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), **counted(report), **judged(measured)}
         write_whole(log.with_suffix(".json"), json.dumps(done, indent=1, ensure_ascii=False).encode())
         return done
 
@@ -121,7 +108,9 @@ class Check:
 
 
 def counted(report: Path) -> dict[str, Any]:
-    """Return how many tests a JUnit report counts, and the names of those that failed."""
+    """Return how many tests, or cells, a JUnit report counts, and the names of those that failed."""
+    if not report.is_file():
+        return {}
     cases = list(ElementTree.parse(report).iter("testcase"))
     kinds = {kind: [case for case in cases if case.find(kind) is not None] for kind in ("failure", "error", "skipped")}
     failed = [f"{case.get('classname')}::{case.get('name')}" for case in kinds["failure"] + kinds["error"]]
@@ -129,20 +118,11 @@ def counted(report: Path) -> dict[str, Any]:
     return {"failed": failed, "said": f"{passed} passed, {len(failed)} failed, {skipped} skipped"}
 
 
-def run_chapter(name: str, folder: Path, environment: Mapping[str, str]) -> int:
-    """Execute one chapter where the environment says, keep notebook and measurements, and return an exit status."""
-    path, kept, measured = ROOT / "lectures" / name, folder / f"chapter_{name}", folder / f"{name}.measured.json"
-    nb = read(path.with_suffix(".ipynb"))
-    execute(nb, folder=path.parent, environment=environment, measured=measured, go_on=True)
-    failed = failures(nb, name)
+def judged(measured: Path) -> dict[str, Any]:
+    """Return how many claims of a chapter held, and those that did not."""
     claims = json.loads(measured.read_text(encoding="utf-8"))["claims"] if measured.is_file() else []
     missed = [claim["text"] for claim in claims if not claim["held"]]
-    said = f"{len(claims) - len(missed)} of {len(claims)} claims held" if claims else ""
-    details = {"failed": failed, "missed": missed, "said": said}
-    write_whole(kept.with_suffix(".ipynb"), json.dumps(nb).encode())
-    write_whole(kept.with_suffix(".details"), json.dumps(details, ensure_ascii=False).encode())
-    print("\n".join([*failed, *(f"did not hold: {text}" for text in missed)]))
-    return FAILED if failed else PASSED
+    return {"missed": missed, "said": f"{len(claims) - len(missed)} of {len(claims)} claims held"} if claims else {}
 
 
 def check(found: Check, only: list[str], seconds: float) -> int:
@@ -175,15 +155,12 @@ def check(found: Check, only: list[str], seconds: float) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Try everything, or one chapter of it."""
+    """Try everything."""
     parser = argparse.ArgumentParser(description="Try tests, chapters and benches on a GPU.")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu only tries this program")
     parser.add_argument("--slice", type=float, default=float("inf"), help="end this call within so many seconds")
     parser.add_argument("--only", nargs="*", default=[], help="parts whose name holds one of these words")
-    parser.add_argument("--chapter", nargs=2, help=argparse.SUPPRESS)  # a part of this program calls it so
     options = parser.parse_args(argv)
-    if options.chapter:
-        return run_chapter(options.chapter[0], Path(options.chapter[1]), os.environ)
     return check(Check(options.device), options.only, options.slice)
 
 

@@ -30,6 +30,7 @@ FENCE = re.compile(
 )
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.DOTALL | re.MULTILINE)
+CONFIG = SOURCES / "nbgrader_config.py"
 EMPTY = "*Write your answer here.*"
 CHECK = """report = check_{name}({function})
 print(report)
@@ -47,15 +48,6 @@ regrade("{name}", {function})
 COMPARE = """from vlmcourse.homework import is_mine_normal
 
 print(is_mine_normal("{name}", mine))"""
-CONFIG = '''"""Settings of nbgrader; run its commands in this folder."""
-c = get_config()  # noqa: F821
-c.CourseDirectory.course_id = "vision"
-c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__"]
-c.ExecutePreprocessor.timeout = 600  # seconds a cell
-c.ExecutePreprocessor.interrupt_on_timeout = True
-c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
-c.ClearSolutions.text_stub = "*Write your answer here.*"
-'''
 
 
 def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution: bool = False) -> NotebookNode:
@@ -119,7 +111,7 @@ def main() -> int:
     if course := options.instructor:
         wanted = {course / "source" / name / f"{name}.ipynb": text_of(instructor(sources[name])) for name in sources}
         if not (config := course / "nbgrader_config.py").exists():
-            wanted[config] = CONFIG
+            wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
         wanted = {PAGES / f"{name}.ipynb": text_of(student(sources[name])) for name in sources}
     outdated = "not what the sources give; run python -m book.tools.homework"

@@ -19,8 +19,8 @@ from urllib.parse import unquote, urldefrag, urljoin
 import yaml
 from bs4 import BeautifulSoup
 
+from book.tools.address import commit_of
 from book.tools.normalise import ROOT
-from book.tools.repository import commit_of
 from book.tools.site import TEMPLATES
 
 NAME = "neural-networks-for-vision.pdf"

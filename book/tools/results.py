@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
+from book.tools.address import git
 from book.tools.build import current_machine
 from book.tools.execute import ChapterError, execute, failures
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
 from book.tools.normalise import ROOT, chapters, read
-from book.tools.repository import git
 from vlmcourse._files import write_whole
-from vlmcourse.course.chapter import Claim, Measurement, show_number
+from vlmcourse.course.chapter import Claim, Measurement
 from vlmcourse.course.runtime import profile
 
 # What the widest instructions of a CPU are called, and how a wider CPU is made to do without.
@@ -206,21 +206,16 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Return a table of all numbers, and of the claims with the spreads by which they clear their bounds."""
+    """Return a line for each number, and for each claim with the spreads by which it clears its bounds."""
     claims = {claim["text"]: claim for claim in result["claims"]}
-    lines = [f"{'min':>10} {'mean':>10} {'max':>10} {'spread':>10}"]
+    lines = []
     for name, values in result["values"].items():
-        if isinstance(values[0], list):
-            lines.append(f"{'':43}  {name} (curves)")
-            continue
-        measured = Measurement(name, None, tuple(values))
-        numbers = min(values), measured.mean, max(values), measured.spread
-        line = " ".join(f"{show_number(number, result['units'][name]):>10}" for number in numbers)
         if name in claims:
             claim = Claim(value=None, recorded=tuple(values), **claims[name])
-            kept = "" if claim.held_in_all_recorded else " NOT KEPT BY ALL RUNS,"
-            line += f"  [{claim.asked},{kept} clear by {claim.clearance:.1f} spreads]"
-        lines.append(f"{line}  {name}")
+            kept = "" if claim.held_in_all_recorded else "NOT KEPT BY ALL RUNS, "
+            lines.append(f"{claim}: {kept}clear by {claim.clearance:.1f} spreads")
+        elif not isinstance(values[0], list):  # a curve
+            lines.append(f"{name}: {Measurement(name, None, tuple(values), result['units'][name])}")
     return "\n".join(lines)
 
 

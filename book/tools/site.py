@@ -1,6 +1,6 @@
 """What the book gets as a site, besides its pages: buttons, scripts of the chapters, and what a host expects.
 
-Everything that names a repository comes from one setting (``repository.py``), and everything that names the site's own
+Everything that names a repository comes from one setting (``address.py``), and everything that names the site's own
 address from another, VLMCOURSE_SITE. Without them nothing of the kind is written.
 """
 

@@ -17,9 +17,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools import address as tool
 from book.tools import package, site
+from book.tools.address import address, hosted
 from book.tools.first_cell import FORM, address_in, template, with_address
 from book.tools.normalise import code_cells, read
-from book.tools.repository import address, hosted
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

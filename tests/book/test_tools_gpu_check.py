@@ -29,7 +29,10 @@ class Small(Check):
 
     def parts(self):
         code = "import sys, pathlib; pathlib.Path({!r}).open('a').write({!r}); {}"
-        return {name: ["-c", code.format(str(self.ran), f"{name} ", what)] for name, what in self.codes.items()}
+        return {
+            name: [sys.executable, "-c", code.format(str(self.ran), f"{name} ", what)]
+            for name, what in self.codes.items()
+        }
 
 
 def test_every_part_runs_once_and_one_that_failed_is_named(tmp_path, capsys):
@@ -99,7 +102,7 @@ def test_broken(broken): pass
     assert [name.rpartition("::")[2] for name in done["failed"]] == ["test_bad", "test_broken"]
 
 
-def test_a_chapter_leaves_its_notebook_its_failures_and_its_claims(tmp_path, monkeypatch):
+def test_a_chapter_runs_on_the_device_and_leaves_its_failures_and_its_claims(tmp_path, monkeypatch):
     cells = [
         "import os; from vlmcourse import Chapter\nchapter = Chapter('demo')",
         "assert os.environ['VLMCOURSE_DEVICE'] == 'cpu'",
@@ -107,19 +110,16 @@ def test_a_chapter_leaves_its_notebook_its_failures_and_its_claims(tmp_path, mon
         "1 / 0",
         "print('still here')",
     ]
-    (tmp_path / "lectures").mkdir()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbformat.write(nb, tmp_path / "lectures" / "demo.ipynb")
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    environment = {"VLMCOURSE_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
-    assert gpu_check.run_chapter("demo", tmp_path, environment) == FAILED
-    details = json.loads((tmp_path / "chapter_demo.details").read_text())
-    assert details["said"] == "0 of 1 claims held"
-    assert details["missed"] == ["one is two"]
-    assert len(details["failed"]) == 1
-    assert "ZeroDivisionError" in details["failed"][0]
-    kept = nbformat.read(tmp_path / "chapter_demo.ipynb", as_version=4)
-    assert kept.cells[-1].outputs[0].text == "still here\n"
+    nbformat.write(nb, tmp_path / "demo.ipynb")
+    monkeypatch.setattr(gpu_check, "chapters", lambda: [tmp_path / "demo.ipynb"])
+    monkeypatch.setattr(Check, "ask", lambda self: {"commit": "abc", "device": "cpu"})
+    found = Check("cpu", output=tmp_path)
+    done = found.run("chapter demo", found.parts()["chapter demo"], 100)
+    assert (done["passed"], done["missed"], done["said"]) == (False, ["one is two"], "0 of 1 claims held")
+    assert len(done["failed"]) == 1
+    assert "ZeroDivisionError" in (found.folder / "chapter_demo.log").read_text()
+    assert found.result("chapter demo") == done
 
 
 def test_results_of_files_that_no_commit_holds_are_refused(monkeypatch):

@@ -59,7 +59,7 @@ def course(tmp_path_factory):
     target = folder / "source" / "hw1" / "hw1.ipynb"
     target.parent.mkdir(parents=True)
     target.write_text(text_of(homework.instructor(source)), encoding="utf-8")
-    (folder / "nbgrader_config.py").write_text(homework.CONFIG, encoding="utf-8")
+    (folder / "nbgrader_config.py").write_text(homework.CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
     nbgrader(folder, "generate_assignment", "hw1", "--create")
     for name, work in STUDENTS.items():
         notebook = nbformat.read(folder / "release" / "hw1" / "hw1.ipynb", as_version=4)
