@@ -82,7 +82,12 @@ format: setup  ## let ruff format code and notebooks, and repair what it can
 	@$(VENV_PYTHON) -m ruff format vlmcourse tests book lectures
 
 package: setup  ## build the package into dist/ and check it (TAG=v0.1.0: that it is that version)
-	@$(VENV_PYTHON) -m book.tools.package $(if $(TAG),--tag $(TAG))
+	@$(VENV_PYTHON) -m venv _build/packaging
+	@_build/packaging/bin/python -m pip install --quiet build twine
+	@rm -rf dist
+	@_build/packaging/bin/python -m build
+	@_build/packaging/bin/python -m twine check --strict dist/*
+	@$(VENV_PYTHON) -m book.tools.package $(TAG)
 
 lock: setup  ## pin what pyproject.toml asks for in requirements.lock (UPGRADE=1: the newest of all)
 	@sh book/tools/lock.sh

@@ -140,11 +140,6 @@ class Book:
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
         return record
 
-    def claims(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the claims that the chapters made here, each with its chapter."""
-        logs = [(chapter.stem, self.executed / f"{chapter.stem}.measured.json") for chapter in self.chapters]
-        return [(name, claim) for name, log in logs if log.is_file() for claim in json.loads(log.read_text())["claims"]]
-
     # --- rendering ----------------------------------------------------------------------------------------------
 
     def stage(self) -> None:
@@ -310,7 +305,8 @@ def report(book: Book, todo: dict[Path, Any]) -> bool:
         print(f"\n{message if sys.stdout.isatty() else COLOR.sub('', message)}")
     if failed:
         print(f"\n{len(failed)} cell(s) failed. Their pages show it; the rest of the book is there.")
-    claims = book.claims()
+    logs = {name: log for name in records if (log := book.executed / f"{name.stem}.measured.json").is_file()}
+    claims = [(name.stem, claim) for name, log in logs.items() for claim in json.loads(log.read_text())["claims"]]
     missed = [(name, claim) for name, claim in claims if not claim["held"]]
     if claims:
         print(f"\n{len(claims) - len(missed)} of {len(claims)} claims held.")

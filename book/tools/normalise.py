@@ -146,12 +146,8 @@ def code_cells(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def read(path: Path) -> NotebookNode:
-    """Read a notebook of format 4.x as 4.5, with the ids that its content gives."""
+    """Read a notebook as format 4.5, with the ids that its content gives."""
     nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
-    if nb.get("nbformat") != 4:
-        raise ValueError(
-            f"{path} has notebook format {nb.get('nbformat')}, expected 4; open and save it in Jupyter once"
-        )
     nb.nbformat_minor = 5
     name_cells(nb.cells)
     return nb

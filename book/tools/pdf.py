@@ -6,7 +6,6 @@ become bookmarks, and links between pages lead to places in the PDF. Nothing is 
 are those of the rendered book.
 """
 
-import argparse
 import logging
 import shutil
 from collections.abc import Iterator
@@ -217,11 +216,9 @@ def offer(html: Path) -> None:
         file.write_text(page.replace("<!-- pdf -->", button.substitute(address=up + NAME)), encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the book of a checkout."""
-    parser = argparse.ArgumentParser(description="Print the rendered book as one PDF.")
-    parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html", help="the rendered book")
-    html = parser.parse_args(argv).html.resolve()
+def main() -> None:
+    """Print the book of this checkout."""
+    html = ROOT / "_build" / "html"
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if not (html / "index.html").is_file():
         raise SystemExit("There is no book yet. Build it first: make book")

@@ -162,18 +162,12 @@ class Result:
             self.write(old["runs"], {name: values[name] for name in fresh[0]["values"]}, fresh[0])
         return bool(names)
 
-    def record(self, found: list[dict[str, Any]]) -> None:
-        """Write the chapter's file from all of its runs."""
-        commit = git(self.root, "rev-parse", "--short=12", "HEAD")  # whose code has the hash that the runs have
-        self.write([{**run["run"], "commit": commit} for run in found], merged(found), found[0])
-
-    def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> None:
-        """Write the chapter's file: what a run's log says of names and bounds, and the runs and values given."""
+    def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:
+        """Write and return the chapter's file: names and bounds of a run's log, and the runs and values given."""
         content: dict[str, Any] = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from}
         content |= {"units": log["units"], "claims": promised(log), "runs": runs, "values": values}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, (as_text(content) + "\n").encode())
-        self.recorded = content
+        return content
 
 
 def merged(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -226,12 +220,6 @@ def processor() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def measuring_chapters(root: Path = ROOT) -> list[str]:
-    """Return the chapters that measure anything through a ``Chapter``."""
-    calls = re.compile(r"\.(measure|claim)\(")
-    return [path.stem for path in chapters(root) if any(calls.search(c.source) for c in measured_cells(read(path)))]
-
-
 def promised(log: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the claims of a run's log without what was measured."""
     return [{key: claim[key] for key in CLAIM} for claim in log["claims"]]
@@ -256,9 +244,9 @@ def bring_up_to_date(result: Result, deadline: float) -> str:
     found = result.run_all(conditions(), deadline=deadline)
     if len(found) < len(conditions()):
         return f"{len(found)} of {len(conditions())} runs are done; call again to go on"
-    result.record(found)
-    assert result.recorded is not None
-    return f"measured anew\n{summary(result.recorded)}"
+    commit = git(result.root, "rev-parse", "--short=12", "HEAD")  # whose code has the hash that the runs have
+    written = result.write([{**run["run"], "commit": commit} for run in found], merged(found), found[0])
+    return f"measured anew\n{summary(written)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -271,7 +259,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     deadline = time.monotonic() + options.slice
     failed = False
-    for chapter in options.chapters or measuring_chapters():
+    calls = re.compile(r"\.(measure|claim)\(")
+    measuring = [p.stem for p in chapters() if any(calls.search(cell.source) for cell in measured_cells(read(p)))]
+    for chapter in options.chapters or measuring:
         result = Result(Path(chapter).stem)
         try:
             if options.check:

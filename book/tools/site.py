@@ -23,11 +23,6 @@ ABOUT_SCRIPT = """\
 # A chapter of the book as a script: text as comments, code in cells. Editors such as VS Code and Spyder run it cell by
 # cell and show its figures; python FILE runs all of it."""
 NOT_READ = re.compile(r"index\.|404\.|search\.|genindex|py-modindex|_")  # pages that a search engine has no use for
-SITEMAP = """\
-<?xml version="1.0" encoding="utf-8"?>
-<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">
-{}</urlset>
-"""
 
 
 def address_of_site() -> str | None:
@@ -88,15 +83,12 @@ def is_python(source: str) -> bool:
 
 def furnish(folder: Path, *, title: str, start: str, site: str | None) -> None:
     """Write what a host and a search engine expect beside the pages."""
-    canonical = f'<link rel="canonical" href="{site}{start}">\n' if site else ""
-    words = {"title": html.escape(title), "start": start, "canonical": canonical, "base": site or "/"}
-    for name in ("index.html", "404.html"):
+    pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
+    listed = (html.escape(f"{site}{page}") for page in pages if not NOT_READ.match(page))
+    words = {"title": html.escape(title), "start": start, "site": site or "", "base": site or "/"}
+    words["canonical"] = f'<link rel="canonical" href="{site}{start}">\n' if site else ""
+    words["entries"] = "".join(f"  <url><loc>{address}</loc></url>\n" for address in listed)
+    for name in ("index.html", "404.html", *(("sitemap.xml", "robots.txt") if site else ())):
         template = Template((TEMPLATES / name).read_text(encoding="utf-8"))
         (folder / name).write_text(template.substitute(words), encoding="utf-8")
     (folder / ".nojekyll").touch()  # otherwise GitHub Pages leaves out _static and _images
-    if site:
-        pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
-        listed = (html.escape(f"{site}{page}") for page in pages if not NOT_READ.match(page))
-        entries = "".join(f"  <url><loc>{address}</loc></url>\n" for address in listed)
-        (folder / "sitemap.xml").write_text(SITEMAP.format(entries), encoding="utf-8")
-        (folder / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {site}sitemap.xml\n", encoding="utf-8")
