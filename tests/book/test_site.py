@@ -317,7 +317,7 @@ def test_a_description_is_the_first_running_text_cut_at_a_word():
     assert words.startswith("word word")
     assert words.endswith("word …")
     assert len(words) <= furniture.LONGEST
-    assert furniture.description(None) == ""
+    assert furniture.description(nodes.document(None, None)) == ""
 
 
 def test_tags_of_a_page_name_addresses_only_where_the_site_has_one():
