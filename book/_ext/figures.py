@@ -18,6 +18,7 @@ from bs4 import BeautifulSoup
 from bs4.element import Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
+from provenance import table
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
@@ -25,7 +26,7 @@ from sphinx.util.docutils import SphinxDirective
 from vlmcourse.course.figures import style
 
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-PIXELS = {"pt": 4 / 3, "px": 1.0, "": 1.0}
+POINT = 4 / 3  # pixels of CSS; matplotlib writes points
 # Of its size, to which a figure shrinks before it scrolls: small type is 9 px, the narrow width fits a phone.
 SMALLEST = 0.74
 TABLE = re.compile(r'<table[^>]*class="(?:dataframe|[^"]*\btable)".*?</table>', re.DOTALL)
@@ -38,7 +39,7 @@ NUMBER = re.compile(rf"[-−+±~<>≈]?\s*\d[\d.,  ]*(?:e[-+]?\d+)?\s*{UNIT}?(?:
 def inline(svg: str, *, label: str, prefix: str) -> str:
     """Return a figure of matplotlib as HTML: paper and metadata gone, ink as the page's text, identifiers its own."""
     root = ET.fromstring(svg)
-    width, height = (_pixels(root.get(side, "")) for side in ("width", "height"))
+    width, height = (POINT * float(root.get(side, "").removesuffix("pt")) for side in ("width", "height"))
     paper = next((g for g in root.iter(f"{SVG}g") if g.get("id") == "patch_1"), None)
     used = {link[1:] for e in root.iter() if (link := e.get(LINK, "")).startswith("#")}
     used |= {name for e in root.iter() for value in e.attrib.values() for name in re.findall(r"url\(#([^)]+)\)", value)}
@@ -70,14 +71,6 @@ def inline(svg: str, *, label: str, prefix: str) -> str:
     root.attrib |= {"width": f"{width:.0f}", "height": f"{height:.0f}", "style": f"min-width: {SMALLEST * width:.0f}px"}
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
     return f'<div class="output figure">{ET.tostring(root, encoding="unicode")}</div>'
-
-
-def _pixels(length: str) -> float:
-    """Return a length of SVG in the pixels of CSS."""
-    found = re.fullmatch(r"([\d.]+)(pt|px|)", length)
-    if not found:
-        raise ValueError(f"a figure must give its width and height in pt or px, received {length!r}")
-    return float(found[1]) * PIXELS[found[2]]
 
 
 def _themed(declarations: str, *, words: bool) -> str:
@@ -149,18 +142,17 @@ class Palette(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return one table."""
-        rows = []
+        rows: list[list[nodes.Node]] = []
         for group, concepts in style.GROUPS.items():
             for hue in dict.fromkeys(concepts.values()):
                 names = ", ".join(name for name, its in concepts.items() if its == hue)
                 swatch = f'<span class="swatch" style="background: {style.HUES[hue]}"></span> {hue}'
-                cells = group, names, swatch, f"<code>{style.HUES[hue]}</code>"
-                rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+                cells = nodes.Text(group), nodes.Text(names), nodes.raw("", swatch, format="html")
+                rows.append([*cells, nodes.literal("", style.HUES[hue])])
                 group = ""
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        head = "<tr><th>group</th><th>concept</th><th>colour</th><th>as typed</th></tr>"
-        table = f'<table class="table palette"><thead>{head}</thead><tbody>{body}</tbody></table>'
-        return [nodes.raw("", f'<div class="pst-scrollable-table-container">{table}</div>', format="html")]
+        palette = table(("group", "concept", "colour", "as typed"), rows)
+        palette["classes"].append("palette")
+        return [palette]
 
 
 class FigureExample(SphinxDirective):

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from book.tools import address as tool
 from book.tools import package, site
 from book.tools.address import address, hosted
-from book.tools.first_cell import FORM, address_in, template, with_address
+from book.tools.first_cell import FORM, template, with_address
 from book.tools.normalise import code_cells, read
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,12 @@ PLACEHOLDER = re.compile(
     r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>"
     r"|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
 )
+
+
+def address_in(cell):
+    """Return the address that a first cell installs from."""
+    match = re.search(r"^    %pip install --quiet git\+(\S+)$", cell.source, re.MULTILINE)
+    return match[1] if match else None
 
 
 @pytest.fixture(autouse=True)
