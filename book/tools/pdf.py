@@ -155,11 +155,8 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
     from pypdf import PdfReader
 
     reader = PdfReader(pdf)
-    numbers = {page.indirect_reference.idnum: number for number, page in enumerate(reader.pages, start=1)}
-    places = reader.named_destinations.items()
-    return len(numbers), {
-        unquote(name).removeprefix("/"): numbers[place.raw_get("/Page").idnum] for name, place in places
-    }
+    places = {unquote(name).removeprefix("/"): place for name, place in reader.named_destinations.items()}
+    return len(reader.pages), {name: reader.get_destination_page_number(places[name]) + 1 for name in places}
 
 
 def mend_bookmarks(pdf: Path) -> None:
