@@ -79,14 +79,13 @@ class Figures(SphinxDirective):
 
 def figures(doctree: nodes.document) -> list[tuple[str, str, str]]:
     """Return for each figure that code drew: the anchor and the title of its section, and what it shows."""
-    found = {}
-    for section in doctree.findall(nodes.section):
-        title = section.next_node(nodes.title)
-        for image in section.findall(nodes.image):
-            shown = " ".join(image.get("alt", "").split())
-            if shown and "_images" not in shown and title is not None:
-                found[image] = (section["ids"][0], " ".join(title.astext().split()), shown)  # the innermost comes last
-    return list(dict.fromkeys(found.values()))
+    innermost = {image: section for section in doctree.findall(nodes.section) for image in section.findall(nodes.image)}
+    found = []
+    for image, section in innermost.items():
+        shown, title = " ".join(image.get("alt", "").split()), section.next_node(nodes.title)
+        if shown and "_images" not in shown and title is not None:  # what stands in a solution has no title of its own
+            found.append((section["ids"][0], " ".join(title.astext().split()), shown))
+    return list(dict.fromkeys(found))
 
 
 def list_figures(app: Sphinx, doctree: nodes.document, page: str) -> None:
