@@ -25,7 +25,9 @@ pdf: setup  ## print the rendered book as one PDF, which its pages then offer (n
 	@$(VENV_PYTHON) -m book.tools.pdf
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
-	@$(VENV_PYTHON) -m book.tools.serve
+	@test -f _build/html/index.html || { echo "There is no book yet. Build it first: make book"; exit 1; }
+	@$(VENV_PYTHON) -m http.server --bind $(or $(HOST),127.0.0.1) --directory _build/html $(or $(PORT),8000) \
+		|| { echo "Is the port taken? Choose another: make serve PORT=9000"; exit 1; }
 
 results: setup  ## record chapters anew where their code has changed (CHAPTERS=, SLICE=seconds, JOBS=1, CHECK=1: only look)
 	@$(VENV_PYTHON) -m book.tools.results $(if $(CHECK),--check) $(if $(SLICE),--slice $(SLICE)) $(CHAPTERS)
@@ -73,7 +75,7 @@ normalise: setup  ## bring notebooks into their committed form without executing
 	@$(VENV_PYTHON) -m book.tools.normalise
 
 landing: setup  ## draw the cards of the landing page anew
-	@$(VENV_PYTHON) -m book.tools.landing
+	@$(VENV_PYTHON) -m book.experiments.landing_cards
 
 address: setup  ## write the repository's address into first cells and badges (VLMCOURSE_REPOSITORY=, CHECK=1: only look)
 	@$(VENV_PYTHON) -m book.tools.address $(if $(CHECK),--check)
@@ -83,7 +85,12 @@ format: setup  ## let ruff format code and notebooks, and repair what it can
 	@$(VENV_PYTHON) -m ruff format vlmcourse tests book lectures
 
 package: setup  ## build the package into dist/ and check it (TAG=v0.1.0: that it is that version)
-	@$(VENV_PYTHON) -m book.tools.package $(if $(TAG),--tag $(TAG))
+	@$(VENV_PYTHON) -m venv _build/packaging
+	@_build/packaging/bin/python -m pip install --quiet build twine
+	@rm -rf dist
+	@_build/packaging/bin/python -m build
+	@_build/packaging/bin/python -m twine check --strict dist/*
+	@$(VENV_PYTHON) -m book.tools.package $(TAG)
 
 lock: setup  ## pin what pyproject.toml asks for in requirements.lock (UPGRADE=1: the newest of all)
 	@sh book/tools/lock.sh

@@ -29,6 +29,8 @@ MENDS: list[tuple[str, str]] = [
     (r'(<html[^>]*?)data-theme="auto"', r'\1data-theme="light"'),
     # The title above the contents belongs to a landmark.
     (r'(<a class="navbar-brand logo".*?</a>)', r'<nav aria-label="Start">\1</nav>'),
+    # A notebook or a script that is offered is downloaded, not opened in a tab.
+    (r'<a href="([^"]*(?:_sources/[^"]*\.ipynb|_static/scripts/[^"]*\.py))" target="_blank"', r'<a href="\1" download'),
     # The button called .pdf only opened the browser's dialog; book/tools/pdf.py puts the whole book in its place.
     (r"<li>\s*<button onclick=\"window\.print\(\)\".*?</button>\s*</li>", "<!-- pdf -->"),
 ]

@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ from bs4 import BeautifulSoup
 from bs4.element import Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
+from provenance import table
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
@@ -24,10 +26,10 @@ from sphinx.util.docutils import SphinxDirective
 from vlmcourse.course.figures import style
 
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-PIXELS = {"pt": 4 / 3, "px": 1.0, "": 1.0}
-SMALLEST = (
-    0.74  # of its size, to which a figure shrinks before it scrolls: small type is 9 px, the narrow width fits a phone
-)
+POINT = 4 / 3  # pixels of CSS; matplotlib writes points
+# Of its size, to which a figure shrinks before it scrolls: small type is 9 px, the narrow width fits a phone.
+SMALLEST = 0.74
+TABLE = re.compile(r'<table[^>]*class="(?:dataframe|[^"]*\btable)".*?</table>', re.DOTALL)
 PAPER = "var(--pst-color-background, #fff)"
 # A number as a table shows it: with a sign, a spread and a unit, or none at all.
 UNIT = r"(?:%|‰|×|s|ms|µs|min|h|px|kB|MB|GB|GiB|MiB|GFLOP|TFLOP|M|k)"
@@ -37,7 +39,7 @@ NUMBER = re.compile(rf"[-−+±~<>≈]?\s*\d[\d.,  ]*(?:e[-+]?\d+)?\s*{UNIT}?(?:
 def inline(svg: str, *, label: str, prefix: str) -> str:
     """Return a figure of matplotlib as HTML: paper and metadata gone, ink as the page's text, identifiers its own."""
     root = ET.fromstring(svg)
-    width, height = (_pixels(root.get(side, "")) for side in ("width", "height"))
+    width, height = (POINT * float(root.get(side, "").removesuffix("pt")) for side in ("width", "height"))
     paper = next((g for g in root.iter(f"{SVG}g") if g.get("id") == "patch_1"), None)
     used = {link[1:] for e in root.iter() if (link := e.get(LINK, "")).startswith("#")}
     used |= {name for e in root.iter() for value in e.attrib.values() for name in re.findall(r"url\(#([^)]+)\)", value)}
@@ -46,20 +48,21 @@ def inline(svg: str, *, label: str, prefix: str) -> str:
             if child is paper or child.tag == f"{SVG}style" or child.tag.endswith("metadata"):
                 parent.remove(child)
     for element in root.iter():
-        for key, value in list(element.attrib.items()):
-            del element.attrib[key]
-            if key == LINK:
-                key = "href"
-            if key == "id":
-                if value not in used:
-                    continue
-                value = f"{prefix}-{value}"
+        attributes = {"href" if key == LINK else key: value for key, value in element.attrib.items()}
+        if attributes.get("id") not in used:
+            attributes.pop("id", None)
+        element.attrib.clear()
+        for key, value in attributes.items():
             value = re.sub(r"(?<=url\(#)", f"{prefix}-", value)
-            if key == "href" and value.startswith("#"):
+            if key == "id":
+                value = f"{prefix}-{value}"
+            elif key == "href" and value.startswith("#"):
                 value = f"#{prefix}-{value[1:]}"
-            if key == "style":
+            elif key == "style":
                 value = _themed(value, words=element.tag in (f"{SVG}text", f"{SVG}tspan"))
-            element.set(key, re.sub(r"\s+", " ", value).strip() if key == "d" else value)
+            elif key == "d":
+                value = " ".join(value.split())
+            element.set(key, value)
         element.tag = element.tag.removeprefix(SVG)
         element.text, element.tail = (text if (text or "").strip() else None for text in (element.text, element.tail))
     box = root.get("viewBox", f"0 0 {width:g} {height:g}")
@@ -68,14 +71,6 @@ def inline(svg: str, *, label: str, prefix: str) -> str:
     root.attrib |= {"width": f"{width:.0f}", "height": f"{height:.0f}", "style": f"min-width: {SMALLEST * width:.0f}px"}
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
     return f'<div class="output figure">{ET.tostring(root, encoding="unicode")}</div>'
-
-
-def _pixels(length: str) -> float:
-    """Return a length of SVG in the pixels of CSS."""
-    found = re.fullmatch(r"([\d.]+)(pt|px|)", length)
-    if not found:
-        raise ValueError(f"a figure must give its width and height in pt or px, received {length!r}")
-    return float(found[1]) * PIXELS[found[2]]
 
 
 def _themed(declarations: str, *, words: bool) -> str:
@@ -106,36 +101,10 @@ class InlineFigures(SphinxPostTransform):
             if file.suffix != ".svg" or not file.is_file():
                 continue
             svg = file.read_text(encoding="utf-8")
-            if 'id="figure_1"' not in svg:  # drawn by another hand
-                continue
-            prefix = f"f{count}{hashlib.sha256(svg.encode()).hexdigest()[:6]}"
-            html = inline(svg, label=image.get("alt", ""), prefix=prefix)
-            image.replace_self(nodes.raw("", html, format="html"))
-
-
-class AlignedTables(SphinxPostTransform):
-    """Marks the columns of numbers, head and body, so that the style sheet can put them on the right."""
-
-    default_priority = 900  # when all numbers are in their places
-    formats = ("html",)
-
-    def run(self) -> None:
-        """Mark tables of text and tables that a chapter printed."""
-        for group in self.document.findall(nodes.tgroup):
-            head, body = (
-                [list(row) for part in group.findall(kind) for row in part] for kind in (nodes.thead, nodes.tbody)
-            )
-            width = group.get("cols", 0)
-            if any(len(row) != width for row in body):
-                continue  # cells that span columns
-            for column in range(width):
-                if numeric([row[column].astext() for row in body]):
-                    for row in (row for row in (*head, *body) if len(row) == width):
-                        row[column]["classes"].append("number")
-        for raw in self.document.findall(nodes.raw):
-            if raw.get("format") == "html" and 'class="dataframe"' in raw.astext():
-                raw.children = [nodes.Text(aligned(raw.astext()))]
-                raw.rawsource = raw.astext()
+            if 'id="figure_1"' in svg:  # drawn by matplotlib
+                prefix = f"f{count}{hashlib.sha256(svg.encode()).hexdigest()[:6]}"
+                html = inline(svg, label=image.get("alt", ""), prefix=prefix)
+                image.replace_self(nodes.raw("", html, format="html"))
 
 
 def numeric(cells: list[str]) -> bool:
@@ -144,22 +113,28 @@ def numeric(cells: list[str]) -> bool:
 
 
 def aligned(html: str) -> str:
-    """Return the HTML of pandas with the columns of numbers marked, heads too, and without looks of its own."""
-    soup = BeautifulSoup(html, "html.parser")
-    for table in soup.select("table.dataframe"):
-        table.attrs.pop("border", None)
-        rows = [row.find_all("td") for row in table.select("tbody tr")]
-        heads = [row.find_all("th") for row in table.select("thead tr")]
-        for row in table.select("thead tr"):
-            row.attrs.pop("style", None)
-        width = max(map(len, rows), default=0)
-        for column in range(width):
-            cells = [row[column] for row in rows if len(row) == width]
-            if numeric([cell.get_text() for cell in cells]):
-                above: list[Tag] = [row[column - width] for row in heads if len(row) >= width]
-                for cell in (cell for cell in (*cells, *above) if not cell.has_attr("colspan")):
-                    cell["class"] = [*cell.get("class", []), "number"]
-    return str(soup)
+    """Return a table with its columns of numbers marked, heads too, and without the looks that pandas gives it."""
+    table = BeautifulSoup(html, "html.parser")
+    for styled in table.select("table[border], tr[style]"):
+        styled.attrs = {key: value for key, value in styled.attrs.items() if key not in ("border", "style")}
+    rows = [row.find_all("td") for row in table.select("tbody tr")]
+    width = max(map(len, rows), default=0)
+    rows = [row for row in rows if len(row) == width]  # others have cells that span columns
+    heads = [row for head in table.select("thead tr") if len(row := head.find_all("th")) >= width]
+    for column in range(width):
+        cells = [row[column] for row in rows]
+        if numeric([cell.get_text() for cell in cells]):
+            above: list[Tag] = [row[column - width] for row in heads]
+            for cell in (cell for cell in (*cells, *above) if not cell.has_attr("colspan")):
+                cell["class"] = [*cell.get("class", []), "number"]
+    return str(table)
+
+
+def align_tables(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Mark the columns of numbers of a page, so that the style sheet can put them on the right."""
+    context["body"] = TABLE.sub(lambda table: aligned(table[0]), context.get("body", ""))
 
 
 class Palette(SphinxDirective):
@@ -167,18 +142,17 @@ class Palette(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return one table."""
-        rows = []
+        rows: list[list[nodes.Node]] = []
         for group, concepts in style.GROUPS.items():
             for hue in dict.fromkeys(concepts.values()):
                 names = ", ".join(name for name, its in concepts.items() if its == hue)
                 swatch = f'<span class="swatch" style="background: {style.HUES[hue]}"></span> {hue}'
-                cells = group, names, swatch, f"<code>{style.HUES[hue]}</code>"
-                rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+                cells = nodes.Text(group), nodes.Text(names), nodes.raw("", swatch, format="html")
+                rows.append([*cells, nodes.literal("", style.HUES[hue])])
                 group = ""
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        head = "<tr><th>group</th><th>concept</th><th>colour</th><th>as typed</th></tr>"
-        table = f'<table class="table palette"><thead>{head}</thead><tbody>{body}</tbody></table>'
-        return [nodes.raw("", f'<div class="pst-scrollable-table-container">{table}</div>', format="html")]
+        palette = table(("group", "concept", "colour", "as typed"), rows)
+        palette["classes"].append("palette")
+        return [palette]
 
 
 class FigureExample(SphinxDirective):
@@ -213,7 +187,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register what this module adds."""
     plt.switch_backend("agg")
     app.add_post_transform(InlineFigures)
-    app.add_post_transform(AlignedTables)
+    app.connect("html-page-context", align_tables)
     app.add_directive("palette", Palette)
     app.add_directive("figure-example", FigureExample)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -79,40 +79,30 @@ class Figures(SphinxDirective):
 
 def figures(doctree: nodes.document) -> list[tuple[str, str, str]]:
     """Return for each figure that code drew: the anchor and the title of its section, and what it shows."""
+    innermost = {image: section for section in doctree.findall(nodes.section) for image in section.findall(nodes.image)}
     found = []
-    for image in doctree.findall(nodes.image):
-        if not (shown := " ".join(image.get("alt", "").split())) or "_images" in shown:
-            continue
-        section = image.parent
-        while section is not None and not isinstance(section, nodes.section):
-            section = section.parent
-        title = section.next_node(nodes.title) if section is not None else None
-        if title is not None and section is not None:
-            entry = (section["ids"][0], " ".join(title.astext().split()), shown)
-            found += [entry] if entry not in found else []
-    return found
+    for image, section in innermost.items():
+        shown, title = " ".join(image.get("alt", "").split()), section.next_node(nodes.title)
+        if shown and "_images" not in shown and title is not None:  # what stands in a solution has no title of its own
+            found.append((section["ids"][0], " ".join(title.astext().split()), shown))
+    return list(dict.fromkeys(found))
 
 
 def list_figures(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Fill the index of figures."""
+
+    def link(text: str, name: str, anchor: str = "") -> nodes.reference:
+        return nodes.reference("", text, refuri=app.builder.get_relative_uri(page, name) + anchor, internal=True)
+
     places = [node for node in doctree.findall(nodes.paragraph) if "index-of-figures" in node["classes"]]
     for place in places:
         made: list[nodes.Node] = []
         for name in sorted(name for name in app.env.found_docs if CHAPTER.match(name)):
-            rows = []
-            for anchor, title, shown in figures(app.env.get_doctree(name)):
-                address = f"{app.builder.get_relative_uri(page, name)}#{anchor}"
-                rows.append([nodes.reference("", title, refuri=address, internal=True), nodes.Text(shown)])
-            if rows:
-                chapter = nodes.reference(
-                    "",
-                    app.env.titles[name].astext(),
-                    refuri=app.builder.get_relative_uri(page, name),
-                    internal=True,
-                )
+            found = figures(app.env.get_doctree(name))
+            if rows := [[link(title, name, f"#{anchor}"), nodes.Text(shown)] for anchor, title, shown in found]:
                 shown = table(("section", "what the figure shows"), rows)
                 shown["classes"].append("figures")
-                made += [nodes.rubric("", "", chapter), shown]
+                made += [nodes.rubric("", "", link(app.env.titles[name].astext(), name)), shown]
         place.replace_self(made or [nodes.paragraph("", "No chapter was executed.")])
 
 

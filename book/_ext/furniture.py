@@ -13,17 +13,11 @@ ORDER = ["Colab", "Kaggle", "Binder", "JupyterHub"]
 LONGEST = 160  # characters of a description that search engines show
 
 
-def description(doctree: nodes.document | None) -> str:
+def description(doctree: nodes.document) -> str:
     """Return the first words of a page's running text, as many as fit into a description."""
-    if doctree is None:
-        return ""
     for paragraph in doctree.findall(nodes.paragraph):
-        parents, node = [], paragraph.parent
-        while node is not None:
-            parents.append(node)
-            node = node.parent
         text = " ".join(paragraph.astext().split())
-        if len(text) >= 40 and all(isinstance(parent, (nodes.section, nodes.document)) for parent in parents):
+        if len(text) >= 40 and isinstance(paragraph.parent, (nodes.section, nodes.document)):
             return text if len(text) <= LONGEST else text[: LONGEST - 1].rsplit(" ", 1)[0].rstrip(",;:") + " …"
     return ""
 
@@ -37,12 +31,6 @@ def metatags(title: str, words: str, page: str, *, name: str, site: str) -> str:
         tags += [("property", "og:url", f"{site}{page}"), ("property", "og:image", f"{site}{CARD}")]
         tags += [("property", "og:image:alt", "A page of the book"), ("name", "twitter:card", "summary_large_image")]
     return "".join(f'<meta {kind}="{key}" content="{html.escape(value)}" />\n' for kind, key, value in tags)
-
-
-def kaggle(repository: str, branch: str, path: str) -> dict[str, str]:
-    """Return a launch button that the theme does not have."""
-    address = f"https://kaggle.com/kernels/welcome?src={repository}/blob/{branch}/{path}"
-    return {"type": "link", "text": "Kaggle", "tooltip": "Launch on Kaggle", "icon": "fab fa-kaggle", "url": address}
 
 
 def link(text: str, address: str, tooltip: str, icon: str) -> dict[str, str]:
@@ -61,33 +49,31 @@ def complete(buttons: list[dict[str, Any]], page: str, options: dict[str, Any], 
         return
     if "launch-buttons" in groups:
         launchers = groups["launch-buttons"]
-        launchers.append(kaggle(repository, branch, f"{page}.ipynb"))
+        kaggle = f"https://kaggle.com/kernels/welcome?src={repository}/blob/{branch}/{page}.ipynb"
+        launchers.append(link("Kaggle", kaggle, "Launch on Kaggle", "fab fa-kaggle"))
         launchers.sort(key=lambda button: ORDER.index(button["text"]) if button["text"] in ORDER else len(ORDER))
     for button in groups.get("source-buttons", []):
         if button.get("label") == "source-issues-button":
             where = quote(f"{site}{page}.html", safe="")
-            button |= {
-                "text": "Report a problem",
-                "tooltip": "Report a problem on this page",
-                "url": f"{repository}/issues/new?template=problem.yml&page={where}",
-            }
+            button["url"] = f"{repository}/issues/new?template=problem.yml&page={where}"
+            button |= {"text": "Report a problem", "tooltip": "Report a problem on this page"}
         elif button.get("label") == "source-file-button":
             button["text"] = "Source"
 
 
 def furnish(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Complete one page before it is written."""
-    site = app.config.html_baseurl or ""
-    title = (
-        " ".join(doctree.next_node(nodes.title).astext().split()) if doctree and doctree.next_node(nodes.title) else ""
-    )
+    if doctree is None:
+        return
+    site, head = app.config.html_baseurl or "", doctree.next_node(nodes.title)
+    title = " ".join(head.astext().split()) if head else ""
     tags = metatags(title or page, description(doctree), f"{page}.html", name=app.config.project, site=site)
-    context["metatags"] = f"{context.get('metatags') or ''}{tags if doctree is not None else ''}"
+    context["metatags"] = (context.get("metatags") or "") + tags
     if title and title == context.get("docstitle"):
         context["docstitle"] = ""  # the first page is called as the book is; its window says so once
-    scripts = (Path(app.srcdir) / "book" / "_static" / "scripts" / f"{Path(page).name}.py").is_file()
-    scripts = scripts and page.startswith("lectures/")
-    if "header_buttons" in context and doctree is not None:
+    if "header_buttons" in context:
+        script = Path(app.srcdir) / "book" / "_static" / "scripts" / f"{Path(page).name}.py"
+        scripts = page.startswith("lectures/") and script.is_file()
         complete(context["header_buttons"], page, app.config.html_theme_options, scripts=scripts, site=site)
 
 

@@ -49,26 +49,24 @@ class ThisBuild(Machine):
         chapters = {name: chapter for name, chapter in self.chapters().items() if "machine" in chapter}
         if not chapters:
             return [nodes.paragraph("", "No chapter was executed.")]
-        machine = next(iter(chapters.values()))["machine"]
         system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical CPU cores"
-        rows = [[nodes.Text(key), nodes.Text(value)] for key, value in {**machine, "system": system}.items()]
+        machine = {**next(iter(chapters.values()))["machine"], "system": system}
+        rows = [[self.link("doc", f"/lectures/{name}"), *row(chapter)] for name, chapter in chapters.items()]
+        seconds = f"{sum(chapter['seconds'] for chapter in chapters.values()):.1f}"
+        rows.append([nodes.Text(text) for text in ("all chapters", seconds, "", "", "")])
         return [
-            table(("", ""), rows),
-            table(("chapter", "seconds", "outcome", "executed", "commit"), self.rows(chapters)),
+            table(("", ""), [[nodes.Text(key), nodes.Text(value)] for key, value in machine.items()]),
+            table(("chapter", "seconds", "outcome", "executed", "commit"), rows),
         ]
 
-    def rows(self, chapters: dict[str, dict[str, Any]]) -> list[list[nodes.Node]]:
-        """Return a line for each chapter, and one for all."""
-        rows: list[list[nodes.Node]] = []
-        for name, chapter in chapters.items():
-            held = sum(claim["held"] for claim in chapter["claims"])
-            outcome = f"{held} of {len(chapter['claims'])} claims held" if chapter["claims"] else "executed"
-            if chapter["failed"]:
-                outcome = f"{len(chapter['failed'])} cell(s) failed; {outcome}"
-            cells = f"{chapter['seconds']:.1f}", outcome, chapter["date"], chapter["commit"]
-            rows.append([self.link("doc", f"/lectures/{name}"), *map(nodes.Text, cells)])
-        total = sum(chapter["seconds"] for chapter in chapters.values())
-        return [*rows, [nodes.Text("all chapters"), nodes.Text(f"{total:.1f}"), *[nodes.Text("") for _ in range(3)]]]
+
+def row(chapter: dict[str, Any]) -> list[nodes.Text]:
+    """Return how a chapter went as the cells of a table."""
+    held = sum(claim["held"] for claim in chapter["claims"])
+    outcome = f"{held} of {len(chapter['claims'])} claims held" if chapter["claims"] else "executed"
+    if chapter["failed"]:
+        outcome = f"{len(chapter['failed'])} cell(s) failed; {outcome}"
+    return list(map(nodes.Text, (f"{chapter['seconds']:.1f}", outcome, chapter["date"], chapter["commit"])))
 
 
 class Claims(Machine):
@@ -84,11 +82,10 @@ class Claims(Machine):
         found: list[nodes.Node] = [nodes.paragraph("", f"{held} of {len(claims)} claims held on this machine.")]
         columns = ("slide", "claim", "measured here", "recorded", "expected", "clears it by", "held")
         for name, chapter in chapters.items():
-            title = nodes.rubric("", "", self.link("doc", f"/lectures/{name}"))
             ordered = sorted(chapter["claims"], key=lambda claim: claim["slide"] or "~")
             tabled = table(columns, [self.row(claim) for claim in ordered])
             tabled["classes"].append("claims")
-            found += [title, tabled]
+            found += [nodes.rubric("", "", self.link("doc", f"/lectures/{name}")), tabled]
         return found
 
     def row(self, entry: dict[str, Any]) -> list[nodes.Node]:
@@ -99,10 +96,8 @@ class Claims(Machine):
         slides = [self.link("ref", part.lower(), part) if SLIDE.fullmatch(part) else nodes.Text(part) for part in parts]
         recorded = "nothing"
         if claim.recorded:
-            low, high = (show_number(value, claim.unit) for value in (min(claim.recorded), max(claim.recorded)))
-            recorded = (
-                f"{low} to {high}, {len(claim.recorded)} runs" if low != high else f"{low}, {len(claim.recorded)} runs"
-            )
+            ends = dict.fromkeys(show_number(end(claim.recorded), claim.unit) for end in (min, max))
+            recorded = f"{' to '.join(ends)}, {len(claim.recorded)} runs"
         clears = f"{claim.clearance:.1f} spreads" if isfinite(claim.clearance) else "no spread"
         here = "not run here" if claim.value is None else show_number(claim.value, claim.unit)
         texts = here, recorded, claim.asked, "" if isnan(claim.clearance) else clears

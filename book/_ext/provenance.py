@@ -16,43 +16,41 @@ from vlmcourse.course.contestants import BENCHES
 NOT_MEASURED = "not measured yet"
 BENCH_COLUMNS = ("", "median", "middle half", "ours / it", "memory")
 COLUMNS = ("result", "value", "data", "where and when")
+RUN_COLUMNS = ("file", "holds", "seeds", "threads", "CPU", "seconds a run", "PyTorch", "when")
 
 
-class Results(SphinxDirective):
+class Recorded(SphinxDirective):
+    """A directive about files of JSON in a folder of ``book/``, which the page depends on."""
+
+    def files(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
+        """Return the name and the content of each file."""
+        paths = sorted((Path(self.env.srcdir) / "book" / folder).glob("*.json"))
+        for path in paths:
+            self.env.note_dependency(str(path))
+        return [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+class Results(Recorded):
     """A table of the files in ``book/results``, one row for each; ``:profile:`` keeps those of one profile."""
 
     option_spec = {"profile": directives.unchanged}  # noqa: RUF012  docutils reads it from the class
 
     def run(self) -> list[nodes.Node]:
-        """Return the table, or the words that nothing has been measured yet."""
-        wanted = self.options.get("profile")
-        results = []
-        for path in sorted((Path(self.env.srcdir) / "book" / "results").glob("*.json")):
-            self.env.note_dependency(str(path))
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if "runs" in result:  # what chapters measure is on the page Claims
-                continue
-            if wanted in (None, result["provenance"]["profile"]):
-                results.append(result)
-        if not results:
-            return [nodes.paragraph("", "", nodes.emphasis("", f"{NOT_MEASURED.capitalize()}."))]
-        return [table(COLUMNS, [row(result) for result in results])]
+        """Return the table; what chapters measure is on the page Claims."""
+        wanted, results = self.options.get("profile"), [result for _, result in self.files("results")]
+        found = [result for result in results if "runs" not in result]
+        rows = [row(result) for result in found if wanted in (None, result["provenance"]["profile"])]
+        return [table(COLUMNS, rows)] if rows else nothing()
 
 
-class Recorded(SphinxDirective):
+class Runs(Recorded):
     """A table of the chapters' recorded runs: how many, of how many numbers, and on what they were measured."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the table, or the words that nothing has been recorded yet."""
-        rows = []
-        for path in sorted((Path(self.env.srcdir) / "book" / "results").glob("*.json")):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if "runs" in result:
-                self.env.note_dependency(str(path))
-                rows.append([nodes.literal("", path.stem), *map(nodes.Text, about_runs(result))])
-        if not rows:
-            return [nodes.paragraph("", "", nodes.emphasis("", "Nothing is recorded yet."))]
-        return [table(("file", "holds", "seeds", "threads", "CPU", "seconds a run", "PyTorch", "when"), rows)]
+        """Return the table."""
+        found = [(name, about_runs(result)) for name, result in self.files("results") if "runs" in result]
+        rows = [[nodes.literal("", name), *map(nodes.Text, about)] for name, about in found]
+        return [table(RUN_COLUMNS, rows)] if rows else nothing()
 
 
 def about_runs(result: dict[str, Any]) -> list[str]:
@@ -90,20 +88,20 @@ def value(result: dict[str, Any]) -> str:
     return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
-class Performance(SphinxDirective):
+class Performance(Recorded):
     """Tables of what ``vlmcourse bench`` measured on one kind of device; ``:device:`` is cpu or cuda."""
 
     option_spec = {"device": directives.unchanged_required}  # noqa: RUF012  docutils reads it from the class
 
     def run(self) -> list[nodes.Node]:
         """Return a table for each bench, or the words that nothing has been measured yet."""
-        found: list[nodes.Node] = []
-        for path in sorted((Path(self.env.srcdir) / "book" / "performance").glob("*.json")):
-            self.env.note_dependency(str(path))
-            report = json.loads(path.read_text(encoding="utf-8"))
-            if report["device"] == self.options["device"] and not report["small"]:
-                found += benches(report)
-        return found or [nodes.paragraph("", "", nodes.emphasis("", f"{NOT_MEASURED.capitalize()}."))]
+        reports = [report for _, report in self.files("performance") if not report["small"]]
+        return [node for r in reports if r["device"] == self.options["device"] for node in benches(r)] or nothing()
+
+
+def nothing() -> list[nodes.Node]:
+    """Return the words that nothing has been measured yet."""
+    return [nodes.paragraph("", "", nodes.emphasis("", f"{NOT_MEASURED.capitalize()}."))]
 
 
 def benches(report: dict[str, Any]) -> list[nodes.Node]:
@@ -164,7 +162,7 @@ class Seconds(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the role."""
     app.add_directive("results", Results)
-    app.add_directive("recorded", Recorded)
+    app.add_directive("recorded", Runs)
     app.add_directive("performance", Performance)
     app.add_role("seconds", Seconds())
     return {"parallel_read_safe": True}

@@ -1,1 +1,1 @@
-"""Experiments that are too long for a chapter: they run by themselves, and leave their results in book/results."""
+"""What runs once and leaves a file that is committed: long experiments, shipped models, reference curves, cards."""

@@ -1,23 +1,77 @@
-"""Write the repository's address where files of the repository need it: first cells of chapters, badges of the README.
+"""Where the course lives: the one setting that buttons, links, badges and the first cells of chapters come from.
 
-Usage: python -m book.tools.address [--check]
+It is VLMCOURSE_REPOSITORY, or else what ``git remote get-url origin`` says where that is on a hosting service. Without
+an address the book shows no button, and prints none. An empty VLMCOURSE_REPOSITORY switches the address off.
 
-The address is the one of ``repository.py``; where there is none, it is taken out. The book needs no such call: it
-writes the address into what it offers by itself. A fork whose notebooks are opened in Colab calls it and commits, or
-lets ``.github/workflows/book.yml`` do so on a branch of its own.
+Usage: python -m book.tools.address [--check]     write it into first cells and into the badges of the README
+
+The book needs no such call. A fork whose notebooks are opened in Colab calls it and commits, or lets
+``.github/workflows/book.yml`` do so on a branch of its own.
 """
 
 import argparse
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 from book.tools.first_cell import write_address
-from book.tools.normalise import ROOT, normalise, read, rewrite, text_of
-from book.tools.repository import address
+from book.tools.normalise import ROOT, chapters, normalise, read, rewrite, text_of
 
+# git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
+REMOTE = re.compile(
+    r"(?:(?:https|ssh)://(?:[^@/\s]+@)?|[\w-]+@)(?P<host>[\w-]+(?:\.[\w-]+)+)(?::\d+)?[/:](?P<path>[\w.~-]+(?:/[\w.~-]+?)+)"
+    r"(?:\.git)?/?"
+)
 BEGIN, END = "<!-- badges: make address -->", "<!-- end of badges -->"
 BADGES = re.compile(rf"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+
+
+def address(root: Path) -> str | None:
+    """Return the address of the repository as a browser and ``pip install git+...`` take it, or None.
+
+    Raises:
+        ValueError: VLMCOURSE_REPOSITORY is none of the known forms.
+    """
+    told = os.environ.get("VLMCOURSE_REPOSITORY")
+    if told is None:
+        return hosted(git(root, "remote", "get-url", "origin"))
+    if told.startswith("file://") or not told:  # a bare clone, for trying the installation without a network
+        return told or None
+    if found := hosted(told):
+        return found
+    raise ValueError(
+        f"VLMCOURSE_REPOSITORY must be an address such as https://host/owner/name, received {told!r}; "
+        "set it to nothing for a book without an address"
+    )
+
+
+def hosted(remote: str) -> str | None:
+    """Return a remote's address over https, without a password, or None where it is no hosting service.
+
+    >>> hosted("git@github.com:owner/name.git")
+    'https://github.com/owner/name'
+    >>> hosted("https://user:secret@gitlab.com/group/sub/name.git")
+    'https://gitlab.com/group/sub/name'
+    >>> hosted("/home/me/course") is hosted("file:///srv/course.git") is hosted("me@laptop:course") is None
+    True
+    """
+    match = REMOTE.fullmatch(remote.strip())
+    return f"https://{match['host']}/{match['path']}" if match else None
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Return what git says about a checkout, and nothing where there is none."""
+    try:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def commit_of(root: Path) -> str:
+    """Return the commit of a checkout, and whether files differ from it."""
+    return git(root, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
 def badges(here: str | None) -> str:
@@ -38,10 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     here = address(options.root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
-    wanted = {
-        path: text_of(normalise(write_address(read(path), here)))
-        for path in sorted((options.root / "lectures").glob("*.ipynb"))
-    }
+    wanted = {path: text_of(normalise(write_address(read(path), here))) for path in chapters(options.root)}
     readme = options.root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, outdated="has another address", done="address written")

@@ -23,9 +23,12 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import nbformat
@@ -34,12 +37,12 @@ from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
 from book.tools import site
+from book.tools.address import address, commit_of
 from book.tools.check import CORES
-from book.tools.execute import code_cells, execute, failure, failures, kernel_environment
+from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import syntax_of, used_modules
-from book.tools.first_cell import with_address, write_address
-from book.tools.normalise import ROOT, normalise, read, text_of
-from book.tools.repository import address
+from book.tools.first_cell import write_address
+from book.tools.normalise import ROOT, chapters, code_cells, normalise, read, text_of
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
@@ -50,15 +53,6 @@ EXECUTION_TAGS = {"raises-exception", "skip-execution"}
 STARTS_PROCESSES = re.compile(r"^\s*[!%]|\bsubprocess\b|\bos\.system\b|\bmultiprocessing\b|\btorchrun\b", re.MULTILINE)
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 GLUED = re.compile(r"\{glue:text\}`([^`]+)`")
-FAILED_CELL = """```````````{{error}}
-The cell above failed on the machine that built this page: {what}
-
-``````````{{dropdown}} Traceback
-`````````text
-{traceback}
-`````````
-``````````
-```````````"""
 ASK_FOR_DEVICE = """
 import torch
 from vlmcourse.course.runtime import profile
@@ -76,24 +70,20 @@ class Book:
         self.root, self.build = root, root / "_build"
         self.executed, self.source, self.html = (self.build / name for name in ("executed", "source", "html"))
         self.good = self.build / "rendered"  # a file that is there while the rendered book is what the sources say
-        self.chapters = sorted((root / "lectures").glob("*.ipynb"))
+        self.chapters = chapters(root)
 
     # --- what a chapter depends on ------------------------------------------------------------------------------
 
     def inputs(self, chapter: Path) -> dict[str, str]:
         """Return the hashes of the chapter's code and of every file that it may use."""
-        cells = code_cells(read(chapter))
-        for cell in cells[:1]:
-            cell.source = with_address(cell.source, None)  # where to install from changes nothing that is executed here
+        cells = code_cells(write_address(read(chapter), None))  # where to install from changes nothing here
         tags = [sorted(EXECUTION_TAGS & set(cell.metadata.get("tags", []))) for cell in cells]
         code = json.dumps([[cell.source for cell in cells], tags])
         package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file() and file.suffix != ".pyc"]
-        try:
-            modules = list(used_modules(syntax_of(cells), self.root).values())
-        except SyntaxError:
-            modules = package
-        if any(STARTS_PROCESSES.search(cell.source) for cell in cells):
-            modules = package
+        modules = package
+        if not any(STARTS_PROCESSES.search(cell.source) for cell in cells):
+            with suppress(SyntaxError):
+                modules = list(used_modules(syntax_of(cells), self.root).values())
         data = [file for file in package if file.suffix != ".py"]  # read in ways that leave no trace
         others = {other.stem for other in self.chapters} - {chapter.stem}
         results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
@@ -120,11 +110,11 @@ class Book:
             return "no results yet"
         if record["failed"]:
             return "it failed last time"
-        for key, now in machine.items():
-            if record["machine"].get(key) != now:
-                return f"{key} was {record['machine'].get(key)}, is {now}"
-        changed = [name for name in {**inputs, **record["inputs"]} if inputs.get(name) != record["inputs"].get(name)]
-        return f"{changed[0]} changed" if changed else None
+        then, now = {**record["machine"], **record["inputs"]}, {**machine, **inputs}
+        for name in {**now, **then}:
+            if then.get(name) != now.get(name):
+                return f"{name} was {then.get(name)}, is {now[name]}" if name in machine else f"{name} changed"
+        return None
 
     # --- executing ----------------------------------------------------------------------------------------------
 
@@ -132,13 +122,10 @@ class Book:
         self, chapter: Path, inputs: dict[str, str], machine: Machine, environment: dict[str, str], timeout: int | None
     ) -> dict[str, Any]:
         """Execute one chapter to its end, keep what it gave, and return its record."""
-        nb = read(chapter)
-        measured = self.executed / f"{chapter.stem}.measured.json"
-        measured.unlink(missing_ok=True)
+        nb, measured = read(chapter), self.executed / f"{chapter.stem}.measured.json"
         # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
-        own = {"VLMCOURSE_MEASURED": str(measured), "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
-        environment = {**kernel_environment(self.build / "ipython"), **environment, **own}
-        seconds = execute(nb, folder=chapter.parent, environment=environment, timeout=timeout, go_on=True)
+        own = {**environment, "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
+        seconds = execute(nb, folder=chapter.parent, environment=own, measured=measured, timeout=timeout, go_on=True)
         text = text_of(normalise(nb, root=self.root))
         record = {
             "machine": machine,
@@ -147,28 +134,23 @@ class Book:
             "failed": failures(nb, chapter.stem),
             "seconds": round(seconds, 1),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "commit": git(self.root, "describe", "--always", "--dirty", "--exclude=*") or "unknown",
+            "commit": commit_of(self.root),
         }
         write_whole(self.executed / chapter.name, text.encode())
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
         return record
 
-    def claims(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the claims that the chapters made here, each with its chapter."""
-        logs = [(chapter.stem, self.executed / f"{chapter.stem}.measured.json") for chapter in self.chapters]
-        return [(name, claim) for name, log in logs if log.is_file() for claim in json.loads(log.read_text())["claims"]]
-
     # --- rendering ----------------------------------------------------------------------------------------------
 
     def stage(self) -> None:
         """Bring _build/source/ up to date; where that changes anything, the rendered book is good no more."""
-        hidden = {"tools", "sources", "__pycache__", ".ipynb_checkpoints"}
+        hidden = {"tools", "experiments", "sources", "__pycache__", ".ipynb_checkpoints"}
         found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
         content = {self.name(page): page.read_bytes() for page in pages}
         here = address(self.root)
         config = content["_config.yml"].decode()
-        content["_config.yml"] = site.config(config, site.links_of(here), site.address_of_site()).encode()
+        content["_config.yml"] = site.config(config, here, site.address_of_site()).encode()
         for chapter in self.chapters:
             nb = write_address(read(chapter), here)
             content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
@@ -176,19 +158,18 @@ class Book:
             content[self.name(chapter)] = text_of(normalise(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
-        hashes = {self.name(file): sha256(file.read_bytes()) for file in sorted(others)}
-        versions = [version("jupyter-book"), version("sphinx"), sha256(Path(site.__file__).read_bytes())]
-        content["made_from.json"] = json.dumps([*versions, site.settings(), hashes]).encode()
-        files = {self.source / name: data for name, data in content.items()}
-        removed = [file for file in self.source.rglob("*") if file.is_file() and file not in files]
-        changed = {file: data for file, data in files.items() if not file.is_file() or file.read_bytes() != data}
-        if removed or changed:
-            self.good.unlink(missing_ok=True)
-        for file in removed:
-            file.unlink()
-        for file, data in changed.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
+        others += [Path(site.__file__), *site.TEMPLATES.iterdir()]
+        hashes = {name: sha256(data) for name, data in content.items()}
+        hashes |= {str(file): sha256(file.read_bytes()) for file in sorted(others)}
+        made_from = json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode()
+        record = self.source / "made_from.json"
+        if record.is_file() and record.read_bytes() == made_from:
+            return
+        self.good.unlink(missing_ok=True)
+        shutil.rmtree(self.source, ignore_errors=True)
+        for name, data in {**content, record.name: made_from}.items():
+            (self.source / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.source / name).write_bytes(data)
 
     def render(self) -> None:
         """Render the staged pages; the book is good where Sphinx has nothing to complain about."""
@@ -232,7 +213,8 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
             lines = error.evalue.strip().splitlines() or [""]
             what = lines[0] if error.ename == "Stopped" else f"`{error.ename}: {lines[0].replace('`', chr(39))}`"
             traceback = COLOR.sub("", "\n".join(error.traceback))
-            cells.append(nbformat.v4.new_markdown_cell(FAILED_CELL.format(what=what, traceback=traceback)))
+            marked = Template((site.TEMPLATES / "failed_cell.md").read_text(encoding="utf-8"))
+            cells.append(nbformat.v4.new_markdown_cell(marked.substitute(what=what, traceback=traceback).strip()))
     if len(cells) > len(nb.cells):  # what a failed cell did not hand to the prose
         outputs = [output for cell in code_cells(nb) for output in cell.outputs]
         glued = {output.get("metadata", {}).get("scrapbook", {}).get("name") for output in outputs}
@@ -242,26 +224,25 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
     return nb
 
 
-def current_machine(root: Path) -> Machine:
-    """Return what every chapter's results depend on, besides files; a process of its own asks for the device."""
-    process = subprocess.run([sys.executable, "-c", ASK_FOR_DEVICE], cwd=root, capture_output=True, text=True)
+def answer(question: str, root: Path, environment: Mapping[str, str]) -> str:
+    """Return what a program prints, a process of its own, so that this one occupies no GPU; or end with its error."""
+    command = [sys.executable, "-c", question]
+    process = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     if process.returncode:
-        raise SystemExit(f"Cannot tell which device to use:\n{process.stderr.strip().splitlines()[-1]}")
+        device = environment.get("VLMCOURSE_DEVICE", "any device")
+        raise SystemExit(f"Cannot use {device}:\n{process.stderr.strip().rpartition(chr(10))[2]}")
+    return process.stdout.strip()
+
+
+def current_machine(root: Path) -> Machine:
+    """Return what every chapter's results depend on, besides files."""
     return {
-        "device": process.stdout.strip(),
+        "device": answer(ASK_FOR_DEVICE, root, os.environ),
         "profile": os.environ.get("VLMCOURSE_PROFILE") or "quick",
         "seed": os.environ.get("VLMCOURSE_SEED") or "0",
         "Python": platform.python_version(),
         "PyTorch": version("torch"),
     }
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Return what git says about a checkout, and nothing where there is none."""
-    try:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
 
 
 def sha256(data: bytes) -> str:
@@ -286,10 +267,7 @@ def execute_all(book: Book, todo: dict[Path, dict[str, str]], machine: Machine, 
         print(f"  {chapter.stem:<32} {record['seconds']:>6.1f} s{failed}", flush=True)
 
     threads = ThreadPoolExecutor(at_once)  # whose end nobody waits for, when the build is stopped
-    running = [threads.submit(run, chapter) for chapter in todo]
-    wait(running)
-    for future in running:
-        future.result()
+    list(threads.map(run, todo))
 
 
 def build(book: Book, machine: Machine, timeout: int | None) -> int:
@@ -327,7 +305,8 @@ def report(book: Book, todo: dict[Path, Any]) -> bool:
         print(f"\n{message if sys.stdout.isatty() else COLOR.sub('', message)}")
     if failed:
         print(f"\n{len(failed)} cell(s) failed. Their pages show it; the rest of the book is there.")
-    claims = book.claims()
+    logs = {name: log for name in records if (log := book.executed / f"{name.stem}.measured.json").is_file()}
+    claims = [(name.stem, claim) for name, log in logs.items() for claim in json.loads(log.read_text())["claims"]]
     missed = [(name, claim) for name, claim in claims if not claim["held"]]
     if claims:
         print(f"\n{len(claims) - len(missed)} of {len(claims)} claims held.")

@@ -20,7 +20,7 @@ PARALLEL = ["-n", str(WORKERS), "--dist", "loadfile"]
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", *CODE],
     "format": [sys.executable, "-m", "ruff", "format", "--check", *CODE],
-    "types": [sys.executable, "-m", "mypy", "-p", "vlmcourse", "-p", "book.tools"],
+    "types": [sys.executable, "-m", "mypy", "-p", "vlmcourse", "-p", "book.tools", "-p", "book.experiments"],
     "normalised": [sys.executable, "-m", "book.tools.normalise", "--check"],
     "tests": [*PYTEST, "-m", "not browser", *PARALLEL],
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
@@ -37,9 +37,8 @@ def environment(name: str) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(max(1, CORES // (2 if name == "chapters" else WORKERS)))}
     if name == "chapters":
         from book.tools.execute import kernel_environment
-        from book.tools.normalise import ROOT
 
-        return {**kernel_environment(ROOT / "_build" / "ipython"), **threads, "VLMCOURSE_CLAIMS": "strict"}
+        return {**kernel_environment(), **threads, "VLMCOURSE_CLAIMS": "strict"}
     if name == "pages":
         return {**env, "VLMCOURSE_REQUIRE_BROWSER": "1"}  # no Chromium is then a failure, not a reason to skip
     if name == "fast-tests":

@@ -22,9 +22,6 @@ class Count(NamedTuple):
     docstring: int
     long: dict[str, int]
 
-    def __add__(self, other: "Count") -> "Count":  # type: ignore[override]
-        return Count(self.code + other.code, self.docstring + other.docstring, self.long | other.long)
-
 
 def count(source: str, name: str = "") -> Count:
     """Count the lines of one module; ``name`` goes before the names of its functions."""
@@ -46,8 +43,9 @@ def count(source: str, name: str = "") -> Count:
 def count_folder(folder: Path) -> Count:
     """Count all modules below a folder, or the one that ``folder`` names."""
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]
-    counts = (count(file.read_text(encoding="utf-8"), str(file)) for file in files)
-    return sum(counts, start=Count(0, 0, {}))
+    counts = [count(file.read_text(encoding="utf-8"), str(file)) for file in files]
+    long = {name: lines for one in counts for name, lines in one.long.items()}
+    return Count(sum(one.code for one in counts), sum(one.docstring for one in counts), long)
 
 
 if __name__ == "__main__":

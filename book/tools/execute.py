@@ -1,7 +1,6 @@
 """Run one notebook in a kernel of its own, so that nothing of the user's changes what it gives."""
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode, v4
+
+from book.tools.normalise import ROOT, code_cells
 
 STARTUP = Path(__file__).with_name("kernel_startup.py")
 DIED = "The kernel died here, for want of memory or by a crash in compiled code."
@@ -24,14 +25,20 @@ def execute(
     *,
     folder: Path,
     environment: Mapping[str, str],
+    measured: Path | None = None,
     timeout: int | None = None,
     go_on: bool = False,
 ) -> float:
     """Execute ``nb`` in place, in ``folder``, and return the seconds it took; :func:`failures` finds what went wrong.
 
-    A cell that raises ends the run, or with ``go_on`` leaves the others to run all the same. A kernel that dies and a
+    ``environment`` is added to that of the book's kernels, and ``measured`` is where a chapter leaves its numbers. A
+    cell that raises ends the run, or with ``go_on`` leaves the others to run all the same. A kernel that dies and a
     cell that takes longer than ``timeout`` seconds end it always.
     """
+    environment = {**kernel_environment(), **environment}
+    if measured:
+        measured.unlink(missing_ok=True)
+        environment["VLMCOURSE_MEASURED"] = str(measured)
     running = code_cells(nb)[:1] or [v4.new_code_cell()]
     client = NotebookClient(
         nb,
@@ -47,18 +54,13 @@ def execute(
         cell.outputs = []
     began = time.monotonic()
     try:
-        client.execute(env=dict(environment))
+        client.execute(env=environment)
     except CellExecutionError:
         pass  # the cell shows it
     except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died, or never came up
         reason = TOO_LONG.format(timeout) if isinstance(error, CellTimeoutError) else DIED
         running[-1].outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
     return time.monotonic() - began
-
-
-def code_cells(nb: NotebookNode) -> list[NotebookNode]:
-    """Return the cells that execute."""
-    return [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def failure(cell: NotebookNode) -> NotebookNode | None:
@@ -80,15 +82,11 @@ def failures(nb: NotebookNode, name: str) -> list[str]:
     return found
 
 
-def kernel_environment(scratch: Path) -> dict[str, str]:
-    """Return the environment of the book's kernels: the user's, less what would change their outputs.
-
-    ``scratch`` stands in for the user's IPython folder, and holds the book's start-up file instead of theirs.
-    """
-    startup = scratch / "profile_default" / "startup"
-    startup.mkdir(parents=True, exist_ok=True)
-    shutil.copy(STARTUP, startup)
+def kernel_environment() -> dict[str, str]:
+    """Return the environment of the book's kernels: the user's, less what would change their outputs."""
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # may hide figures
-    # The python3 kernel of this environment comes before one of the user's, and threads that wait do not spin.
-    own = {"IPYTHONDIR": str(scratch), "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}
-    return {"GOMP_SPINCOUNT": "10000", **environment, **own}
+    scratch = ROOT / "_build" / "ipython"
+    scratch.mkdir(parents=True, exist_ok=True)
+    # In place of the user's IPython folder, start-up file, and python3 kernel; threads that wait do not spin.
+    own = {"IPYTHONDIR": str(scratch), "PYTHONSTARTUP": str(STARTUP)}
+    return {"GOMP_SPINCOUNT": "10000", **environment, **own, "PYTHONHASHSEED": "0", "JUPYTER_PREFER_ENV_PATH": "1"}

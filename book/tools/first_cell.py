@@ -4,7 +4,7 @@ import re
 
 from nbformat import NotebookNode
 
-from book.tools.execute import code_cells
+from book.tools.normalise import code_cells
 
 TRY = """\
 try:  # on Colab or Kaggle, first choose a runtime with a GPU
@@ -23,7 +23,6 @@ SAY = """ as missing:
 FORM = re.compile(
     r"try:[^\n]*\n    (?P<imports>(?:from|import) [^\n]+)\nexcept ModuleNotFoundError.*?\n(?=\S)", re.DOTALL
 )
-ADDRESS = re.compile(r"^    %pip install --quiet git\+(\S+)$", re.MULTILINE)
 
 
 def template(imports: str, address: str | None, *, script: bool = False) -> str:
@@ -40,12 +39,6 @@ def template(imports: str, address: str | None, *, script: bool = False) -> str:
         return (TRY + INSTALL).format(imports=imports, address=address)
     where, what = ("in a terminal", f"git+{address}") if address else ("in a clone of the course's repository", ".")
     return (TRY + SAY).format(imports=imports, where=where, what=what)
-
-
-def address_in(cell: NotebookNode) -> str | None:
-    """Return the address that a first cell installs from."""
-    match = ADDRESS.search(cell.source)
-    return match[1] if match else None
 
 
 def with_address(source: str, address: str | None, *, script: bool = False) -> str:

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from book.tools.normalise import ROOT, normalise, read, rewrite, text_of
+from book.tools.normalise import ROOT, chapters, normalise, read, rewrite, text_of
 
 # Words that often mean something else than their entry says; a link is the author's to set.
 AMBIGUOUS = {"positive", "negative", "view", "clip", "alignment", "uniformity", "fused", "shortcut", "connector"}
@@ -20,6 +20,7 @@ CLOSED = re.compile(
     r"|\{[\w:]+\}`[^`]*`|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)",
     re.DOTALL | re.MULTILINE,
 )
+BLANK = "\0"
 FENCE = re.compile(r"([`~:]{3,})(.*)")
 PROSE = re.compile(r"\{(?:admonition|dropdown|tip|note|exercise|solution)\b")  # fences that hold running text
 LINKED = re.compile(r"\{term\}`(?:[^`<]*<([^`>]+)>|([^`<]+))`")
@@ -38,13 +39,8 @@ def pattern(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w*-]){re.escape(word).replace(chr(92) + ' ', r'[ -]')}{plural}(?![\w-])", flags)
 
 
-def linked(text: str) -> set[str]:
-    """Return the entries that a text links, in small letters."""
-    return {(explicit or short).strip().lower() for explicit, short in LINKED.findall(text)}
-
-
-def without_fences(text: str) -> str:
-    """Return a text of the same length in which code, and the lines that open and close a block, are blanks."""
+def running_text(text: str) -> str:
+    """Return a text of the same length in which only running text is left, and all else is blank."""
     lines, stack = [], list[tuple[str, bool]]()  # the marks of the blocks that are open, and whether they hold prose
     for line in text.splitlines(keepends=True):
         match = FENCE.match(line)
@@ -53,17 +49,8 @@ def without_fences(text: str) -> str:
         elif match and all(prose for _, prose in stack):
             stack.append((match[1], bool(PROSE.match(match[2]))))
         keep = match is None and all(prose for _, prose in stack)
-        lines.append(line if keep else re.sub(r"[^\n]", " ", line))
-    return "".join(lines)
-
-
-def open_spans(text: str) -> list[tuple[int, int]]:
-    """Return where a text is running text."""
-    spans, last = [], 0
-    for match in CLOSED.finditer(without_fences(text)):
-        spans.append((last, match.start()))
-        last = match.end()
-    return [(start, end) for start, end in [*spans, (last, len(text))] if end > start]
+        lines.append(line if keep else re.sub(r"[^\n]", BLANK, line))
+    return CLOSED.sub(lambda closed: BLANK * len(closed[0]), "".join(lines))
 
 
 def words_for(page: str) -> list[str]:
@@ -74,22 +61,16 @@ def words_for(page: str) -> list[str]:
 
 def first_uses(cells: list[str], words: list[str]) -> dict[str, tuple[int, int, int]]:
     """Return for each word that is used and linked nowhere the cell, the start and the end of its first use."""
-    there = set[str]().union(*map(linked, cells)) if cells else set()
+    there = {(explicit or short).strip().lower() for explicit, short in LINKED.findall("\n\n".join(cells))}
+    texts = [running_text(cell) for cell in cells]
     found: dict[str, tuple[int, int, int]] = {}
-    taken: list[tuple[int, int, int]] = []
-    for word in words:
-        if word.lower() in there:
-            continue
-        uses = [
-            (number, match.start(), match.end())
-            for number, text in enumerate(cells)
-            for start, end in open_spans(text)
-            for match in pattern(word).finditer(without_fences(text), start, end)
-        ]
-        free = [use for use in uses if not any(use[0] == n and use[1] < e and s < use[2] for n, s, e in taken)]
-        taken += uses  # a longer word owns all its places: "receptive field" is no use of "field"
-        if free:
-            found[word] = free[0]
+    for word in (word for word in words if word.lower() not in there):
+        uses = [(number, match.span()) for number, text in enumerate(texts) for match in pattern(word).finditer(text)]
+        if uses:
+            number, span = uses[0]
+            found[word] = (number, *span)
+        # A longer word owns all its places: "receptive field" is no use of "field".
+        texts = [pattern(word).sub(lambda use: BLANK * len(use[0]), text) for text in texts]
     return found
 
 
@@ -111,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="link them")
     options = parser.parse_args(argv)
     wanted: dict[Path, str] = {}
-    for path in options.notebooks or sorted((ROOT / "lectures").glob("*.ipynb")):
+    for path in options.notebooks or chapters():
         nb = read(path)
         cells = [cell for cell in nb.cells if cell.cell_type == "markdown"]
         texts, words = [cell.source for cell in cells], words_for(path.stem)

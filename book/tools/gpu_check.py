@@ -1,13 +1,13 @@
 """Try everything on a GPU: the tests that need one, every chapter in the quick profile, then the benches.
 
-Usage: python -m book.tools.gpu_check [--device cuda] [--slice SECONDS] [--only PART ...] [--small] [--output FOLDER]
+Usage: python -m book.tools.gpu_check [--device cuda] [--slice SECONDS] [--only PART ...]
 
 Each test folder, chapter and bench is a part: a process of its own, whose log and result are kept in one folder, named
 after the commit and the machine. A part that is done is not done again, so a call that ended goes on with the same
 command. With --slice, a call ends within so many seconds: a part that the end of the call cuts off starts anew in the
 next one. The exit status is 0 when all is done and well, 1 when something failed, 4 when parts are left.
 
-CUDA_VISIBLE_DEVICES chooses among several GPUs. Without one, --device cpu --small tries this program itself.
+CUDA_VISIBLE_DEVICES chooses among several GPUs. Without one, --device cpu tries this program itself.
 """
 
 import argparse
@@ -19,100 +19,80 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from book.tools.execute import execute, failures, kernel_environment
-from book.tools.normalise import ROOT, read
+from book.tools.build import answer
+from book.tools.check import NBVAL, PYTEST
+from book.tools.execute import kernel_environment
+from book.tools.normalise import ROOT, chapters
 from vlmcourse._files import write_whole
 from vlmcourse.cli import UNFINISHED
 from vlmcourse.course.contestants import BENCHES
 
 PASSED, FAILED = 0, 1
 TESTS = ("ops", "models", "data", "train", "course", "homework", "test_gpu.py")
-ASK = """
-import json, torch
-from vlmcourse.course.results import provenance
-from vlmcourse.train.runtime import device
-made, where = provenance(), device()
-if where.type == "cuda":
-    card = torch.cuda.get_device_properties(where)
-    made |= {"memory": f"{card.total_memory / 2**30:.0f} GiB", "capability": f"{card.major}.{card.minor}"}
-    made |= {"cuda": torch.version.cuda}
-print(json.dumps(made))
-"""
+ASK = "import json; from vlmcourse.course.results import provenance; print(json.dumps(provenance()))"
 
 
 class Check:
     """One folder of results on one device, and the parts that fill it."""
 
-    def __init__(self, device: str, *, small: bool = False, root: Path = ROOT, output: Path | None = None) -> None:
-        self.device, self.small, self.root = device, small, root
+    def __init__(self, device: str, *, output: Path = ROOT / "_build" / "gpu") -> None:
+        self.device = device
         self.environment = {**os.environ, "VLMCOURSE_DEVICE": device, "VLMCOURSE_PROFILE": "quick"}
         self.provenance = {**self.ask(), "system": f"{platform.system()} {platform.release()}"}
-        if not small and self.provenance["commit"].endswith("-dirty"):
+        if self.provenance["commit"].endswith("-dirty"):
             raise SystemExit("Files differ from the last commit, so no commit could be named; commit them first")
-        name = "_".join([self.provenance["commit"], self.provenance["device"], *(["small"] if small else [])])
-        self.folder = (output or root / "_build" / "gpu") / re.sub(r"[^\w.-]+", "-", name)
+        self.folder = output / re.sub(r"[^\w.-]+", "-", f"{self.provenance['commit']}_{self.provenance['device']}")
 
     def ask(self) -> dict[str, str]:
-        """Return what a process on the device says of itself, or end with the reason why there is none."""
-        process = subprocess.run(
-            [sys.executable, "-c", ASK], cwd=self.root, env=self.environment, capture_output=True, text=True
-        )
-        if process.returncode:
-            raise SystemExit(f"Cannot use {self.device}:\n{(process.stderr.strip().splitlines() or ['?'])[-1]}")
-        return json.loads(process.stdout)
+        """Return what a process on the device says of itself."""
+        return json.loads(answer(ASK, ROOT, self.environment))
 
     def parts(self) -> dict[str, list[str]]:
         """Return the command of every part, in the order in which they run."""
         found = {}
         for name in TESTS:
-            report = str(self.folder / f"tests_{Path(name).stem}.xml")
             which = [] if name == "test_gpu.py" else ["-m", "cuda"]  # that file chooses by the device alone
-            found[f"tests {Path(name).stem}"] = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-                                                 *which, f"tests/{name}"]  # fmt: skip
-        for path in sorted((self.root / "lectures").glob("*.ipynb")):
-            found[f"chapter {path.stem}"] = ["-m", "book.tools.gpu_check", "--chapter", path.stem, "--output",
-                                             str(self.folder)]  # fmt: skip
-        for name in BENCHES:
-            sizes = ["--small", "--repeats", "3"] if self.small else []
-            found[f"bench {name}"] = ["-m", "vlmcourse", "bench", name, "--device", self.device, *sizes, "--output",
-                                      str(self.folder / "bench.json")]  # fmt: skip
-        return found
+            found[f"tests {Path(name).stem}"] = [*PYTEST, *which, f"tests/{name}"]
+        for path in chapters():
+            found[f"chapter {path.stem}"] = [*NBVAL, str(path)]
+        bench = [sys.executable, "-m", "vlmcourse", "bench", "--output", str(self.folder / "bench.json")]
+        return found | {f"bench {name}": [*bench, "--device", self.device, name] for name in BENCHES}
 
     def result(self, part: str) -> dict[str, Any] | None:
         """Return what a part that is done left, else None."""
         path = self.folder / f"{part.replace(' ', '_')}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def run(self, part: str, command: list[str], seconds: float) -> bool:
-        """Run one part for so many seconds at most, keep its log and result, and say whether it came to its end."""
+    def run(self, part: str, command: list[str], seconds: float) -> dict[str, Any] | None:
+        """Run one part for so many seconds at most, keep its log and result; return that, or None where it was cut."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log, began = self.folder / f"{part.replace(' ', '_')}.log", time.monotonic()
-        with log.open("w", encoding="utf-8") as out:
-            process = subprocess.Popen(
-                [sys.executable, *command], cwd=self.root, env=self.environment, stdout=out, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
+        report, measured = log.with_suffix(".xml"), log.with_suffix(".measured.json")
+        environment = dict(self.environment)
+        if "pytest" in command:
+            command = [*command, "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if "--nbval" in command:
+            environment = {**kernel_environment(), **environment, "VLMCOURSE_MEASURED": str(measured)}
+        with log.open("wb") as out:
+            own: dict[str, Any] = {"cwd": ROOT, "env": environment, "stdout": out, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(command, start_new_session=True, **own)
             try:
                 code = process.wait(None if seconds == float("inf") else seconds)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
-                os.killpg(process.pid, signal.SIGKILL)  # and the kernel that it may have started
-                process.wait()
-                if isinstance(reason, KeyboardInterrupt):
-                    raise
-                return False
-        details = json.loads(found.read_text()) if (found := log.with_suffix(".details")).is_file() else {}
-        if (report := self.folder / f"{part.replace(' ', '_')}.xml").is_file():
-            details = counted(report)
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # and the kernel that it may have started
+                    process.wait()
         done = {"part": part, "passed": code == PASSED, "exit": code, "seconds": round(time.monotonic() - began, 1)}
-        done |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), **details}
+        done |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), **counted(report), **judged(measured)}
         write_whole(log.with_suffix(".json"), json.dumps(done, indent=1, ensure_ascii=False).encode())
-        return True
+        return done
 
     def summary(self) -> str:
         """Return what is known of all parts as a page of text."""
@@ -128,7 +108,9 @@ class Check:
 
 
 def counted(report: Path) -> dict[str, Any]:
-    """Return how many tests a JUnit report counts, and the names of those that failed."""
+    """Return how many tests, or cells, a JUnit report counts, and the names of those that failed."""
+    if not report.is_file():
+        return {}
     cases = list(ElementTree.parse(report).iter("testcase"))
     kinds = {kind: [case for case in cases if case.find(kind) is not None] for kind in ("failure", "error", "skipped")}
     failed = [f"{case.get('classname')}::{case.get('name')}" for case in kinds["failure"] + kinds["error"]]
@@ -136,22 +118,11 @@ def counted(report: Path) -> dict[str, Any]:
     return {"failed": failed, "said": f"{passed} passed, {len(failed)} failed, {skipped} skipped"}
 
 
-def run_chapter(name: str, folder: Path, environment: Mapping[str, str]) -> int:
-    """Execute one chapter where the environment says, keep notebook and measurements, and return an exit status."""
-    path, kept = ROOT / "lectures" / f"{name}.ipynb", folder / f"chapter_{name}"
-    nb, measured = read(path), folder / f"{name}.measured.json"
-    measured.unlink(missing_ok=True)
-    own = {**kernel_environment(ROOT / "_build" / "ipython"), **environment, "VLMCOURSE_MEASURED": str(measured)}
-    execute(nb, folder=path.parent, environment=own, go_on=True)
-    failed = failures(nb, name)
+def judged(measured: Path) -> dict[str, Any]:
+    """Return how many claims of a chapter held, and those that did not."""
     claims = json.loads(measured.read_text(encoding="utf-8"))["claims"] if measured.is_file() else []
     missed = [claim["text"] for claim in claims if not claim["held"]]
-    said = f"{len(claims) - len(missed)} of {len(claims)} claims held" if claims else ""
-    details = {"failed": failed, "missed": missed, "said": said}
-    write_whole(kept.with_suffix(".ipynb"), json.dumps(nb).encode())
-    write_whole(kept.with_suffix(".details"), json.dumps(details, ensure_ascii=False).encode())
-    print("\n".join([*failed, *(f"did not hold: {text}" for text in missed)]))
-    return FAILED if failed else PASSED
+    return {"missed": missed, "said": f"{len(claims) - len(missed)} of {len(claims)} claims held"} if claims else {}
 
 
 def check(found: Check, only: list[str], seconds: float) -> int:
@@ -167,39 +138,30 @@ def check(found: Check, only: list[str], seconds: float) -> int:
         if remaining < 0.05 * seconds < float("inf"):
             break
         print(f"  {part:<34} ...", flush=True)
-        if not found.run(part, parts[part], remaining):
+        done = found.run(part, parts[part], remaining)
+        if done is None:
             print(f"  {part:<34} cut off by the end of this call after {remaining:.0f} s", flush=True)
             if remaining > 0.9 * seconds:  # the next call would not get any further
                 raise SystemExit(f"{part} takes longer than the {seconds:.0f} s of a call; allow more with --slice")
             break
-        done = found.result(part)
-        assert done is not None
         print(f"  {part:<34} {done['seconds']:>7.1f} s  {'ok' if done['passed'] else 'FAILED'}  {done.get('said', '')}")
-    found.folder.mkdir(parents=True, exist_ok=True)
     write_whole(found.folder / "provenance.json", json.dumps(found.provenance, indent=1).encode())
     write_whole(found.folder / "summary.md", found.summary().encode())
     results = [found.result(part) for part in parts]
     failed = [done["part"] for done in results if done is not None and not done["passed"]]
-    left = results.count(None)
-    print(
-        f"{len(failed)} failed{': ' + ', '.join(failed) if failed else ''}; {left} left. See {found.folder}/summary.md"
-    )
+    left, names = results.count(None), f": {', '.join(failed)}" if failed else ""
+    print(f"{len(failed)} failed{names}; {left} left. See {found.folder}/summary.md")
     return UNFINISHED if left else FAILED if failed else PASSED
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Try everything, or one chapter of it."""
+    """Try everything."""
     parser = argparse.ArgumentParser(description="Try tests, chapters and benches on a GPU.")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu only tries this program")
     parser.add_argument("--slice", type=float, default=float("inf"), help="end this call within so many seconds")
     parser.add_argument("--only", nargs="*", default=[], help="parts whose name holds one of these words")
-    parser.add_argument("--small", action="store_true", help="benches with tiny sizes, to try this program")
-    parser.add_argument("--output", type=Path, help="where the folder of results goes (default: _build/gpu)")
-    parser.add_argument("--chapter", help=argparse.SUPPRESS)  # a part of this program calls it so
     options = parser.parse_args(argv)
-    if options.chapter:
-        return run_chapter(options.chapter, options.output, os.environ)
-    return check(Check(options.device, small=options.small, output=options.output), options.only, options.slice)
+    return check(Check(options.device), options.only, options.slice)
 
 
 if __name__ == "__main__":

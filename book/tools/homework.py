@@ -18,11 +18,10 @@ import re
 import sys
 from pathlib import Path
 
-import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells
+from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells, rewrite, text_of
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
@@ -31,6 +30,7 @@ FENCE = re.compile(
 )
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.DOTALL | re.MULTILINE)
+CONFIG = SOURCES / "nbgrader_config.py"
 EMPTY = "*Write your answer here.*"
 CHECK = """report = check_{name}({function})
 print(report)
@@ -48,15 +48,6 @@ regrade("{name}", {function})
 COMPARE = """from vlmcourse.homework import is_mine_normal
 
 print(is_mine_normal("{name}", mine))"""
-CONFIG = '''"""Settings of nbgrader; run its commands in this folder."""
-c = get_config()  # noqa: F821
-c.CourseDirectory.course_id = "vision"
-c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__"]
-c.ExecutePreprocessor.timeout = 600  # seconds a cell
-c.ExecutePreprocessor.interrupt_on_timeout = True
-c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
-c.ClearSolutions.text_stub = "*Write your answer here.*"
-'''
 
 
 def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution: bool = False) -> NotebookNode:
@@ -68,34 +59,23 @@ def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution
     return cell
 
 
-def check_cells(name: str, points: int) -> list[NotebookNode]:
-    """Return what one line ``{check ...}`` stands for: its points, and the check with its hidden part."""
-    from vlmcourse.homework import CHECKS
-
-    code = new_code_cell(CHECK.format(name=name, function=CHECKS[name].task.name))
-    return [new_markdown_cell(f"**Check** · {points} points"), graded(code, f"check-{name}", points=points)]
-
-
-def reference_cells(source: str, *, table: bool) -> list[NotebookNode]:
-    """Return what one line ``{reference}`` stands for: the recorded bands, and the comparison with one's own runs."""
-    from vlmcourse.homework import reference
-
-    name = f"hw{source[len('# Homework ')]}"
-    text = [new_markdown_cell(reference.table(name))] if table else []
-    return [*text, new_code_cell(COMPARE.format(name=name))]
-
-
 def instructor(source: str, *, table: bool = True) -> NotebookNode:
     """Return the notebook with everything in it; without the table of recorded runs while they are being recorded."""
+    from vlmcourse.homework import CHECKS, reference
+
     cells, end = [], 0
     for match in FENCE.finditer(source):
         kind, option, name, text, check, points, compare = match.groups()
         if before := source[end : match.start()].strip():
             cells.append(new_markdown_cell(before))
         if check:
-            cells += check_cells(check, int(points))
+            code = CHECK.format(name=check, function=CHECKS[check].task.name)
+            cells.append(new_markdown_cell(f"**Check** · {points} points"))
+            cells.append(graded(new_code_cell(code), f"check-{check}", points=int(points)))
         elif compare:
-            cells += reference_cells(source, table=table)
+            assignment = f"hw{source[len('# Homework ')]}"
+            cells += [new_markdown_cell(reference.table(assignment))] if table else []
+            cells.append(new_code_cell(COMPARE.format(name=assignment)))
         elif kind == "answer":
             cells.append(graded(new_markdown_cell(text.strip()), option, points=int(name), solution=True))
         elif option == "solution":
@@ -122,34 +102,20 @@ def student(source: str) -> NotebookNode:
     return notebook
 
 
-def written(notebook: NotebookNode) -> str:
-    """Return a notebook's file."""
-    return nbformat.writes(notebook) + "\n"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--instructor", type=Path, metavar="FOLDER")
     options = parser.parse_args()
-    old = []
-    for path in sorted(SOURCES.glob("hw*.md")):
-        source = path.read_text(encoding="utf-8")
-        target, text = PAGES / f"{path.stem}.ipynb", written(student(source))
-        if options.instructor:
-            target = options.instructor / "source" / path.stem / f"{path.stem}.ipynb"
-            text = written(instructor(source))
-        if options.check:
-            old += [target.name] * (not target.is_file() or target.read_text(encoding="utf-8") != text)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-        print(target)
-    if options.instructor and not (config := options.instructor / "nbgrader_config.py").exists():
-        config.write_text(CONFIG, encoding="utf-8")
-    if old:
-        print(f"not what the sources give: {', '.join(old)}; run python -m book.tools.homework")
-    return bool(old)
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("hw*.md"))}
+    if course := options.instructor:
+        wanted = {course / "source" / name / f"{name}.ipynb": text_of(instructor(sources[name])) for name in sources}
+        if not (config := course / "nbgrader_config.py").exists():
+            wanted[config] = CONFIG.read_text(encoding="utf-8")
+    else:
+        wanted = {PAGES / f"{name}.ipynb": text_of(student(sources[name])) for name in sources}
+    outdated = "not what the sources give; run python -m book.tools.homework"
+    return rewrite(wanted, check=options.check, outdated=outdated, done="written")
 
 
 if __name__ == "__main__":

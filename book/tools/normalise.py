@@ -40,10 +40,10 @@ def normalise(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     nb.metadata = nbformat.from_dict({**kept, **NOTEBOOK_METADATA})
     for cell in nb.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
-    code_cells = [cell for cell in nb.cells if cell.cell_type == "code"]
-    was_executed = any(cell.get("execution_count") or cell.outputs for cell in code_cells)
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    was_executed = any(cell.get("execution_count") or cell.outputs for cell in code)
     number = 0
-    for cell in code_cells:
+    for cell in code:
         cell.outputs = tidy_outputs(cell.outputs, root)
         number += bool(cell.source.strip())
         # Never left empty where there are outputs: nbval fails a cell that has outputs and no number.
@@ -135,13 +135,19 @@ def portable(text: str, root: Path) -> str:
     return MEMORY_ADDRESS.sub("at 0x000000", text)
 
 
+def chapters(root: Path = ROOT) -> list[Path]:
+    """Return the notebooks of the chapters, in order."""
+    return sorted((root / "lectures").glob("*.ipynb"))
+
+
+def code_cells(nb: NotebookNode) -> list[NotebookNode]:
+    """Return the cells that execute."""
+    return [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
 def read(path: Path) -> NotebookNode:
-    """Read a notebook of format 4.x as 4.5, with the ids that its content gives."""
+    """Read a notebook as format 4.5, with the ids that its content gives."""
     nb = nbformat.v4.reads(path.read_text(encoding="utf-8"))
-    if nb.get("nbformat") != 4:
-        raise ValueError(
-            f"{path} has notebook format {nb.get('nbformat')}, expected 4; open and save it in Jupyter once"
-        )
     nb.nbformat_minor = 5
     name_cells(nb.cells)
     return nb
@@ -154,14 +160,14 @@ def text_of(nb: NotebookNode) -> str:
 
 
 def rewrite(wanted: dict[Path, str], *, check: bool, outdated: str, done: str) -> int:
-    """Write the files whose text is another, or with ``check`` only say which; return the exit status."""
+    """Write the files whose text is another or missing, or with ``check`` say which; return the exit status."""
     status = 0
     for path, text in wanted.items():
-        if text != path.read_text(encoding="utf-8"):
+        if not path.is_file() or text != path.read_text(encoding="utf-8"):
             print(f"{path}: {outdated if check else done}")
-            if check:
-                status = 1
-            else:
+            status |= check
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     return status
 
@@ -172,8 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not normalised")
     options = parser.parse_args(argv)
-    paths = options.notebooks or sorted((ROOT / "lectures").glob("*.ipynb"))
-    wanted = {path: text_of(normalise(read(path))) for path in paths}
+    wanted = {path: text_of(normalise(read(path))) for path in options.notebooks or chapters()}
     return rewrite(wanted, check=options.check, outdated="not normalised; run: make normalise", done="normalised")
 
 

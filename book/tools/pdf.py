@@ -6,20 +6,21 @@ become bookmarks, and links between pages lead to places in the PDF. Nothing is 
 are those of the rendered book.
 """
 
-import argparse
 import logging
 import shutil
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 import yaml
 from bs4 import BeautifulSoup
 
-from book.tools.build import git
+from book.tools.address import commit_of
 from book.tools.normalise import ROOT
+from book.tools.site import TEMPLATES
 
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -30,10 +31,6 @@ APPENDIX, APPENDIX_TITLE = "solutions", "Solutions of the exercises"
 SCREEN_ONLY = ".headerlink, .viewcode-link, noscript, .toctree-wrapper, details.hide:not(.solution details)"
 READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"
 NUMBER = "numbers => document.querySelectorAll('[data-target]').forEach(e => e.textContent = numbers[e.dataset.target])"
-LINK = """<li><a href="{address}" class="btn btn-sm dropdown-item" title="The whole book as a PDF" download>
-<span class="btn__icon-container"><i class="fas fa-file-pdf"></i></span>
-<span class="btn__text-container">.pdf of the book</span></a></li>"""
-
 Part = tuple[str, list[str]]
 Tag = Any  # Beautiful Soup's own type says of every attribute that it may be missing, or a list
 
@@ -59,13 +56,11 @@ class Document:
     """All pages of a rendered book in one."""
 
     def __init__(self, html: Path, parts: list[Part]) -> None:
-        self.html, self.parts = html, parts
-        self.pages = {name: read(html / f"{name}.html") for _, pages in parts for name in pages}
+        self.parts = parts
+        self.pages = {name: read(html, name) for _, pages in parts for name in pages}
         self.articles = {name: page.select_one("article.bd-article") for name, page in self.pages.items()}
         self.targets: set[str] = set()
         for name, article in self.articles.items():
-            for useless in article.select(SCREEN_ONLY):
-                useless.decompose()
             self.mend(name, article)
         for name, article in self.articles.items():
             for tag in article.select("[id]"):
@@ -73,20 +68,21 @@ class Document:
                     tag["id"] = anchor(name, tag["id"])
             article["id"] = anchor(name)
         self.titles = {name: text(article.find("h1")) for name, article in self.articles.items()}
-        self.solutions = {name: article.select("div.solution") for name, article in self.articles.items()}
-        for article in self.articles.values():
-            for solution in article.select("div.solution"):
-                solution.extract()
+        self.solutions = {
+            name: [solution.extract() for solution in article.select("div.solution")]
+            for name, article in self.articles.items()
+        }
 
     def mend(self, name: str, article: Tag) -> None:
-        """Let an article's links and pictures lead where they should, and open what is closed."""
-        for picture in article.select("img[src]"):
-            at_root(name, picture, "src").attrs.pop("loading", None)  # else Chromium waits until somebody scrolls there
+        """Open what is closed, leave out what paper cannot use, and let an article's links lead where they should."""
+        for useless in article.select(SCREEN_ONLY):
+            useless.decompose()
+        for picture in article.select("img[loading]"):
+            del picture["loading"]  # else Chromium waits until somebody scrolls there
         for closed in article.select("details"):
             closed["open"] = ""
-        for heading in article.select(":is(h1, h2, h3)"):
-            if heading.parent.name == "section":
-                self.targets.add(anchor(name, heading.parent["id"]))
+        for heading in article.select("section > :is(h1, h2, h3)"):
+            self.targets.add(anchor(name, heading.parent["id"]))
         for link in article.select("a[href]"):
             path, place = urldefrag(urljoin(f"https://book/{name}.html", link["href"]))
             page = unquote(path.removeprefix("https://book/")).removesuffix(".html")
@@ -99,16 +95,15 @@ class Document:
 
     def contents(self) -> str:
         """Return the contents, with room for the numbers of the pages."""
-        lines = ["<h1>Contents</h1>"]
+        lines = []
         for caption, pages in self.parts:
             lines += [f'<p class="part">{escape(caption)}</p>'] if caption else []
             for name in pages:
                 lines.append(entry("page", anchor(name), self.titles[name]))
                 if name.startswith("lectures/"):
-                    sections = self.articles[name].select("h2")
-                    lines += [entry("section", h.parent["id"], text(h)) for h in sections if h.parent.name == "section"]
-        lines += ['<p class="part">Appendix</p>', entry("page", APPENDIX, APPENDIX_TITLE)]
-        return f'<nav class="book-contents" aria-label="Contents">{"".join(lines)}</nav>'
+                    sections = self.articles[name].select("section > h2")
+                    lines += [entry("section", heading.parent["id"], text(heading)) for heading in sections]
+        return "".join([*lines, '<p class="part">Appendix</p>', entry("page", APPENDIX, APPENDIX_TITLE)])
 
     def appendix(self) -> str:
         """Return the solutions, chapter by chapter."""
@@ -118,43 +113,31 @@ class Document:
 
     def whole(self, about: str) -> str:
         """Return the document, as a page that lies in the folder of the book."""
-        name, first = next(iter(self.pages.items()))
-        styles = [str(at_root(name, link, "href")) for link in first.select('link[rel="stylesheet"]')]
-        scripts: dict[str, None] = {}  # MathJax and its options, which pages without a formula do not have
-        for page, soup in self.pages.items():
-            mathjax = [tag for tag in soup.head.select("script") if "mathjax" in str(tag).lower()]
-            scripts |= dict.fromkeys(str(at_root(page, tag, "src")) for tag in mathjax)
-        title = self.titles[name]
-        heads = "".join(
-            f'@page p{k} {{ @top-left {{ content: "{head}"; }} }}\n'
-            for k, head in enumerate([*self.titles.values(), APPENDIX_TITLE])
-        )
+        titles = [*self.titles.values(), APPENDIX_TITLE]
         bodies = [*map(str, self.articles.values()), self.appendix()]
-        articles = [
-            f'<div class="bd-article-container" style="page: p{k}">{body}</div>' for k, body in enumerate(bodies)
-        ]
-        return f"""<!DOCTYPE html>
-<html lang="en" data-theme="light" data-mode="light">
-<head><meta charset="utf-8"><title>{escape(title)}</title>{"".join(styles)}
-<style>{(Path(__file__).with_suffix(".css")).read_text(encoding="utf-8")}{heads}</style>
-{"".join(scripts)}</head>
-<body><main class="bd-main bd-content">
-<div class="title-page"><img src="_static/logo.svg" alt=""><p class="book-title">{escape(title)}</p>{about}</div>
-{self.contents()}
-{"".join(articles)}
-</main></body></html>"""
+        scripts = [tag for page in self.pages.values() for tag in page.head.select("script")]
+        return Template((TEMPLATES / "pdf.html").read_text(encoding="utf-8")).substitute(
+            title=escape(titles[0]),
+            about=about,
+            styles="".join(map(str, next(iter(self.pages.values())).select('link[rel="stylesheet"]'))),
+            css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
+            heads="".join(f'@page p{k} {{ @top-left {{ content: "{head}"; }} }}\n' for k, head in enumerate(titles)),
+            # MathJax and its options, which pages without a formula do not have
+            scripts="".join(dict.fromkeys(str(tag) for tag in scripts if "mathjax" in str(tag).lower())),
+            contents=self.contents(),
+            articles="".join(
+                f'<div class="bd-article-container" style="page: p{k}">{body}</div>' for k, body in enumerate(bodies)
+            ),
+        )
 
 
-def read(file: Path) -> Tag:
-    """Return a page."""
-    return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
-
-
-def at_root(page: str, tag: Tag, key: str) -> Tag:
-    """Let what a tag of a page fetches be found from the folder of the book."""
-    if key in tag.attrs and not tag[key].startswith("data:"):
-        tag[key] = urljoin(page, tag[key])
-    return tag
+def read(html: Path, name: str) -> Tag:
+    """Return a page of the book, on which everything that is fetched is found from the folder of the book."""
+    page: Tag = BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+    for tag in page.select("[src], link[href]"):
+        key = "src" if "src" in tag.attrs else "href"
+        tag[key] = urljoin(name, tag[key])
+    return page
 
 
 def entry(kind: str, target: str, title: str) -> str:
@@ -172,11 +155,8 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
     from pypdf import PdfReader
 
     reader = PdfReader(pdf)
-    numbers = {page.indirect_reference.idnum: number for number, page in enumerate(reader.pages, start=1)}
-    places = reader.named_destinations.items()
-    return len(numbers), {
-        unquote(name).removeprefix("/"): numbers[place.raw_get("/Page").idnum] for name, place in places
-    }
+    places = {unquote(name).removeprefix("/"): place for name, place in reader.named_destinations.items()}
+    return len(reader.pages), {name: reader.get_destination_page_number(places[name]) + 1 for name in places}
 
 
 def mend_bookmarks(pdf: Path) -> None:
@@ -226,29 +206,24 @@ def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium
 
 def offer(html: Path) -> None:
     """Let the pages of the book lead to its PDF."""
+    button = Template((TEMPLATES / "pdf_button.html").read_text(encoding="utf-8"))
     for file in html.rglob("*.html"):
-        before = file.read_text(encoding="utf-8")
+        page = file.read_text(encoding="utf-8")
         up = "../" * (len(file.relative_to(html).parts) - 1)
-        after = before.replace("<!-- pdf -->", LINK.format(address=up + NAME))
-        if after != before:
-            file.write_text(after, encoding="utf-8")
+        file.write_text(page.replace("<!-- pdf -->", button.substitute(address=up + NAME)), encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the book of a checkout."""
-    parser = argparse.ArgumentParser(description="Print the rendered book as one PDF.")
-    parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html", help="the rendered book")
-    html = parser.parse_args(argv).html.resolve()
+def main() -> None:
+    """Print the book of this checkout."""
+    html = ROOT / "_build" / "html"
     chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if not (html / "index.html").is_file():
         raise SystemExit("There is no book yet. Build it first: make book")
     if chromium is None:
         raise SystemExit("Chromium prints the book, and there is none; install the package chromium")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    made_from = git(ROOT, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
-    about = "".join(
-        f"<p>{escape(words)}</p>" for words in (config["author"], config["copyright"], f"Made from {made_from}")
-    )
+    lines = config["author"], config["copyright"], f"Made from {commit_of(ROOT)}"
+    about = "".join(f"<p>{escape(line)}</p>" for line in lines)
     parts = parts_of(ROOT / "book" / "_toc.yml")
     pages = print_book(html, parts, html / NAME, about=about, chromium=chromium)
     offer(html)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from book.tools.execute import ChapterError, code_cells, execute, failures, kernel_environment
-from book.tools.normalise import ROOT, VOLATILE, normalise, read, text_of
+from book.tools.execute import ChapterError, execute, failures
+from book.tools.normalise import ROOT, VOLATILE, chapters, code_cells, normalise, read, text_of
 from vlmcourse._files import write_whole
 
 # Threads change the order of sums, and with it the last digits.
@@ -18,7 +18,7 @@ AS_COMMITTED = {"VLMCOURSE_PROFILE": "quick", "VLMCOURSE_DEVICE": "cpu", "OMP_NU
 AS_COMMITTED |= {"VLMCOURSE_SEED": "0", "VLMCOURSE_CLAIMS": "strict"}
 
 
-def refresh(path: Path, *, root: Path = ROOT, timeout: int | None = 600) -> bool:
+def refresh(path: Path, *, root: Path = ROOT) -> bool:
     """Execute one notebook in place; return whether the file changed. A failing one is left as it was.
 
     Raises:
@@ -26,15 +26,14 @@ def refresh(path: Path, *, root: Path = ROOT, timeout: int | None = 600) -> bool
     """
     stored = read(path)
     fresh = copy.deepcopy(stored)
-    environment = {**kernel_environment(root / "_build" / "ipython"), **AS_COMMITTED}
-    execute(fresh, folder=path.parent, environment=environment, timeout=timeout)
+    execute(fresh, folder=path.parent, environment=AS_COMMITTED, timeout=600)
     if failed := failures(fresh, path.stem):
         raise ChapterError(failed[0])
     text = text_of(normalise(keep_volatile_outputs(fresh, stored), root=root))
-    changed = text != path.read_text(encoding="utf-8")
-    if changed:
-        write_whole(path, text.encode())
-    return changed
+    if text == path.read_text(encoding="utf-8"):
+        return False
+    write_whole(path, text.encode())
+    return True
 
 
 def keep_volatile_outputs(fresh: NotebookNode, stored: NotebookNode) -> NotebookNode:
@@ -51,7 +50,7 @@ def keep_volatile_outputs(fresh: NotebookNode, stored: NotebookNode) -> Notebook
 
 def main(names: list[str]) -> int:
     """Refresh the chapters that are named."""
-    present = {path.stem: path for path in sorted((ROOT / "lectures").glob("*.ipynb"))}
+    present = {path.stem: path for path in chapters()}
     wanted = [Path(name).stem for name in names] or list(present)
     if missing := [name for name in wanted if name not in present]:
         print(f"No chapter is called {', '.join(missing)}; there are: {', '.join(present)}")

@@ -25,12 +25,13 @@ from typing import Any
 
 import torch
 
-from book.tools.build import current_machine, git
-from book.tools.execute import ChapterError, execute, failures, kernel_environment
+from book.tools.address import git
+from book.tools.build import current_machine
+from book.tools.execute import ChapterError, execute, failures
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
-from book.tools.normalise import ROOT, read
+from book.tools.normalise import ROOT, chapters, read
 from vlmcourse._files import write_whole
-from vlmcourse.course.chapter import Claim, Measurement, show_number
+from vlmcourse.course.chapter import Claim, Measurement
 from vlmcourse.course.runtime import profile
 
 # What the widest instructions of a CPU are called, and how a wider CPU is made to do without.
@@ -106,16 +107,13 @@ class Result:
             return json.loads(log.read_text(encoding="utf-8"))
         unfinished = log.with_suffix(".unfinished")
         unfinished.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
         nb = read(self.notebook)
         nb.cells = measured_cells(nb)
         name = f"{self.chapter}, seed {condition.seed}, {condition.threads} threads, {condition.capability}"
         print(f"  {name} ...", flush=True)
-        environment = {**kernel_environment(self.root / "_build" / "ipython"), **condition.environment}
-        environment |= {"VLMCOURSE_MEASURED": str(unfinished)} | (
-            {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
-        )
-        seconds = execute(nb, folder=self.notebook.parent, environment=environment)
+        device = {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
+        environment = {**condition.environment, **device}
+        seconds = execute(nb, folder=self.notebook.parent, environment=environment, measured=unfinished)
         if failed := failures(nb, name):
             raise ChapterError(failed[0])
         with PARSING:
@@ -141,24 +139,22 @@ class Result:
     def run_all(self, wanted: list[Condition], *, deadline: float) -> list[dict[str, Any]]:
         """Run what is not there yet, runs of one thread two at a time; start none after the deadline."""
 
-        def start(condition: Condition) -> dict[str, Any] | None:
-            there = self.log(condition).is_file()
-            return self.run(condition) if there or time.monotonic() < deadline else None
+        def start(condition: Condition) -> None:
+            if time.monotonic() < deadline:
+                self.run(condition)
 
         at_once = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
-        found: dict[Condition, dict[str, Any] | None] = {}
         for threads, jobs in ((1, at_once), (2, 1)):
-            group = [condition for condition in wanted if condition.threads == threads]
             with ThreadPoolExecutor(jobs) as pool:
-                found |= zip(group, pool.map(start, group), strict=True)
-        return [run for condition in wanted if (run := found[condition]) is not None]
+                list(pool.map(start, [condition for condition in wanted if condition.threads == threads]))
+        return [self.run(condition) for condition in wanted if self.log(condition).is_file()]
 
     def holds_still(self, *, deadline: float) -> bool:
         """Repeat one recorded run with the changed code; keep the result where it gives every number again."""
         old = self.recorded
         if old is None or len(old["runs"]) != len(conditions()):
             return False
-        known = Condition(*(old["runs"][0][key] for key in ("seed", "threads", "capability")))
+        known = Condition(**{key: old["runs"][0][key] for key in ("seed", "threads", "capability")})
         fresh = self.run_all([known], deadline=deadline)
         names = fresh and renamed({name: runs[0] for name, runs in old["values"].items()}, fresh[0]["values"])
         if names:
@@ -166,18 +162,12 @@ class Result:
             self.write(old["runs"], {name: values[name] for name in fresh[0]["values"]}, fresh[0])
         return bool(names)
 
-    def record(self, found: list[dict[str, Any]]) -> None:
-        """Write the chapter's file from all of its runs."""
-        commit = git(self.root, "rev-parse", "--short=12", "HEAD")  # whose code has the hash that the runs have
-        self.write([{**run["run"], "commit": commit} for run in found], merged(found), found[0])
-
-    def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> None:
-        """Write the chapter's file: what a run's log says of names and bounds, and the runs and values given."""
+    def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:
+        """Write and return the chapter's file: names and bounds of a run's log, and the runs and values given."""
         content: dict[str, Any] = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from}
         content |= {"units": log["units"], "claims": promised(log), "runs": runs, "values": values}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, (as_text(content) + "\n").encode())
-        self.recorded = content
+        return content
 
 
 def merged(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -210,21 +200,16 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Return a table of all numbers, and of the claims with the spreads by which they clear their bounds."""
+    """Return a line for each number, and for each claim with the spreads by which it clears its bounds."""
     claims = {claim["text"]: claim for claim in result["claims"]}
-    lines = [f"{'min':>10} {'mean':>10} {'max':>10} {'spread':>10}"]
+    lines = []
     for name, values in result["values"].items():
-        if isinstance(values[0], list):
-            lines.append(f"{'':43}  {name} (curves)")
-            continue
-        measured = Measurement(name, None, tuple(values))
-        numbers = min(values), measured.mean, max(values), measured.spread
-        line = " ".join(f"{show_number(number, result['units'][name]):>10}" for number in numbers)
         if name in claims:
             claim = Claim(value=None, recorded=tuple(values), **claims[name])
-            kept = "" if claim.held_in_all_recorded else " NOT KEPT BY ALL RUNS,"
-            line += f"  [{claim.asked},{kept} clear by {claim.clearance:.1f} spreads]"
-        lines.append(f"{line}  {name}")
+            kept = "" if claim.held_in_all_recorded else "NOT KEPT BY ALL RUNS, "
+            lines.append(f"{claim}: {kept}clear by {claim.clearance:.1f} spreads")
+        elif not isinstance(values[0], list):  # a curve
+            lines.append(f"{name}: {Measurement(name, None, tuple(values), result['units'][name])}")
     return "\n".join(lines)
 
 
@@ -233,12 +218,6 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.is_file() else "", re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()
-
-
-def measuring_chapters(root: Path = ROOT) -> list[str]:
-    """Return the chapters that measure anything through a ``Chapter``."""
-    chapters = {path.stem: measured_cells(read(path)) for path in sorted((root / "lectures").glob("*.ipynb"))}
-    return [name for name, cells in chapters.items() if any(re.search(r"\.(measure|claim)\(", c.source) for c in cells)]
 
 
 def promised(log: dict[str, Any]) -> list[dict[str, Any]]:
@@ -265,9 +244,9 @@ def bring_up_to_date(result: Result, deadline: float) -> str:
     found = result.run_all(conditions(), deadline=deadline)
     if len(found) < len(conditions()):
         return f"{len(found)} of {len(conditions())} runs are done; call again to go on"
-    result.record(found)
-    assert result.recorded is not None
-    return f"measured anew\n{summary(result.recorded)}"
+    commit = git(result.root, "rev-parse", "--short=12", "HEAD")  # whose code has the hash that the runs have
+    written = result.write([{**run["run"], "commit": commit} for run in found], merged(found), found[0])
+    return f"measured anew\n{summary(written)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -280,7 +259,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     deadline = time.monotonic() + options.slice
     failed = False
-    for chapter in options.chapters or measuring_chapters():
+    calls = re.compile(r"\.(measure|claim)\(")
+    measuring = [p.stem for p in chapters() if any(calls.search(cell.source) for cell in measured_cells(read(p)))]
+    for chapter in options.chapters or measuring:
         result = Result(Path(chapter).stem)
         try:
             if options.check:

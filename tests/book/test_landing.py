@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from book.tools.landing import DRAWINGS, FOLDER
+from book.experiments.landing_cards import DRAWINGS, FOLDER
 from vlmcourse import scenes, shipped_vlm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "book" / "_ext"))

@@ -17,13 +17,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools import address as tool
 from book.tools import package, site
-from book.tools.execute import code_cells
-from book.tools.first_cell import FORM, address_in, template, with_address
-from book.tools.normalise import read
-from book.tools.repository import address, hosted
+from book.tools.address import address, hosted
+from book.tools.first_cell import FORM, template, with_address
+from book.tools.normalise import code_cells, read
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import access  # noqa: E402
 import finding  # noqa: E402
 import furniture  # noqa: E402
 
@@ -33,6 +33,12 @@ PLACEHOLDER = re.compile(
     r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>"
     r"|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
 )
+
+
+def address_in(cell):
+    """Return the address that a first cell installs from."""
+    match = re.search(r"^    %pip install --quiet git\+(\S+)$", cell.source, re.MULTILINE)
+    return match[1] if match else None
 
 
 @pytest.fixture(autouse=True)
@@ -163,15 +169,15 @@ def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme
 
 def test_without_an_address_the_configuration_is_as_it_was():
     text = (ROOT / "_config.yml").read_text(encoding="utf-8")
-    assert site.config(text, site.links_of(None), None) == text
-    assert site.links_of("file:///srv/course.git") is None
+    assert site.config(text, None, None) == text
+    assert site.config(text, "file:///srv/course.git", None) == text
     assert "launch_buttons" not in text
     assert "repository" not in yaml.safe_load(text)
 
 
 def test_with_an_address_the_theme_gets_what_its_buttons_need(monkeypatch):
     text = (ROOT / "_config.yml").read_text(encoding="utf-8")
-    made = yaml.safe_load(site.config(text, site.links_of(HERE), "https://owner.org/course/"))
+    made = yaml.safe_load(site.config(text, HERE, "https://owner.org/course/"))
     assert made["repository"] == {"url": HERE, "branch": "main", "path_to_book": ""}
     assert made["html"]["use_issues_button"]
     assert made["html"]["baseurl"] == "https://owner.org/course/"
@@ -179,11 +185,11 @@ def test_with_an_address_the_theme_gets_what_its_buttons_need(monkeypatch):
     assert made["sphinx"]["config"]["html_css_files"] == yaml.safe_load(text)["sphinx"]["config"]["html_css_files"]
     monkeypatch.setenv("VLMCOURSE_JUPYTERHUB", "https://hub.example.org")
     monkeypatch.setenv("VLMCOURSE_BRANCH", "launch")
-    made = yaml.safe_load(site.config(text, site.links_of("https://gitlab.com/group/course"), None))
+    made = yaml.safe_load(site.config(text, "https://gitlab.com/group/course", None))
     assert "colab_url" not in made["launch_buttons"]  # it opens notebooks from GitHub alone
     assert made["launch_buttons"]["jupyterhub_url"] == "https://hub.example.org"
     assert made["repository"]["branch"] == "launch"
-    made = yaml.safe_load(site.config(text, site.links_of("https://git.example.org/group/course"), None))
+    made = yaml.safe_load(site.config(text, "https://git.example.org/group/course", None))
     assert "launch_buttons" not in made  # the theme knows no addresses of an unknown service
 
 
@@ -267,10 +273,10 @@ def furnish(folder: Path, address: str | None) -> None:
 
 
 def test_without_the_sites_address_nothing_names_one(rendered):
-    (rendered / "sitemap.xml").write_text("old")
     furnish(rendered, None)
     assert not (rendered / "sitemap.xml").exists()
-    for name in ("index.html", "404.html", "robots.txt"):
+    assert not (rendered / "robots.txt").exists()
+    for name in ("index.html", "404.html"):
         assert "://" not in (rendered / name).read_text()
     assert "canonical" not in (rendered / "index.html").read_text()
     assert (rendered / ".nojekyll").is_file()
@@ -289,8 +295,7 @@ def test_with_the_sites_address_there_is_a_sitemap_of_the_pages_that_are_read(re
 
 
 def test_notebook_and_script_are_downloaded_and_other_links_opened(rendered):
-    furnish(rendered, None)
-    page = (rendered / "lectures" / "01_a.html").read_text()
+    page = access.mend((rendered / "lectures" / "01_a.html").read_text())
     assert page.count("download") == 2
     assert page.count("_blank") == 1
 
@@ -318,7 +323,7 @@ def test_a_description_is_the_first_running_text_cut_at_a_word():
     assert words.startswith("word word")
     assert words.endswith("word …")
     assert len(words) <= furniture.LONGEST
-    assert furniture.description(None) == ""
+    assert furniture.description(nodes.document(None, None)) == ""
 
 
 def test_tags_of_a_page_name_addresses_only_where_the_site_has_one():

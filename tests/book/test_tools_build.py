@@ -14,7 +14,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools import build as tool
-from book.tools import serve
 from book.tools.normalise import read
 
 pytestmark = pytest.mark.slow  # nearly every test below starts kernels
@@ -421,14 +420,6 @@ def test_the_rendered_book_shows_failures_claims_and_machine_and_a_warning_does_
         assert project.build()[0] == 1
         assert "nowhere.md" in capsys.readouterr().out
         assert (project.book.html / "book/intro.html").is_file()
-
-
-def test_the_server_takes_the_next_port_when_one_is_taken(capsys):
-    with serve.open_server("127.0.0.1", 0) as first:
-        taken = first.server_port
-        with serve.open_server("127.0.0.1", taken) as second:
-            assert taken < second.server_port <= taken + 20
-    assert f"Port {taken} is taken" in capsys.readouterr().out
 
 
 @pytest.fixture

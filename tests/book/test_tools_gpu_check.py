@@ -21,7 +21,7 @@ class Small(Check):
 
     def __init__(self, folder, **codes):
         self.codes = codes
-        super().__init__("cpu", small=True, root=ROOT, output=folder)
+        super().__init__("cpu", output=folder)
         self.ran = folder / "ran"
 
     def ask(self):
@@ -29,7 +29,10 @@ class Small(Check):
 
     def parts(self):
         code = "import sys, pathlib; pathlib.Path({!r}).open('a').write({!r}); {}"
-        return {name: ["-c", code.format(str(self.ran), f"{name} ", what)] for name, what in self.codes.items()}
+        return {
+            name: [sys.executable, "-c", code.format(str(self.ran), f"{name} ", what)]
+            for name, what in self.codes.items()
+        }
 
 
 def test_every_part_runs_once_and_one_that_failed_is_named(tmp_path, capsys):
@@ -39,7 +42,7 @@ def test_every_part_runs_once_and_one_that_failed_is_named(tmp_path, capsys):
     assert found.ran.read_text() == "one two three "
     assert "1 failed: two; 0 left" in capsys.readouterr().out
     assert "a line of the log" in (found.folder / "one.log").read_text()
-    assert found.folder.name == "abc_a-machine-of-mine-_small"
+    assert found.folder.name == "abc_a-machine-of-mine-"
     assert json.loads((found.folder / "provenance.json").read_text())["commit"] == "abc"
     page = (found.folder / "summary.md").read_text()
     assert "| two | FAILED (exit 3) |" in page
@@ -101,7 +104,7 @@ def test_broken(broken): pass
 
 
 @pytest.mark.slow
-def test_a_chapter_leaves_its_notebook_its_failures_and_its_claims(tmp_path, monkeypatch):
+def test_a_chapter_runs_on_the_device_and_leaves_its_failures_and_its_claims(tmp_path, monkeypatch):
     cells = [
         "import os; from vlmcourse import Chapter\nchapter = Chapter('demo')",
         "assert os.environ['VLMCOURSE_DEVICE'] == 'cpu'",
@@ -109,26 +112,22 @@ def test_a_chapter_leaves_its_notebook_its_failures_and_its_claims(tmp_path, mon
         "1 / 0",
         "print('still here')",
     ]
-    (tmp_path / "lectures").mkdir()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbformat.write(nb, tmp_path / "lectures" / "demo.ipynb")
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
-    environment = {"VLMCOURSE_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
-    assert gpu_check.run_chapter("demo", tmp_path, environment) == FAILED
-    details = json.loads((tmp_path / "chapter_demo.details").read_text())
-    assert details["said"] == "0 of 1 claims held"
-    assert details["missed"] == ["one is two"]
-    assert len(details["failed"]) == 1
-    assert "ZeroDivisionError" in details["failed"][0]
-    kept = nbformat.read(tmp_path / "chapter_demo.ipynb", as_version=4)
-    assert kept.cells[-1].outputs[0].text == "still here\n"
+    nbformat.write(nb, tmp_path / "demo.ipynb")
+    monkeypatch.setattr(gpu_check, "chapters", lambda: [tmp_path / "demo.ipynb"])
+    monkeypatch.setattr(Check, "ask", lambda self: {"commit": "abc", "device": "cpu"})
+    found = Check("cpu", output=tmp_path)
+    done = found.run("chapter demo", found.parts()["chapter demo"], 100)
+    assert (done["passed"], done["missed"], done["said"]) == (False, ["one is two"], "0 of 1 claims held")
+    assert len(done["failed"]) == 1
+    assert "ZeroDivisionError" in (found.folder / "chapter_demo.log").read_text()
+    assert found.result("chapter demo") == done
 
 
 def test_results_of_files_that_no_commit_holds_are_refused(monkeypatch):
     monkeypatch.setattr(Check, "ask", lambda self: {"commit": "abc-dirty", "device": "cpu"})
     with pytest.raises(SystemExit, match="commit them first"):
         Check("cpu")
-    assert Check("cpu", small=True).folder.name == "abc-dirty_cpu_small"
 
 
 @pytest.mark.slow

@@ -142,7 +142,8 @@ def test_files_that_differ_from_the_commit_are_refused_before_anything_runs(proj
 def test_a_pilot_shows_what_claims_clear_and_records_nothing(project):
     said = tool.pilot(tool.Result("01_alpha", root=project.root), 2, float("inf"))
     assert "2 of 2 runs" in said
-    assert "0.60       0.60       0.60       0.00  [above 0.40, clear by 285.0 spreads]  x is large" in said
+    assert "x: 0.60 ± 0.00" in said
+    assert "x is large (expected above 0.40, recorded 0.60 to 0.60 in 2 runs): clear by 285.0 spreads" in said
     assert not (project.root / "book").exists()
 
 

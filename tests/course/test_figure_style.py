@@ -181,13 +181,12 @@ def test_a_chapter_draws_in_the_style():
 def test_a_notebook_gets_files_that_every_viewer_shows_and_the_book_gets_svg(tmp_path, wanted, form):
     import nbformat
 
-    from book.tools.execute import execute, kernel_environment
+    from book.tools.execute import execute
 
     source = "from vlmcourse import Chapter, plots\nChapter('00')\nplots.plt.subplots(figsize=(plots.NARROW, 3));"
     notebooks = [nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]) for _ in range(2)]
     for notebook in notebooks:
-        environment = {**kernel_environment(tmp_path), "VLMCOURSE_FIGURES": wanted}
-        execute(notebook, folder=tmp_path, environment=environment)
+        execute(notebook, folder=tmp_path, environment={"VLMCOURSE_FIGURES": wanted})
     first, second = ([output.data for output in nb.cells[0].outputs] for nb in notebooks)
     assert [sorted(data) for data in first] == [[form, "text/plain"]]
     assert first == second

@@ -17,6 +17,7 @@ import nbformat
 import pytest
 
 from book.tools import homework
+from book.tools.normalise import text_of
 
 PYTHON = os.environ.get("NBGRADER_PYTHON", sys.executable)
 MISSING = "NBGRADER_PYTHON" not in os.environ and importlib.util.find_spec("nbgrader") is None
@@ -57,8 +58,8 @@ def course(tmp_path_factory):
     source = (homework.SOURCES / "hw1.md").read_text(encoding="utf-8").partition("## 5. Experiment")[0]
     target = folder / "source" / "hw1" / "hw1.ipynb"
     target.parent.mkdir(parents=True)
-    target.write_text(homework.written(homework.instructor(source)), encoding="utf-8")
-    (folder / "nbgrader_config.py").write_text(homework.CONFIG, encoding="utf-8")
+    target.write_text(text_of(homework.instructor(source)), encoding="utf-8")
+    (folder / "nbgrader_config.py").write_text(homework.CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
     nbgrader(folder, "generate_assignment", "hw1", "--create")
     for name, work in STUDENTS.items():
         notebook = nbformat.read(folder / "release" / "hw1" / "hw1.ipynb", as_version=4)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from book.tools import homework, homework_reference
+from book.experiments import homework_reference
+from book.tools import homework
 from vlmcourse.homework import band, is_mine_normal, recorded, reference, stretches
 
 NAMES = [path.stem for path in sorted(homework.SOURCES.glob("hw*.md"))]
@@ -15,13 +16,13 @@ def only_what_is_recorded(request):
     if name not in reference._known():
         assert reference.NOTHING in reference.table(name)
         assert reference.NOTHING in is_mine_normal(name, {})
-        pytest.skip(f"not recorded yet: python -m book.tools.homework_reference {name}")
+        pytest.skip(f"not recorded yet: python -m book.experiments.homework_reference {name}")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_is_recorded_as_its_source_has_it(name):
     assert recorded(name)["experiment"] == homework_reference.experiment(name), (
-        f"run python -m book.tools.homework_reference {name}, and then python -m book.tools.homework"
+        f"run python -m book.experiments.homework_reference {name}, and then python -m book.tools.homework"
     )
     assert len(recorded(name)["runs"]) == len(recorded(name)["seeds"]) >= 3
 

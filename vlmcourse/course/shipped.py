@@ -23,7 +23,7 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
         FileNotFoundError: this installation has no weights file.
 
     Source:
-        Trained by ``book/tools/small_vlm.py``; slides S02 and S03.
+        Trained by ``book/experiments/small_vlm.py``; slides S02 and S03.
 
     >>> model, provenance = shipped_vlm()
     >>> model.tokenizer.decode(model.tokenizer.encode("a red star"))

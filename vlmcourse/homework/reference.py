@@ -1,6 +1,6 @@
 """Is mine normal? What the experiments of the assignments gave with the instructor's solutions, and how yours compares.
 
-The numbers are in ``reference.json``, written by ``python -m book.tools.homework_reference``, and never typed by hand.
+The numbers are in ``reference.json``, written by ``python -m book.experiments.homework_reference``, and never typed by hand.
 """
 
 import itertools

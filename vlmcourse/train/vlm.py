@@ -131,7 +131,7 @@ def small_encoder() -> ConvEncoder:
 def contrastive_encoder() -> ConvEncoder:
     """Return a :func:`small_encoder` trained without labels on single shapes in every colour; its weights are shipped.
 
-    ``python -m book.tools.small_vlm`` trains it anew; the file says with which settings, and when it did.
+    ``python -m book.experiments.small_vlm`` trains it anew; the file says with which settings, and when it did.
 
     >>> contrastive_encoder().embed_dim
     192

@@ -1,7 +1,7 @@
 """Record what the experiments of the assignments give with the instructor's solutions, over a few seeds.
 
-Usage: python -m book.tools.homework_reference [hw2 ...] [--seeds 3]  run them; write vlmcourse/homework/reference.json
-       python -m book.tools.homework_reference --check                only say which differ from the sources
+Usage: python -m book.experiments.homework_reference [hw2 ...] [--seeds 3]     run them, write reference.json
+       python -m book.experiments.homework_reference --check                   only say which differ from the sources
 
 Every code cell of the instructor's notebook runs, in its order and as a student would run it. Its experiment is a
 function `run(seed)`, which returns numbers and curves by name; that function runs once for each seed.
@@ -74,6 +74,7 @@ def _short(value: Any) -> Any:
 
 
 def main() -> int:
+    """Record, or only say what differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="hw2")
     parser.add_argument("--seeds", type=int, default=3)

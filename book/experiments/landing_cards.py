@@ -1,4 +1,4 @@
-"""Draw the cards of the landing page with the course's own code: python -m book.tools.landing, or make landing.
+"""Draw the cards of the landing page with the course's own code: make landing.
 
 A small drawing for each chapter goes into book/_static/landing. They are committed, so that a build draws nothing.
 """
@@ -29,14 +29,17 @@ INK = "#808080"  # on white and on black
 
 
 def photo() -> torch.Tensor:
+    """Return the photograph that several cards show."""
     return F.interpolate(load_dataset("photos").float()[:1], size=(224, 224), mode="area")
 
 
 def show(ax: Axes, image: torch.Tensor, extent: tuple[float, float, float, float], **options: Any) -> None:
+    """Draw an image where ``extent`` says."""
     ax.imshow(rearrange(image.clamp(0, 1), "c h w -> h w c"), extent=extent, aspect="auto", **options)
 
 
 def question(ax: Axes) -> None:
+    """Draw what chapter 1 is about: a picture and a question."""
     scene = scenes.captions(1, seed=11, image_size=96, noise=0)
     show(ax, scene.images[0], (1.2, 7.8, 1.7, 8.3), interpolation="nearest")
     bubble = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": BLUE, "linewidth": 2}
@@ -44,6 +47,7 @@ def question(ax: Axes) -> None:
 
 
 def image_to_vector(ax: Axes) -> None:
+    """Draw what chapter 2 is about: a picture becomes numbers."""
     scene = scenes.images(1, seed=5, image_size=96, noise=0).images[0]
     show(ax, scene, (1.8, 7.8, 2, 8), interpolation="nearest")
     ax.annotate("", (10.8, 5), (8.5, 5), arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 2})
@@ -51,6 +55,7 @@ def image_to_vector(ax: Axes) -> None:
 
 
 def no_labels(ax: Axes) -> None:
+    """Draw what chapter 3 is about: pairs on a circle."""
     angles = torch.linspace(0, 2 * torch.pi, 200)
     ax.plot(8 + 4 * angles.cos(), 5 + 4 * angles.sin(), color=INK)
     for start, color in zip((0.5, 2.1, 3.6, 5.3), (ORANGE, BLUE, GREEN, PURPLE), strict=True):
@@ -59,6 +64,7 @@ def no_labels(ax: Axes) -> None:
 
 
 def linear_map(ax: Axes) -> None:
+    """Draw what chapter 4 is about: a line between two classes."""
     for centre, color, marker in (((5, 3.6), BLUE, "o"), ((11, 6.4), ORANGE, "s")):
         x, y = (torch.randn(2, 22) * torch.tensor([[1.3], [1.0]]) + torch.tensor(centre)[:, None]).unbind()
         ax.plot(x, y.clamp(0.8, 9.2), marker, color=color, markersize=5, alpha=0.85)
@@ -66,6 +72,7 @@ def linear_map(ax: Axes) -> None:
 
 
 def time_axis(ax: Axes) -> None:
+    """Draw what chapter 5 is about: frames behind one another."""
     films = scenes.clips(40, seed=3, classes=["down right"], channels=3, noise=0)
     inside = ((films.positions[:, :1] >= 0) & (films.positions[:, :1] <= 3)).all(dim=(1, 2))
     clip = films.clips[inside][0]
@@ -76,6 +83,7 @@ def time_axis(ax: Axes) -> None:
 
 
 def locality(ax: Axes) -> None:
+    """Draw what chapter 6 is about: how far a convolution sees."""
     layers = [torch.nn.Conv2d(1 if k == 0 else 8, 8, 3, padding=1) for k in range(4)]
     field = receptive_field(torch.nn.Sequential(*layers), torch.randn(32, 1, 25, 25)).sqrt()
     ax.imshow(field, extent=(4, 12, 1, 9), cmap="magma", aspect="auto")
@@ -83,6 +91,7 @@ def locality(ax: Axes) -> None:
 
 
 def attention(ax: Axes) -> None:
+    """Draw what chapter 7 is about: where a patch looks."""
     image = photo()
     patches = patchify(image, patch_size=PATCH)
     tokens = patches - patches.mean(dim=(1, 2), keepdim=True)
@@ -94,6 +103,7 @@ def attention(ax: Axes) -> None:
 
 
 def patches(ax: Axes) -> None:
+    """Draw what chapter 8 is about: a picture cut into patches."""
     pieces = rearrange(patchify(photo(), patch_size=56), "1 n (h w c) -> n c h w", h=56, w=56)
     for n, piece in enumerate(pieces):
         row, column = divmod(n, 4)
@@ -102,6 +112,7 @@ def patches(ax: Axes) -> None:
 
 
 def next_word(ax: Axes) -> None:
+    """Draw what chapter 9 is about: the words that may come next."""
     model: VisionLanguageModel = shipped_vlm()[0]
     scene = scenes.captions(1, seed=3, only=[("red", "circle")])
     begun = f"{TEMPLATES['describe'][0]}{ENDING} a {scene.objects[0][0].size} red"
@@ -115,6 +126,7 @@ def next_word(ax: Axes) -> None:
 
 
 def answer(ax: Axes) -> None:
+    """Draw what chapter 10 is about: a picture and what a model says of it."""
     scene = scenes.captions(1, seed=11, image_size=96, noise=0)
     show(ax, scene.images[0], (5, 11, 3.4, 9.4), interpolation="nearest")
     ax.text(8, 1.6, f"“{scene.captions[0]}”", ha="center", va="center", fontsize=12, style="italic", color=INK)
@@ -126,6 +138,7 @@ DRAWINGS = (
 
 
 def main() -> None:
+    """Draw every card."""
     matplotlib.use("agg")
     FOLDER.mkdir(exist_ok=True)
     for chapter, draw in enumerate(DRAWINGS, start=1):

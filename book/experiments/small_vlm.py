@@ -1,4 +1,4 @@
-"""Train the two files in vlmcourse/weights anew: ``python -m book.tools.small_vlm --work FOLDER``.
+"""Train the two files in vlmcourse/weights anew: ``python -m book.experiments.small_vlm --work FOLDER``.
 
 Two encoders learn without labels from single shapes: a small one, which chapter 10 starts from, and a larger one.
 Around the larger one a small vision-language model is then built, in a world where each colour comes with two shapes.
@@ -51,6 +51,7 @@ def train_contrastively(encoder: ConvEncoder, work: Path, name: str) -> dict[str
 
 
 def main() -> None:
+    """Train what is not trained yet, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
