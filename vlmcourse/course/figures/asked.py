@@ -4,8 +4,6 @@ As in :mod:`~vlmcourse.course.figures.interactive`, colours come from the page's
 Without scripts, and on paper, the first question and its answer stand there.
 """
 
-import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
@@ -13,13 +11,12 @@ from itertools import groupby, zip_longest
 from torch import Tensor
 
 from vlmcourse._checks import check_rank
-from vlmcourse.course.figures.page import base64_of, filled, name_of
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.data.questions import ENDING
 from vlmcourse.models.vlm import Answer, VisionLanguageModel
 from vlmcourse.train.vlm import without_image
 
 MOST_PICTURES = 8  # so that a phone shows them in two rows
-RIGHT, WRONG = "Right, word for word.", "Wrong. The true answer is"
 
 
 @dataclass(frozen=True)
@@ -116,27 +113,17 @@ def ask_a_picture(
     (2, False)
     """
     _check(pictures, start)
-    answers = answers_of(model, pictures)
-    pixels = [base64_of(picture.image, "PNG", optimize=True) for picture in pictures]
-    content = {"answers": answers, "remarks": [picture.remark for picture in pictures], "verdicts": [RIGHT, WRONG]}
-    name = name_of("asked", json.dumps([content, pixels, source, start]))
-    picture, question = start
-    shown = answers[picture][question]
+    places = groupby(range(len(pictures)), key=lambda k: pictures[k].group)
+    content = {"answers": answers_of(model, pictures), "remarks": [picture.remark for picture in pictures]}
     return filled(
         "asked.html",
-        name=name,
-        pictures=_groups(name, pictures, pixels, picture),
-        questions="".join(
-            _radio(name, "question", k, k == question, f"<span>{html.escape(str(one['question']))}</span>")
-            for k, one in enumerate(answers[picture])
-        ),
-        shown=_img(pictures[picture].seen_as, pixels[picture], "shown"),
-        question=html.escape(str(shown["question"])),
-        words=_words(shown),
-        verdict=html.escape(_verdict(shown, pictures[picture].remark)),
-        is_right="right" if shown["right"] else "wrong",
-        source=html.escape(source),
-        content=json.dumps(content),
+        images=[
+            {"alt": picture.seen_as, "pixels": base64_of(picture.image, "PNG", optimize=True)} for picture in pictures
+        ],
+        groups=[(title, list(members)) for title, members in places],
+        start=start,
+        source=source,
+        content=content,
     )
 
 
@@ -150,43 +137,3 @@ def _check(pictures: Sequence[AskedPicture], start: tuple[int, int]) -> None:
         raise ValueError(f"every picture must have as many questions as the others, received {sorted(numbers)}")
     if not (0 <= start[0] < len(pictures) and 0 <= start[1] < max(numbers)):
         raise ValueError(f"start must name one of {len(pictures)} pictures and {max(numbers)} questions, got {start}")
-
-
-def _groups(name: str, pictures: Sequence[AskedPicture], pixels: Sequence[str], checked: int) -> str:
-    """Return one row of pictures for each heading, all of one radio group."""
-    rows = []
-    for title, members in groupby(range(len(pictures)), key=lambda k: pictures[k].group):
-        radios = (
-            _radio(name, "picture", k, k == checked, _img(pictures[k].seen_as, pixels[k], "thumb")) for k in members
-        )
-        rows.append(f"<p>{html.escape(title)}</p><div>{''.join(radios)}</div>")
-    return "".join(rows)
-
-
-def _radio(name: str, group: str, value: int, checked: bool, shown: str) -> str:
-    mark = " checked" * checked
-    return f'<label><input type="radio" name="{name}-{group}" value="{value}"{mark}>{shown}</label>'
-
-
-def _img(alt: str, content: str, kind: str) -> str:
-    # On the tag itself: the book's own rules for pictures, such as a white card in dark mode, are strong.
-    style = "padding: 0; border-radius: 0; background: none; image-rendering: pixelated"
-    return (
-        f'<img class="{kind}" alt="{html.escape(alt, quote=True)}" style="{style}" '
-        f'src="data:image/png;base64,{content}">'
-    )
-
-
-def _words(answer: dict[str, object]) -> str:
-    """Return the words of an answer, each above the probability it had; the script in the template writes the same."""
-    words, sure, wrong = answer["words"], answer["sure"], answer["wrong"]
-    assert isinstance(words, list) and isinstance(sure, list) and isinstance(wrong, list)  # noqa: PT018
-    return "".join(
-        f'<span class="{"off" if k in wrong else ""}"><b>{html.escape(word)}</b>'
-        f"<small>{html.escape(percent)}</small></span>"
-        for k, (word, percent) in enumerate(zip(words, sure, strict=True))
-    )
-
-
-def _verdict(answer: dict[str, object], remark: str) -> str:
-    return RIGHT if answer["right"] else f"{WRONG}: {answer['truth']}. {remark}".strip()
