@@ -33,11 +33,9 @@ def record_result(
     ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. The file is
     complete or absent: it is written beside its place and renamed.
 
-    Shapes:
-        One value for each seed. ``details`` are kept as they are and must be JSON: hyperparameters, curves.
-
-    Units:
-        ``unit`` says what a value counts, as in ``"accuracy, fraction"``; ``seconds`` is wall-clock for all seeds.
+    Options:
+        values, seeds: one of each a run. unit: what a value counts, as in ``"accuracy, fraction"``. seconds: wall-clock
+        for all seeds. details: whatever else is JSON, as hyperparameters and curves are.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -66,7 +64,6 @@ def record_result(
         "provenance": provenance(),
     }
     path = _root(root) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
@@ -74,8 +71,7 @@ def record_result(
 def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] | None:
     """Return a recorded result, or None where nothing has been measured yet.
 
-    Without ``root`` it is looked for where :func:`record_result` writes, and then among those that come with the
-    package, so that a chapter finds its recorded runs away from a checkout too.
+    Without ``root`` it is looked for where :func:`record_result` writes, then among those that come with the package.
 
     >>> load_result("never_measured", root=".") is None
     True
@@ -130,14 +126,10 @@ def _root(root: str | Path | None) -> Path:
 
 def _commit() -> str:
     """Name the commit of the code being run; a tree that differs from its commit says so."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(vlmcourse.__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return subprocess.check_output(
+            command, cwd=Path(vlmcourse.__file__).parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a checkout"
-    return described.stdout.strip()

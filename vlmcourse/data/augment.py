@@ -4,8 +4,6 @@ Each step comes in two parts: a plain function of the images and one parameter a
 ``rotate_shift_scale``, ``adjust_hue`` …) that computes what ``torchvision.transforms.v2.functional`` computes one
 image at a time, and a ``random_…`` function that draws the parameters as torchvision's transform of that name does.
 Departures are named where they happen.
-
-A chapter takes a step out by leaving it out: ``{k: step for k, step in SIMCLR_STEPS.items() if k != "crop"}``.
 """
 
 import math
@@ -89,8 +87,8 @@ def crop_resize(
 ) -> Tensor:
     """Cut one box a sample and resize it, as ``v2.functional.resized_crop`` with ``antialias=True``.
 
-    Shapes:
-        images ``(b, c, h, w)``; top, left, height, width ``(b,)`` whole pixels; result ``(b, c, *size)``.
+    Units:
+        top, left, height, width ``(b,)`` in whole pixels.
 
     >>> image = torch.arange(16.).view(1, 1, 4, 4)
     >>> one = torch.tensor([1])
@@ -309,11 +307,9 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 
     Colours that would not fit into [0, 1] lose contrast; nothing is clipped.
 
-    Shapes:
-        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)``.
-
     Units:
-        contrast: factor. place: for each channel, 0 for as dark as it can be to 1 for as bright as it can be.
+        matrix ``(b, 3, 3)``; contrast ``(b,)``, a factor; place ``(b, 3)``, for each channel from 0, as dark as it can
+        be, to 1, as bright as it can be.
     """
     turned = torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images)
     low, high = turned.amin((2, 3), keepdim=True), turned.amax((2, 3), keepdim=True)
@@ -331,14 +327,11 @@ def random_recolor(
 ) -> Tensor:
     """Turn or mirror the colour space of each image, scale its contrast, and move it to where it fits in [0, 1].
 
-    Any colour becomes any other; only outlines stay. There is no such transform in torchvision: it destroys colour as
-    a clue for generated scenes, whose colours are arbitrary. A turn alone would not do: it keeps how far the colours
-    lie from each other and from mid-grey, which is enough to tell one scene from hundreds.
+    Any colour becomes any other; only outlines stay. torchvision has no such transform: it destroys colour as a clue
+    for generated scenes, whose colours are arbitrary. A turn alone would keep how far colours lie from each other and
+    from mid-grey, which is enough to tell one scene from hundreds.
 
     The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R.
-
-    Units:
-        contrast: smallest and largest factor, in (0, 1].
 
     Source:
         Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050).
@@ -377,9 +370,6 @@ def two_views(
     images: Tensor, *, steps: Mapping[str, Step] = SIMCLR_STEPS, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return two independent random views of every image: what contrastive learning is to recognise as the same.
-
-    Shapes:
-        images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
 
     Options:
         steps: name → function of ``(images, generator=...)``, applied in turn; ``SIMCLR_STEPS`` for photographs,

@@ -478,9 +478,8 @@ def captions(
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
-    Every object is drawn uniformly and independently from the allowed combinations of colour, size, shape and
-    texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
-    to the corners. Objects never touch.
+    Every object is drawn uniformly and independently from the allowed combinations. One object goes to the left, right,
+    top, bottom or middle; two go to opposite sides; three or four to the corners. Objects never touch.
 
     Options:
         num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
@@ -625,12 +624,7 @@ def clips(
     * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
 
     The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
-    opposites: played backwards, a clip shows the same frames with the other label. With all eight directions a set
-    of frames does show the axis of motion, though not the sense.
-
-    Shapes:
-        clips ``(n, channels, num_frames, image_size, image_size)``, labels and sprites ``(n,)``, positions
-        ``(n, num_frames, 2)``.
+    opposites: played backwards, a clip has the other label. All eight directions differ in the axis, too.
 
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to

@@ -1,6 +1,5 @@
 """Ask a picture: a model's answers to questions about a few pictures, computed beforehand, for a page without a kernel.
 
-As in :mod:`~vlmcourse.course.figures.interactive`, colours come from the page's theme and names from the content.
 Without scripts, and on paper, the first question and its answer stand there.
 """
 
@@ -21,10 +20,7 @@ MOST_PICTURES = 8  # so that a phone shows them in two rows
 
 @dataclass(frozen=True)
 class AskedPicture:
-    """One picture with the questions that a reader may ask of it.
-
-    Shapes:
-        image ``(3, h, w)``, from 0 to 1.
+    """One picture ``(3, h, w)``, from 0 to 1, with the questions that a reader may ask of it.
 
     Options:
         seen_as: what the picture shows, for those who do not see it. group: the heading under which it stands. remark:
@@ -59,13 +55,11 @@ def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> 
         prompts = [prompt for prompt, _ in picture.questions]
         images = picture.image.expand(len(prompts), -1, -1, -1)
         said = model.generate(images.to(next(model.parameters()).device), prompt=prompts)
-        found.append([_judged(answer, truths) for (_, truths), answer in zip(picture.questions, said, strict=True)])
-        for one, prompt in zip(found[-1], prompts, strict=True):
-            one["question"] = without_image(prompt).removesuffix(ENDING)
+        found.append([_judged(*question, answer) for question, answer in zip(picture.questions, said, strict=True)])
     return found
 
 
-def _judged(answer: Answer, truths: Sequence[str]) -> dict[str, object]:
+def _judged(prompt: str, truths: Sequence[str], answer: Answer) -> dict[str, object]:
     """Compare an answer word by word with the true answer that is nearest to it."""
     mistakes = {
         truth: [k for k, (word, true) in enumerate(zip_longest(answer.words, truth.split())) if word != true]
@@ -74,6 +68,7 @@ def _judged(answer: Answer, truths: Sequence[str]) -> dict[str, object]:
     truth = min(truths, key=lambda truth: len(mistakes[truth]))
     chances = answer.probabilities[: len(answer.words)].tolist()
     return {
+        "question": without_image(prompt).removesuffix(ENDING),
         "words": list(answer.words),
         "sure": [_percent(chance) for chance in chances],
         "truth": truth,
@@ -91,14 +86,9 @@ def ask_a_picture(
 ) -> str:
     """Return HTML in which a reader picks a picture and a question, and sees what the model answered.
 
-    Every answer is computed here. Two radio groups, so it works with a mouse, a finger and the arrow keys.
-
     Options:
         source: a sentence that says where the answers come from. start: what is shown first, and on paper: the
         positions of a picture and of one of its questions.
-
-    Raises:
-        ValueError: not 1 to 8 pictures, unlike numbers of questions, or a start that is none of them.
 
     Source:
         Slides S02 and S05.

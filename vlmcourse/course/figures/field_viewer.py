@@ -23,9 +23,6 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
         as :func:`~vlmcourse.ops.convolution.receptive_field` measures it. The values of the three must be combined
         without a gap.
 
-    Raises:
-        ValueError: a combination that is missing, a map of another size than the image, or an empty one.
-
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.
 

@@ -1,6 +1,5 @@
 """Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel.
 
-As in :mod:`~vlmcourse.course.figures.interactive`, colours come from the page's theme and names from the content.
 Without scripts, and on paper, the first choice stands there as a table.
 """
 
@@ -66,18 +65,13 @@ def forced_word(
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
     The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple", one
-    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked. Two radio
-    groups, so it works with a mouse, a finger and the arrow keys.
-
-    Shapes:
-        1 to 8 pictures of one object each, with answers that describe it, as ``questions(..., kinds="describe")``
-        draws them.
+    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked.
 
     Options:
-        models: one to three, by the name that stands above their bars. usual: pairs of a colour and a shape, as
-        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which pictures of ``asked``; all of them if left out.
-        start: what is shown first, and on paper: a position in ``rows`` and a colour. Left out, it is the first picture
-        and the next colour in ``colors`` that does not usually come with the shape in it.
+        models: one to three, by the name that stands above their bars. asked: 1 to 8 pictures of one object each, from
+        ``questions(..., kinds="describe")``, or more, of which ``rows`` chooses. usual: pairs of a colour and a shape,
+        as :func:`~vlmcourse.train.vlm.pairings` returns them. start: what is shown first, and on paper: a position in
+        ``rows`` and a colour; left out, the first picture and the next colour that is not usual with its shape.
 
     Source:
         Slides S03 and S05.
@@ -100,10 +94,13 @@ def forced_word(
     picture, said = _checked_start(start, [asked.objects[row][0].color for row in rows], seen, colors, follows)
 
     prompts = [
-        [f"{asked.prompts[row]} {opening} {color}" for color in colors]
+        f"{asked.prompts[row]} {opening} {color}"
         for row, opening in zip(rows, openings, strict=True)
+        for color in colors
     ]
-    chances = [_chances(model, prompts, asked.images[list(rows)], shapes=shapes) for model in models.values()]
+    images = asked.images[rows].repeat_interleave(len(colors), dim=0)
+    found = [PARTS * shapes_after(model, prompts, images, shapes=shapes) for model in models.values()]
+    chances = [parts.round().int().unflatten(0, (len(rows), -1)).tolist() for parts in found]
     return filled(
         "forced_word.html",
         in_picture=COLORS[0],
@@ -117,16 +114,6 @@ def forced_word(
         start=(picture, said),
         content={"colors": colors, "openings": openings, "seen": seen, "usual": follows, "chances": chances},
     )
-
-
-def _chances(
-    model: VisionLanguageModel, prompts: Sequence[Sequence[str]], images: Tensor, *, shapes: Sequence[str]
-) -> list[list[list[int]]]:
-    """Return the numbers of :func:`shapes_after`, in parts, ``(pictures, colors, k + 1)``."""
-    across = len(prompts[0])
-    flat = [prompt for of_one in prompts for prompt in of_one]
-    found = shapes_after(model, flat, images.repeat_interleave(across, dim=0), shapes=shapes)
-    return (PARTS * found).round().int().unflatten(0, (-1, across)).tolist()
 
 
 def _reduced(image: Tensor) -> Tensor:

@@ -39,20 +39,15 @@ def attention_picture(
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
-    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade into the page.
-
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
         in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image without a class token.
 
-    Units:
-        image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
-
     Options:
-        names: what to call the layers, in place of their numbers; so one picture can show several networks.
-        layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
-        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
-        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
+        label: describes the picture in words to those who do not see it. names: what to call the layers, in place of
+        their numbers; so one picture can show several networks. layer, head, start: what is shown first, counted from
+        0, ``start`` as (row, column) of the patch that asks; left out, the last layer, the mean of its heads and the
+        middle. With neither layer nor head it is the head with the sharpest look, since a mean hides what each does.
 
     Source:
         Slides S23 and S24.
@@ -66,14 +61,16 @@ def attention_picture(
     _check_attention(image, weights, rows, columns)
     check_label(label, "picture")
     depth, heads = weights.shape[:2]
+    which = "Layer" if names is None else "Shown"
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
     top = FINE if weights.numel() <= MOST_BYTES else COARSE
     levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
     nothing_chosen = layer is None and head is None and heads > 1
     layer = depth - 1 if layer is None else layer
     row, column = (rows // 2, columns // 2) if start is None else start
-    if names is not None and len(names) != depth:
-        raise ValueError(f"names must be one for each of {depth} layers, received {list(names)}")
+    names = [str(k + 1) for k in range(depth)] if names is None else list(names)
+    if len(names) != depth:
+        raise ValueError(f"names must be one for each of {depth} layers, received {names}")
     _check_first(layer, head, (row, column), weights.shape, grid_size)
     if nothing_chosen:
         sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
@@ -86,8 +83,8 @@ def attention_picture(
         label=label,
         photo=base64_of(image.expand(3, -1, -1), "JPEG", quality=80),
         light=light,
-        which="Layer" if names is None else "Shown",
-        layers=list(range(1, depth + 1) if names is None else names),
+        which=which,
+        layers=names,
         layer=layer,
         head=-1 if head is None else head,  # the mean of all heads
         says=says,
@@ -222,17 +219,13 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Drag with a mouse or a finger, or move with the arrow keys. Letters stand outside for first views, inside for second
-    ones, so that views that meet hide no letter. Arrows point where gradient descent would move a view;
-    their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
-    NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
-
-    Shapes:
-        angles ``(2, n)``, the two views of 2 to 6 images.
+    Letters stand outside for first views, inside for second ones, so that views that meet hide no letter. Arrows point
+    where gradient descent would move a view; their length is the gradient times the temperature. A switch chooses
+    between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Units:
-        angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
-        ``label`` describes the picture in words to those who do not see it.
+        angles ``(2, n)``, the two views of 2 to 6 images, in radians, counted from the right against the clock.
+        temperature from 0.05 to 1, the slider's range.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.

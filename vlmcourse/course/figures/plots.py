@@ -154,8 +154,9 @@ def show_on_circle(
     if pairs:
         for one, other in zip(*points.chunk(2), strict=True):
             ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
-    rim = {"edgecolors": "gray", "linewidths": 0.4}  # since some colours are as pale as the page
-    ax.scatter(*points.T, s=26, c=colors.detach().cpu().numpy(), zorder=2, **rim)
+    x, y = points.T
+    # A grey rim, since some colours are as pale as the page.
+    ax.scatter(x, y, s=26, c=colors.detach().cpu().numpy(), edgecolors="gray", linewidths=0.4, zorder=2)
     ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal", title=title)
     ax.set_axis_off()
     return ax
