@@ -1,9 +1,9 @@
 """The library beside others, in one process and in turn: ``vlmcourse bench``.
 
 Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike. Reported are the median and the quartiles, the memory that PyTorch held beyond what it held
-before, the versions, and what the machine cannot go below: the longer of reading what must be read, and of the
-multiplications that must be made, at the rates that this machine showed in the same minute.
+hits all of them alike. Reported are median and quartiles, the memory that PyTorch held beyond what it held before, and
+what the machine cannot go below: the longer of reading what must be read, and of the multiplications that must be
+made, at the rates that this machine showed in the same minute.
 """
 
 import contextlib

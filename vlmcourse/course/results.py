@@ -30,8 +30,7 @@ def record_result(
 ) -> Path:
     """Write one measured quantity, all its seeds and its provenance to ``root/name.json``.
 
-    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. The file is
-    complete or absent: it is written beside its place and renamed.
+    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory.
 
     Options:
         values, seeds: one of each a run. unit: what a value counts, as in ``"accuracy, fraction"``. seconds: wall-clock
@@ -103,8 +102,6 @@ def provenance() -> dict[str, str]:
 
 def glue(name: str, value: Any) -> None:
     """Hand a value to the page, so that its prose can quote it as ``{glue:text}`` followed by the name.
-
-    The cell shows nothing for it. Format numbers where you measure them: ``glue("accuracy", f"{accuracy:.0%}")``.
 
     >>> glue("accuracy", "91 %")  # outside a notebook, what a page would be handed is printed
     {'application/papermill.record/text/plain': "'91 %'"}

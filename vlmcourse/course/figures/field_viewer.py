@@ -19,9 +19,8 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
     marks the theoretical field: all pixels that move the output at all.
 
     Shapes:
-        image ``(3, h, w)``, from 0 to 1. fields: for each combination of (layers, kernel, stride) a map ``(h, w)``,
-        as :func:`~vlmcourse.ops.convolution.receptive_field` measures it. The values of the three must be combined
-        without a gap.
+        image ``(3, h, w)``, from 0 to 1. fields: for every combination of (layers, kernel, stride) a map ``(h, w)``,
+        as :func:`~vlmcourse.ops.convolution.receptive_field` measures it.
 
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.

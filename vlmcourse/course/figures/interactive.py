@@ -147,11 +147,8 @@ def path_picture(
     What is computed stands on cards, the parts that compute it between them, with their numbers of weights. A feature
     map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
-    Shapes:
-        image ``(3, h, w)``, from 0 to 1.
-
     Options:
-        links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
+        image: ``(3, h, w)``, from 0 to 1. links: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
 
     Source:
         Slide S03.

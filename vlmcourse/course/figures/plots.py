@@ -1,7 +1,6 @@
 """Figures that more than one chapter needs. Every function draws into an Axes and returns it.
 
-They take their colours, widths and scales from :mod:`~vlmcourse.course.figures.style`, whose names are here too, so
-that a chapter needs ``plots`` alone. What a colour says is also said by a marker, a frame or a label.
+The names of :mod:`~vlmcourse.course.figures.style` are here too, so that a chapter needs ``plots`` alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -174,8 +173,8 @@ def show_attention(
 ) -> Axes:
     """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
 
-    The query's patch is framed and keeps its colours. Any other patch keeps its colours in proportion to its weight,
-    relative to the largest weight of that query, and fades to a pale grey copy of itself where the weight is small.
+    The query's patch is framed and keeps its colours. Any other keeps them in proportion to its weight, relative to the
+    largest of that query, and fades to a pale grey copy of itself where the weight is small.
 
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.

@@ -1,8 +1,8 @@
 """The look of every figure: two widths, one ink, and colours that mean the same in the whole book.
 
-``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. The rest is names to draw
-with: an encoder, a network or an input that has a colour in one chapter has it in all of them. What a colour says is
-also said by a marker, a frame or a label, for readers who cannot tell colours apart.
+``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. An encoder, a network or an
+input that has a colour in one chapter has it in all of them. What a colour says is also said by a marker, a frame or a
+label, for readers who cannot tell colours apart.
 """
 
 import os
