@@ -1,8 +1,7 @@
 """Questions about the drawn world, each with its one true answer: what a vision-language model learns from.
 
-A picture is drawn by :func:`vlmcourse.data.scenes.captions`, and a question is asked about the objects in it. Wherever
-the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right, above
-as below, one as two. A question about a colour or a shape points at the object by its place, never by another
+Where the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right,
+above as below, one as two. A question about a colour or a shape points at the object by its place, never by another
 attribute, so that the words of the question say nothing about the answer.
 """
 

@@ -317,9 +317,9 @@ def images(
     Each class occurs equally often, to within one. Two batches are independent when their seeds differ.
 
     Units:
-        radius: the smallest and largest radius, in half-widths of the image. offset: how far from the middle the shape
-        may lie, right or left and up or down, in half-widths; it never leaves the picture. rotation: the largest turn
-        either way, in radians. noise: standard deviation, with colours between 0 and 1.
+        radius: smallest and largest, in half-widths of the image. offset: how far from the middle the shape may lie, in
+        half-widths; it never leaves the picture. rotation: the largest turn either way, in radians. noise: standard
+        deviation, with colours between 0 and 1.
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
@@ -369,10 +369,7 @@ ATTRIBUTES = ("size", "texture", "color", "shape", "place")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a captioned picture, in words and in numbers.
-
-    Units:
-        x, y: its centre from -1 to 1, ``y`` up. radius: in half-widths of the image.
+    """One object of a captioned picture, in words and in numbers; lengths in half-widths of the image, ``y`` up.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> star.relation_to(SceneObject("blue", "large", "ring", "dots", "right", 0.5, 0.1, 0.4))
@@ -425,11 +422,10 @@ def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False
 
 
 def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterable[str] = ()) -> str:
-    """Say in one sentence what a picture holds; two objects are named with the relation between them.
+    """Say in one sentence, put in one of three ways, what a picture holds; two objects with the relation between them.
 
-    Options:
-        phrasing: which of the three ways of putting it. drop: attributes to leave out, from ``ATTRIBUTES``; a dropped
-        shape becomes "thing", and a dropped place also drops the relation.
+    ``drop`` are attributes to leave out, from ``ATTRIBUTES``; a dropped shape becomes "thing", and a dropped place also
+    drops the relation.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)

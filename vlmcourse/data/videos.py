@@ -66,9 +66,9 @@ def video_folder(
     Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
     ``split`` one level deeper, ``path/train/class/video.mp4``.
 
-    With the official lists, videos of one scene, filmed in one go, lie on one side; they look alike, and a random split
-    would report how well a network remembers rooms. The lists know no validation split, so it is cut from the training
-    list in the same way: of each class, the last sixth of the scenes.
+    The official lists put videos of one scene, filmed in one go, on one side; a random split would report how well a
+    network remembers rooms. The validation split is cut from the training list in the same way: of each class, the
+    last sixth of the scenes.
 
     From each video come ``num_frames`` frames, spread evenly over its seconds: upright, the middle square, resized. A
     video with fewer frames repeats some. Clips are kept decoded until a file is added, removed or changed. Decoding
