@@ -150,7 +150,7 @@ def test_nothing_is_fetched_and_names_are_escaped():
 def test_the_same_data_give_the_same_html_and_other_data_another_id():
     assert make() == make()
     names = {
-        re.search(r'id="(forced-\w+)"', text)[1] for text in (make(), make(rows=ROWS[:5]), make(start=(0, "cyan")))
+        re.search(r'id="(forced_word-\w+)"', text)[1] for text in (make(), make(rows=ROWS[:5]), make(start=(0, "cyan")))
     }
     assert len(names) == 3
 

@@ -361,7 +361,7 @@ def test_a_cpu_generator_gives_the_same_views_on_cuda(steps):
 
 FINE = torch.rand(2, 3, 8, 8)
 BAD = [
-    (two_views, FINE[0], {}, ValueError, r"images must have shape \(b, c, h, w\)"),
+    (two_views, FINE[0], {}, ValueError, r"images must have shape \(b c h w\)"),
     (two_views, FINE[:0], {}, ValueError, "no empty axis"),
     (two_views, (FINE * 255).byte(), {}, TypeError, r"received torch.uint8; try images.float\(\) / 255"),
     (two_views, FINE.numpy(), {}, TypeError, "received ndarray"),

@@ -1,9 +1,9 @@
 """The library beside others, in one process and in turn: ``vlmcourse bench``.
 
 Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike. Reported are the median and the quartiles, the memory that PyTorch held beyond what it held
-before, the versions, and what the machine cannot go below: the longer of reading what must be read, and of the
-multiplications that must be made, at the rates that this machine showed in the same minute.
+hits all of them alike. Reported are median and quartiles, the memory that PyTorch held beyond what it held before, and
+what the machine cannot go below: the longer of reading what must be read, and of the multiplications that must be
+made, at the rates that this machine showed in the same minute.
 """
 
 import contextlib
@@ -85,11 +85,11 @@ def wait_for(where: torch.device) -> None:
 def peak_memory(call: Call, where: torch.device) -> int:
     """Return the bytes that PyTorch held at most during a call, beyond those it held before."""
     if where.type == "cuda":
-        torch.cuda.synchronize(where)
+        wait_for(where)
         before = torch.cuda.memory_allocated(where)
         torch.cuda.reset_peak_memory_stats(where)
         call()
-        torch.cuda.synchronize(where)
+        wait_for(where)
         return torch.cuda.max_memory_allocated(where) - before
     with silent(), torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
@@ -104,14 +104,14 @@ def peak_memory(call: Call, where: torch.device) -> int:
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
     """Swallow what compiled code prints to standard error: the profiler says when it starts and stops."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def rates(at: Setting) -> dict[str, float]:
@@ -151,9 +151,6 @@ def run(
     """Run benches, print what each gave, and keep it in ``output``; return how many are left for another call.
 
     A bench that ``output`` holds is not run again, as long as machine, versions and commit are the same.
-
-    Raises:
-        ValueError: a bench that does not exist; fewer repeats than a median and quartiles need, unless ``small``.
     """
     unknown = set(names) - set(BENCHES)
     if unknown:
@@ -181,7 +178,6 @@ def run(
         report["benches"][name]["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if HAS_LOAD else None
         print(f"{name}: {as_text(report['benches'][name])}\n", flush=True)
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(report, indent=1, ensure_ascii=False)
             text = re.sub(r"\[[^\[\]{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list on a line
             write_whole(output, f"{text}\n".encode())
@@ -193,9 +189,11 @@ def kept_from(output: Path | None, report: dict[str, Any]) -> dict[str, Any]:
     if output is None or not output.is_file():
         return {}
     old = json.loads(output.read_text(encoding="utf-8"))
-    same = all(old[key] == report[key] for key in ("device", "small", "repeats"))
-    dates = {"date": ""}
-    return old["benches"] if same and {**old["provenance"], **dates} == {**report["provenance"], **dates} else {}
+
+    def circumstances(of: dict[str, Any]) -> list[Any]:
+        return [of["device"], of["small"], of["repeats"], {**of["provenance"], "date": ""}]
+
+    return old["benches"] if circumstances(old) == circumstances(report) else {}
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -209,8 +207,9 @@ def as_text(found: dict[str, Any]) -> str:
         label = f"{name} {one['version'] or ''}"
         lines.append(f"  {label:28} {1e3 * one['median']:>7.4g} ms {spread:>18} ms {ratio:>9} {memory:>10}")
     lines += [f"  {name:28} {why}" for name, why in found["absent"].items()]
-    least = limit(found["need"], found["rates"])
-    return "\n".join([*lines, *([] if least is None else [f"  {'not below':28} {1e3 * least:>7.4g} ms"])])
+    if least := limit(found["need"], found["rates"]):
+        lines.append(f"  {'not below':28} {1e3 * least:>7.4g} ms")
+    return "\n".join(lines)
 
 
 def version_of(contestant: str) -> str | None:

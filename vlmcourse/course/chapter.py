@@ -24,6 +24,10 @@ class ClaimError(AssertionError):
     """A claim did not hold, where that counts as a failure."""
 
 
+def _spread(runs: Sequence[float]) -> float:
+    return stdev(runs) if len(runs) > 1 else 0.0
+
+
 def show_number(value: float, unit: str = "", *, digits: int | None = None) -> str:
     """Return a number as the page shows it; fractions become percentages.
 
@@ -39,8 +43,7 @@ def show_number(value: float, unit: str = "", *, digits: int | None = None) -> s
 class Measurement:
     """One quantity: the value of the run here (None where this run did not measure it), and of all recorded runs.
 
-    Units:
-        ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
+    ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
 
     >>> accuracy = Measurement("probe", 0.97, (0.95, 0.99), unit="fraction")
     >>> str(accuracy), round(accuracy.mean, 2)
@@ -61,22 +64,20 @@ class Measurement:
     @property
     def spread(self) -> float:
         """The sample standard deviation of the recorded runs, zero where there are fewer than two."""
-        return stdev(self.recorded) if len(self.recorded) > 1 else 0.0
+        return _spread(self.recorded)
 
     def __str__(self) -> str:
         if len(self.recorded) < 2:
             return show_number(self.mean, self.unit, digits=self.digits)
-        factor, unit = (100, " %") if self.unit == "fraction" else (1, f" {self.unit}".rstrip())
-        digits = self.digits if self.digits is not None else 1 if self.unit == "fraction" else 2
-        return f"{factor * self.mean:.{digits}f} ± {factor * self.spread:.{digits}f}{unit}"
+        center, spread = (show_number(x, self.unit, digits=self.digits) for x in (self.mean, self.spread))
+        return f"{center.partition(' ')[0]} ± {spread}"
 
 
 @dataclass(frozen=True)
 class Claim:
     """A sentence with a number in it, the bounds it promises, and what was measured here and elsewhere.
 
-    All recorded runs must keep the bounds. A single run may miss them by three recorded spreads, since one draw in
-    many falls outside any range.
+    All recorded runs must keep the bounds. A single run may miss them by three recorded spreads.
 
     >>> claim = Claim("a probe beats pixels", slide="S09", value=0.9, recorded=(0.88, 0.92), above=0.5)
     >>> claim.held, round(claim.clearance)
@@ -95,13 +96,12 @@ class Claim:
 
     def keeps(self, value: float, *, slack: float = 0.0) -> bool:
         """Whether a value lies within the bounds, which are exclusive, or at most ``slack`` outside them."""
-        above_it = self.above is None or value > self.above - slack
-        return above_it and (self.below is None or value < self.below + slack)
+        low, high = self._bounds
+        return low - slack < value < high + slack
 
     @property
-    def spread(self) -> float:
-        """The sample standard deviation of the recorded runs."""
-        return stdev(self.recorded) if len(self.recorded) > 1 else 0.0
+    def _bounds(self) -> tuple[float, float]:
+        return -math.inf if self.above is None else self.above, math.inf if self.below is None else self.below
 
     @property
     def held_in_all_recorded(self) -> bool:
@@ -116,17 +116,16 @@ class Claim:
     @property
     def held(self) -> bool:
         """Whether the run here keeps the bounds, widened for a single run."""
-        return self.value is None or self.keeps(self.value, slack=SLACK * self.spread)
+        return self.value is None or self.keeps(self.value, slack=SLACK * _spread(self.recorded))
 
     @property
     def clearance(self) -> float:
         """By how many recorded spreads the recorded mean clears the nearer bound."""
         if not self.recorded:
             return math.nan
-        center = mean(self.recorded)
-        below = math.inf if self.below is None else self.below - center
-        distance = min(below, math.inf if self.above is None else center - self.above)
-        return distance / self.spread if self.spread else math.copysign(math.inf, distance)
+        (low, high), center, spread = self._bounds, mean(self.recorded), _spread(self.recorded)
+        distance = min(high - center, center - low)
+        return distance / spread if spread else math.copysign(math.inf, distance)
 
     @property
     def asked(self) -> str:
@@ -182,8 +181,8 @@ class Chapter:
     ) -> Measurement:
         """Note a number or a curve of this run, and return it beside the recorded ones.
 
-        The prose can quote a number as ``{glue:text}`` followed by the name (mean and spread of the recorded runs) or
-        by the name and "here" (this run). None stands for what only recorded runs measure.
+        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here" (this
+        run). None stands for what only recorded runs measure.
         """
         self._note(name, value)
         self._units[name] = unit

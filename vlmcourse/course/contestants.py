@@ -8,17 +8,19 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import vlmcourse
-from vlmcourse._checks import Backend
 from vlmcourse.models.language_model import LanguageModel
 from vlmcourse.models.vit import VisionTransformer
 from vlmcourse.ops.attention import MultiHeadSelfAttention
@@ -26,6 +28,7 @@ from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.ops.convolution import Conv3d
 
 Call = Callable[[], object]
+Maker = Callable[[], Any]  # imports what it needs, and returns a module, a function or a call
 T = TypeVar("T")
 
 
@@ -54,135 +57,101 @@ class Bench:
     """What is compared: makers by the contestants' names, ours first."""
 
     what: str
-    makers: Mapping[str, Callable[[], Call]]
+    makers: Mapping[str, Maker]
     aims: Mapping[str, float] = field(default_factory=dict)  # our time over theirs, at most
     read: Sequence[Tensor] = ()  # what has to be read at least once, whatever the program
 
+    def between(self, ours: str, aims: Mapping[str, float]) -> "Bench":
+        """Return the same bench of one of ours and those that it aims at."""
+        return replace(self, makers={name: self.makers[name] for name in (ours, *aims)}, aims=aims)
 
-def trained(at: Setting, make: Callable[[], Any], *inputs: Tensor) -> Callable[[], Call]:
-    """Return a maker of forward and backward of a module or function."""
 
-    def maker() -> Call:
+def theirs(name: str, *arguments: Any, **options: Any) -> Maker:
+    """Return a maker of another package's class, ``"package.module.Class"``, imported only when it is made."""
+    module, _, kind = name.rpartition(".")
+    return lambda: getattr(import_module(module), kind)(*arguments, **options)
+
+
+def prepared(at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward: bool = True) -> dict[str, Maker]:
+    """Return makers of calls of modules or functions: there and back, or only there."""
+
+    def maker(make: Maker) -> Call:
         made = make()
-        made = made.to(at.device).train() if isinstance(made, nn.Module) else made
+        made = made.to(at.device).train(backward) if isinstance(made, nn.Module) else made
 
         def call() -> None:
-            with at.precision():
+            with at.precision(), torch.inference_mode(not backward):
                 out = made(*inputs)
                 out = out[0] if isinstance(out, tuple) else out
-            (out if out.ndim == 0 else out.float().square().mean()).backward()
+            if backward:
+                (out if out.ndim == 0 else out.float().square().mean()).backward()
 
         return call
 
-    return maker
+    return {name: partial(maker, make) for name, make in makers.items()}
 
 
-def losses(at: Setting, n: int) -> tuple[str, Sequence[Tensor], dict[str, Callable[[], Call]]]:
-    """Return NT-Xent of n pairs as three packages write it."""
-    z1, z2 = at.random(n, 128), at.random(n, 128)
-
-    def lightly() -> Callable[[Tensor, Tensor], Tensor]:
-        from lightly.loss import NTXentLoss
-
-        return NTXentLoss(temperature=0.2)
+def losses(at: Setting, n: int) -> Bench:
+    """Compare NT-Xent of n pairs as three packages write it, forward and backward."""
+    views = at.random(n, 128), at.random(n, 128)
 
     def metric_learning() -> Callable[[Tensor, Tensor], Tensor]:
-        from pytorch_metric_learning.losses import NTXentLoss
-
-        own, labels = NTXentLoss(temperature=0.2), torch.arange(n, device=at.device).repeat(2)
+        own = theirs("pytorch_metric_learning.losses.NTXentLoss", temperature=0.2)()
+        labels = torch.arange(n, device=at.device).repeat(2)
         return lambda a, b: own(torch.cat([a, b]), labels)
 
-    makers = {"vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2), "lightly": lightly}
-    makers["pytorch-metric-learning"] = metric_learning
+    makers: dict[str, Maker] = {
+        "vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2),
+        "lightly": theirs("lightly.loss.NTXentLoss", temperature=0.2),
+        "pytorch-metric-learning": metric_learning,
+    }
     what = f"nt_xent_loss, {n} pairs of 128 numbers, there and back"
-    return what, (z1, z2), {name: trained(at, make, z1, z2) for name, make in makers.items()}
-
-
-def loss(at: Setting) -> Bench:
-    """Compare NT-Xent, forward and backward."""
-    what, views, makers = losses(at, at.size(cpu=512, cuda=4096, small=32))
-    return Bench(what, {name: makers[name] for name in ("vlmcourse", "lightly")}, {"lightly": 0.6}, views)
-
-
-def small_loss(at: Setting) -> Bench:
-    """Compare NT-Xent of few pairs, since the memory of one contestant grows with the cube of their number."""
-    what, views, makers = losses(at, at.size(cpu=64, cuda=64, small=8))
-    return Bench(what, makers, {}, views)
+    return Bench(what, prepared(at, makers, *views), read=views)
 
 
 def chunked_loss(at: Setting) -> Bench:
     """Compare the loss in chunks with the loss at once."""
     n, chunk = at.size(cpu=(1024, 128), cuda=(16_384, 1024), small=(32, 8))
-    z1, z2 = at.random(n, 128), at.random(n, 128)
+    views = at.random(n, 128), at.random(n, 128)
     sizes = {"vlmcourse in chunks": chunk, "vlmcourse at once": None}
-    makers = {
-        name: trained(at, partial(partial, nt_xent_loss, temperature=0.2, chunk_size=size), z1, z2)
-        for name, size in sizes.items()
-    }
-    return Bench(f"nt_xent_loss, {n} pairs, chunks of {chunk}", makers, {"vlmcourse at once": 1.3}, (z1, z2))
+    makers = {k: partial(partial, nt_xent_loss, temperature=0.2, chunk_size=size) for k, size in sizes.items()}
+    what = f"nt_xent_loss, {n} pairs, chunks of {chunk}"
+    return Bench(what, prepared(at, makers, *views), {"vlmcourse at once": 1.3}, views)
 
 
-def vits(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], nn.Module]]]:
+def vits(at: Setting) -> tuple[str, Tensor, dict[str, Maker]]:
     """Return one network as four packages write it."""
     image, patch, width, depth, heads = at.size(
         cpu=(32, 4, 192, 4, 3), cuda=(224, 16, 384, 12, 6), small=(8, 4, 8, 1, 2)
     )
     images = torch.rand(at.size(cpu=16, cuda=128, small=2), 3, image, image, device=at.device)
-    ours: dict[str, Any] = {"image_size": image, "patch_size": patch, "embed_dim": width, "depth": depth}
-
-    def timm() -> nn.Module:
-        from timm.models import VisionTransformer as Theirs
-
-        return Theirs(img_size=image, patch_size=patch, num_classes=10, embed_dim=width, depth=depth, num_heads=heads)
-
-    def torchvision() -> nn.Module:
-        from torchvision.models import VisionTransformer as Theirs
-
-        return Theirs(image, patch, depth, heads, width, 4 * width, num_classes=10)
-
-    def vit_pytorch() -> nn.Module:
-        from vit_pytorch import ViT
-
-        head = width // heads
-        return ViT(image_size=image, patch_size=patch, num_classes=10, dim=width, depth=depth, heads=heads,
-                   mlp_dim=4 * width, dim_head=head)  # fmt: skip
-
+    shared: dict[str, Any] = {"patch_size": patch, "num_classes": 10, "depth": depth}
+    sizes = {**shared, "embed_dim": width, "num_heads": heads}
+    their_sizes = {**shared, "dim": width, "heads": heads, "mlp_dim": 4 * width, "dim_head": width // heads}
+    torchvisions = (image, patch, depth, heads, width, 4 * width)
     what = f"ViT, {depth} layers of width {width}, {len(images)} images of {image} × {image}, patches of {patch}"
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "vlmcourse": partial(VisionTransformer, **ours, num_heads=heads, num_classes=10)
-    }
-    return what, images, {**makers, "timm": timm, "torchvision": torchvision, "vit-pytorch": vit_pytorch}
+    return (
+        what,
+        images,
+        {
+            "vlmcourse": partial(VisionTransformer, image_size=image, **sizes),
+            "timm": theirs("timm.models.VisionTransformer", img_size=image, **sizes),
+            "torchvision": theirs("torchvision.models.VisionTransformer", *torchvisions, num_classes=10),
+            "vit-pytorch": theirs("vit_pytorch.ViT", image_size=image, **their_sizes),
+        },
+    )
 
 
-def vit_step(at: Setting) -> Bench:
-    """Compare a training step of a Vision Transformer, without the optimizer."""
+def vit(at: Setting, doing: str, aim: float, *, backward: bool) -> Bench:
+    """Compare Vision Transformers: a training step without the optimizer, or one that only looks."""
     what, images, makers = vits(at)
-    made = {name: trained(at, make, images) for name, make in makers.items()}
-    aims = dict.fromkeys(("timm", "torchvision", "vit-pytorch"), 1.0)
-    return Bench(f"training step of a {what}", made, aims, (images, *makers["vlmcourse"]().parameters()))
+    aims = dict.fromkeys(("timm", "torchvision", "vit-pytorch"), aim)
+    read = (images, *makers["vlmcourse"]().parameters())
+    return Bench(f"{doing} of a {what}", prepared(at, makers, images, backward=backward), aims, read)
 
 
-def vit_inference(at: Setting) -> Bench:
-    """Compare a Vision Transformer that only looks."""
-    what, images, makers = vits(at)
-
-    def looking(make: Callable[[], nn.Module]) -> Call:
-        model = make().to(at.device).eval()
-
-        @torch.inference_mode()
-        def call() -> None:
-            with at.precision():
-                model(images)
-
-        return call
-
-    made = {name: partial(looking, make) for name, make in makers.items()}
-    aims = dict.fromkeys(("timm", "torchvision", "vit-pytorch"), 0.95)
-    return Bench(f"inference of a {what}", made, aims, (images, *makers["vlmcourse"]().parameters()))
-
-
-def attentions(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], Call]]]:
-    """Return multi-head attention as three programs compute it."""
+def attentions(at: Setting) -> Bench:
+    """Compare multi-head attention as three programs compute it."""
     b, n, d, heads = at.size(cpu=(16, 197, 192, 3), cuda=(128, 197, 768, 12), small=(2, 5, 8, 2))
     tokens = at.random(b, n, d)
 
@@ -190,34 +159,21 @@ def attentions(at: Setting) -> tuple[str, Tensor, dict[str, Callable[[], Call]]]
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(x, x, x, need_weights=False)[0]
 
-    makers: dict[str, Callable[[], nn.Module]] = {"torch": partial(Theirs, d, heads, batch_first=True)}
-    backends: tuple[Backend, ...] = ("fused", "einops")
-    makers |= {f"vlmcourse {k}": partial(MultiHeadSelfAttention, d, heads, backend=k) for k in backends}
+    makers: dict[str, Maker] = {"torch": partial(Theirs, d, heads, batch_first=True)}
+    for backend in ("fused", "einops"):
+        makers[f"vlmcourse {backend}"] = partial(MultiHeadSelfAttention, d, heads, backend=backend)
     what = f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back"
-    return what, tokens, {name: trained(at, make, tokens) for name, make in makers.items()}
-
-
-def attention(at: Setting) -> Bench:
-    """Compare the fused attention with PyTorch's module."""
-    what, tokens, makers = attentions(at)
-    return Bench(what, {name: makers[name] for name in ("vlmcourse fused", "torch")}, {"torch": 0.95}, (tokens,))
-
-
-def readable_attention(at: Setting) -> Bench:
-    """Compare the readable attention with the fused one."""
-    what, tokens, makers = attentions(at)
-    names = ("vlmcourse einops", "vlmcourse fused")
-    return Bench(what, {name: makers[name] for name in names}, {"vlmcourse fused": 1.1}, (tokens,))
+    return Bench(what, prepared(at, makers, tokens), read=(tokens,))
 
 
 def convolution(at: Setting) -> Bench:
     """Compare the readable 3D convolution with the fused one."""
     b, c_in, c_out, t, side = at.size(cpu=(8, 16, 32, 5, 20), cuda=(32, 64, 64, 16, 56), small=(1, 2, 3, 4, 5))
     clips = at.random(b, c_in, t, side, side)
-    backends: dict[str, Backend] = {"vlmcourse einops": "einops", "torch": "fused"}
-    makers = {n: trained(at, partial(Conv3d, c_in, c_out, 3, padding=1, backend=k), clips) for n, k in backends.items()}
-    return Bench(f"conv3d, {b} clips of {t} × {side} × {side}, {c_in} to {c_out} channels, there and back", makers,
-                 {"torch": 4.0}, (clips,))  # fmt: skip
+    backends: dict[str, Any] = {"vlmcourse einops": "einops", "torch": "fused"}
+    makers = {k: partial(Conv3d, c_in, c_out, 3, padding=1, backend=backend) for k, backend in backends.items()}
+    what = f"conv3d, {b} clips of {t} × {side} × {side}, {c_in} to {c_out} channels, there and back"
+    return Bench(what, prepared(at, makers, clips), {"torch": 4.0}, (clips,))
 
 
 def views(at: Setting) -> Bench:
@@ -242,11 +198,10 @@ def views(at: Setting) -> Bench:
         ])  # fmt: skip
         return lambda: [torch.stack([steps(image) for image in images]) for _ in range(2)]  # each its own draw
 
-    makers: dict[str, Callable[[], Call]] = {"vlmcourse": lambda: partial(vlmcourse.two_views, images)}
-    makers |= {"kornia": kornia, "torchvision": torchvision}
-    return Bench(
-        f"two_views of {len(images)} images of 32 × 32", makers, {"kornia": 0.5, "torchvision": 0.07}, (images,)
-    )
+    ours = partial(partial, vlmcourse.two_views, images)
+    makers: dict[str, Maker] = {"vlmcourse": ours, "kornia": kornia, "torchvision": torchvision}
+    what = f"two_views of {len(images)} images of 32 × 32"
+    return Bench(what, makers, {"kornia": 0.5, "torchvision": 0.07}, (images,))
 
 
 def probe(at: Setting) -> Bench:
@@ -257,24 +212,18 @@ def probe(at: Setting) -> Bench:
     x = torch.randn(10, d, generator=generator)[labels] + 4 * torch.randn(n, d, generator=generator)
     train, judge = slice(0, n // 2), slice(n // 2, n)
 
-    def sklearn() -> Call:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
+    def sklearn() -> None:
+        scale = StandardScaler().fit(x[train].double().numpy())
+        inputs, judged = scale.transform(x[train].double().numpy()), scale.transform(x[judge].double().numpy())
+        for penalty in vlmcourse.LinearProbe().penalties:
+            model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-7, max_iter=10_000)
+            model.fit(inputs, labels[train].numpy()).score(judged, labels[judge].numpy())
 
-        def call() -> None:
-            scale = StandardScaler().fit(x[train].double().numpy())
-            inputs, judged = scale.transform(x[train].double().numpy()), scale.transform(x[judge].double().numpy())
-            for penalty in vlmcourse.LinearProbe().penalties:
-                model = LogisticRegression(C=1 / (penalty * len(inputs)), tol=1e-7, max_iter=10_000)
-                model.fit(inputs, labels[train].numpy()).score(judged, labels[judge].numpy())
+    def ours() -> None:
+        vlmcourse.LinearProbe().fit(x[train], labels[train], x[judge], labels[judge])
 
-        return call
-
-    def ours() -> Call:
-        return lambda: vlmcourse.LinearProbe().fit(x[train], labels[train], x[judge], labels[judge])
-
-    return Bench(f"linear probe of {n // 2} vectors of {d} numbers on the CPU, five penalties",
-                 {"vlmcourse": ours, "scikit-learn": sklearn}, {"scikit-learn": 0.1}, (x,))  # fmt: skip
+    what = f"linear probe of {n // 2} vectors of {d} numbers on the CPU, five penalties"
+    return Bench(what, {"vlmcourse": lambda: ours, "scikit-learn": lambda: sklearn}, {"scikit-learn": 0.1}, (x,))
 
 
 def training(at: Setting) -> Bench:
@@ -307,7 +256,7 @@ def training(at: Setting) -> Bench:
             optimizer.step()
             schedule.step()
 
-    makers: dict[str, Callable[[], Call]] = {"vlmcourse fit": lambda: ours, "plain loop": lambda: plain}
+    makers: dict[str, Maker] = {"vlmcourse fit": lambda: ours, "plain loop": lambda: plain}
     return Bench(f"{steps} steps of a tiny network", makers, {"plain loop": 1.2}, (x,))
 
 
@@ -333,15 +282,13 @@ def generation(at: Setting) -> Bench:
     def transformers() -> Call:
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        config = GPT2Config(vocab_size=512, n_positions=16 + new, n_embd=width, n_layer=depth, n_head=4,
-                            bos_token_id=0, eos_token_id=0)  # fmt: skip
-        model: Any = GPT2LMHeadModel(config)
+        shape = {"n_positions": 16 + new, "n_embd": width, "n_layer": depth, "n_head": 4}
+        model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=512, bos_token_id=0, eos_token_id=0, **shape))
         model.to(at.device).eval()
         options: dict[str, Any] = {"do_sample": False, "min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
-        mask = torch.ones_like(ids)
-        return lambda: model.generate(ids, attention_mask=mask, **options)
+        return partial(model.generate, ids, attention_mask=torch.ones_like(ids), **options)
 
-    makers: dict[str, Callable[[], Call]] = {"vlmcourse with cache": partial(ours, True)}
+    makers: dict[str, Maker] = {"vlmcourse with cache": partial(ours, True)}
     makers |= {"vlmcourse without": partial(ours, False), "transformers": transformers}
     weights = LanguageModel(512, **sizes).parameters()
     return Bench(f"{new} words after 16, {b} texts, {depth} layers of width {width}", makers, {}, tuple(weights))
@@ -360,7 +307,18 @@ def importing(at: Setting) -> Bench:
 
 
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
-    made.__name__.replace("_", "-"): made
-    for made in (loss, small_loss, chunked_loss, vit_step, vit_inference, attention, readable_attention, convolution,
-                 views, probe, training, generation, importing)
-}  # fmt: skip
+    "loss": lambda at: losses(at, at.size(cpu=512, cuda=4096, small=32)).between("vlmcourse", {"lightly": 0.6}),
+    # Few pairs, since the memory of one contestant grows with the cube of their number.
+    "small-loss": lambda at: losses(at, at.size(cpu=64, cuda=64, small=8)),
+    "chunked-loss": chunked_loss,
+    "vit-step": lambda at: vit(at, "training step", 1.0, backward=True),
+    "vit-inference": lambda at: vit(at, "inference", 0.95, backward=False),
+    "attention": lambda at: attentions(at).between("vlmcourse fused", {"torch": 0.95}),
+    "readable-attention": lambda at: attentions(at).between("vlmcourse einops", {"vlmcourse fused": 1.1}),
+    "convolution": convolution,
+    "views": views,
+    "probe": probe,
+    "training": training,
+    "generation": generation,
+    "importing": importing,
+}

@@ -30,14 +30,11 @@ def record_result(
 ) -> Path:
     """Write one measured quantity, all its seeds and its provenance to ``root/name.json``.
 
-    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. The file is
-    complete or absent: it is written beside its place and renamed.
+    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory.
 
-    Shapes:
-        One value for each seed. ``details`` are kept as they are and must be JSON: hyperparameters, curves.
-
-    Units:
-        ``unit`` says what a value counts, as in ``"accuracy, fraction"``; ``seconds`` is wall-clock for all seeds.
+    Options:
+        values, seeds: one of each a run. unit: what a value counts, as in ``"accuracy, fraction"``. seconds: wall-clock
+        for all seeds. details: whatever else is JSON, as hyperparameters and curves are.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -66,7 +63,6 @@ def record_result(
         "provenance": provenance(),
     }
     path = _root(root) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
@@ -74,8 +70,7 @@ def record_result(
 def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] | None:
     """Return a recorded result, or None where nothing has been measured yet.
 
-    Without ``root`` it is looked for where :func:`record_result` writes, and then among those that come with the
-    package, so that a chapter finds its recorded runs away from a checkout too.
+    Without ``root`` it is looked for where :func:`record_result` writes, then among those that come with the package.
 
     >>> load_result("never_measured", root=".") is None
     True
@@ -108,8 +103,6 @@ def provenance() -> dict[str, str]:
 def glue(name: str, value: Any) -> None:
     """Hand a value to the page, so that its prose can quote it as ``{glue:text}`` followed by the name.
 
-    The cell shows nothing for it. Format numbers where you measure them: ``glue("accuracy", f"{accuracy:.0%}")``.
-
     >>> glue("accuracy", "91 %")  # outside a notebook, what a page would be handed is printed
     {'application/papermill.record/text/plain': "'91 %'"}
     """
@@ -130,14 +123,10 @@ def _root(root: str | Path | None) -> Path:
 
 def _commit() -> str:
     """Name the commit of the code being run; a tree that differs from its commit says so."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(vlmcourse.__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return subprocess.check_output(
+            command, cwd=Path(vlmcourse.__file__).parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a checkout"
-    return described.stdout.strip()

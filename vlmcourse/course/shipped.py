@@ -1,7 +1,7 @@
 """The small vision-language model that comes with the package, and how it knows that a picture is not of its world."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -18,9 +18,6 @@ WEIGHTS = ("weights", "small_vlm.safetensors")  # inside the package
 
 def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
     """Return the model that comes with the package, ready to answer, and its provenance.
-
-    Raises:
-        FileNotFoundError: this installation has no weights file.
 
     Source:
         Trained by ``book/experiments/small_vlm.py``; slides S02 and S03.
@@ -39,14 +36,9 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    A picture is summarised by the mean of each channel of the encoder's map. Over training pictures these numbers have
-    a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
-    which training pictures vary (Mahalanobis). Above ``threshold`` a picture is out of distribution.
-
-    A model's own confidence is about an answer, and changes with the question; this is about the picture alone.
-
-    Shapes:
-        mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.
+    A picture is summarised by the mean of each channel of the encoder's map. Its distance from training pictures is
+    measured in standard deviations, along the directions in which they vary (Mahalanobis). Above ``threshold`` a
+    picture is out of distribution. A model's own confidence is about an answer; this is about the picture alone.
 
     Source:
         Lee et al. 2018, section 2 (arXiv 1807.03888), here without classes. Slide S05, whose pictures are outside.
@@ -71,8 +63,7 @@ class Familiarity:
     ) -> "Familiarity":
         """Learn what is usual from ``images``, and set the threshold so that the share ``accept`` of others is inside.
 
-        Shapes:
-            images ``(b, 3, h, w)``, b above the number of channels; held_back ``(m, 3, h, w)``, of the same world.
+        Others are ``held_back``, of the same world. There must be more images than the encoder has channels.
         """
         features = _summary(model, images).double()
         if not 0 < accept < 1:
@@ -84,8 +75,7 @@ class Familiarity:
         covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
         values, directions = torch.linalg.eigh(covariance)
         world = cls(features.mean(0).float(), (directions / values.sqrt()).float(), 0.0)
-        threshold = float(world.distance(model, held_back).quantile(accept))
-        return cls(world.mean, world.whitening, threshold)
+        return replace(world, threshold=float(world.distance(model, held_back).quantile(accept)))
 
     def distance(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
         """Return how far each picture is, in standard deviations: ``(b, 3, h, w)`` → ``(b,)``."""

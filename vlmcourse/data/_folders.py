@@ -132,14 +132,17 @@ class Decoded:
     def report(self, on_error: str) -> None:
         """Say what could not be decoded, as an error or as a warning, and what was noted."""
         if self.broken:
-            some = "; ".join(f"{name} ({reason})" for name, reason in list(self.broken.items())[:_FEW])
-            message = f"{len(self.broken)} files cannot be decoded: {some}{' …' if len(self.broken) > _FEW else ''}"
+            some = _first_of([f"{name} ({reason})" for name, reason in self.broken.items()], "; ")
+            message = f"{len(self.broken)} files cannot be decoded: {some}"
             if on_error == "raise" or not len(self.rows):
                 raise ValueError(f"{message}. Repair or remove them, or set on_error='skip'")
             warnings.warn(f"skipped: {message}", stacklevel=4)
         for note, names in self.notes.items():
-            some = ", ".join(names[:_FEW]) + (" …" if len(names) > _FEW else "")
-            warnings.warn(f"{note} ({len(names)} files: {some})", stacklevel=4)
+            warnings.warn(f"{note} ({len(names)} files: {_first_of(names, ', ')})", stacklevel=4)
+
+
+def _first_of(names: list[str], separator: str) -> str:
+    return separator.join(names[:_FEW]) + (" …" if len(names) > _FEW else "")
 
 
 def check_on_error(on_error: str) -> None:
@@ -167,8 +170,7 @@ def decode_once(
     key = hashlib.sha256(json.dumps([_VERSION, asked, stats]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.safetensors"
     if kept := load_decoded(cache):
-        tensors, rows, about = kept
-        decoded = Decoded(tensors, rows, about["broken"], about["notes"])
+        decoded = Decoded(*kept[:2], kept[2]["broken"], kept[2]["notes"])
     else:
         decoded = _decode(path, files, read)
         if len(decoded.rows):
@@ -200,9 +202,9 @@ def _decode(path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tens
             if not rows:
                 tensors, first = tensor.new_empty(len(files), *tensor.shape), name
             if tensor.shape != tensors.shape[1:]:
-                (h1, w1), (h2, w2) = tensors.shape[-2:], tensor.shape[-2:]
+                ours, its = (" × ".join(map(str, sizes[-2:])) for sizes in (tensors.shape, tensor.shape))
                 raise ValueError(
-                    f"pictures must have one size, but {first} has {h1} × {w1} pixels and {name} has {h2} × {w2}; "
+                    f"pictures must have one size, but {first} has {ours} pixels and {name} has {its}; "
                     "set image_size to cut and resize them"
                 )
             tensors[len(rows)] = tensor

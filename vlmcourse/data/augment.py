@@ -4,8 +4,6 @@ Each step comes in two parts: a plain function of the images and one parameter a
 ``rotate_shift_scale``, ``adjust_hue`` …) that computes what ``torchvision.transforms.v2.functional`` computes one
 image at a time, and a ``random_…`` function that draws the parameters as torchvision's transform of that name does.
 Departures are named where they happen.
-
-A chapter takes a step out by leaving it out: ``{k: step for k, step in SIMCLR_STEPS.items() if k != "crop"}``.
 """
 
 import math
@@ -17,20 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from vlmcourse._checks import check_int, check_number, check_range
+from vlmcourse._checks import as_pair, check_floating, check_number, check_range
 from vlmcourse._precision import without_autocast
 
 Step = Callable[..., Tensor]
 
 
 def _check_images(images: Tensor, *, channels: tuple[int, ...] | None = None, in_unit_range: bool = False) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch.Tensor (b, c, h, w), received {type(images).__name__}")
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating point in [0, 1], received {images.dtype}; try images.float() / 255")
-    if images.ndim != 4 or images.numel() == 0:
-        received = tuple(images.shape)
-        raise ValueError(f"images must have shape (b, c, h, w) with no empty axis, received {received}")
+    check_floating("images", images, "b c h w")
     if channels and images.shape[1] not in channels:
         expected = " or ".join(map(str, channels))
         raise ValueError(f"images must have {expected} channels for this step, received {images.shape[1]}")
@@ -42,10 +34,14 @@ def _check_images(images: Tensor, *, channels: tuple[int, ...] | None = None, in
             )
 
 
+def _where(images: Tensor, generator: Generator | None) -> torch.device:
+    """Return where to draw: where the generator lives."""
+    return images.device if generator is None else generator.device
+
+
 def _uniform(images: Tensor, low: float, high: float, generator: Generator | None, *shape: int) -> Tensor:
-    """Draw one number a sample (or ``shape`` of them) where the generator lives, for where the images live."""
-    where = generator.device if generator is not None else images.device
-    draw = torch.rand(len(images), *shape, generator=generator, device=where)
+    """Draw one number a sample, or ``shape`` of them."""
+    draw = torch.rand(len(images), *shape, generator=generator, device=_where(images, generator))
     return low + (high - low) * draw.to(images.device)
 
 
@@ -60,9 +56,9 @@ def _each(parameter: Tensor) -> Tensor:
     return parameter[:, None, None, None]
 
 
-def _where_chosen(chosen: Tensor, changed: Tensor, images: Tensor) -> Tensor:
-    """Return the changed image where a sample is chosen, else the image as it came; in the type in which it came."""
-    return torch.where(_each(chosen), changed.to(images.dtype), images)
+def _some(images: Tensor, changed: Tensor, p: float, generator: Generator | None) -> Tensor:
+    """Return for each sample, with probability ``p``, the changed image, else the image as it came, in its type."""
+    return torch.where(_each(_chosen(images, p, generator)), changed.to(images.dtype), images)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -91,8 +87,8 @@ def crop_resize(
 ) -> Tensor:
     """Cut one box a sample and resize it, as ``v2.functional.resized_crop`` with ``antialias=True``.
 
-    Shapes:
-        images ``(b, c, h, w)``; top, left, height, width ``(b,)`` whole pixels; result ``(b, c, *size)``.
+    Units:
+        top, left, height, width ``(b,)`` in whole pixels.
 
     >>> image = torch.arange(16.).view(1, 1, 4, 4)
     >>> one = torch.tensor([1])
@@ -106,7 +102,7 @@ def crop_resize(
 
 def _draw_boxes(
     images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator | None, tries: int = 10
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return top, left, height, width of a box a sample: the first of ten that fits, else the largest in the middle."""
     full_h, full_w = images.shape[2:]
     area = full_h * full_w * _uniform(images, *scale, generator, tries)
@@ -118,15 +114,11 @@ def _draw_boxes(
     top = (_uniform(images, 0, 1, generator) * (full_h - height + 1)).floor()
     left = (_uniform(images, 0, 1, generator) * (full_w - width + 1)).floor()
 
-    fallback_ratio = min(max(full_w / full_h, ratio[0]), ratio[1])
-    fallback_w = min(full_w, max(1, round(full_h * fallback_ratio)))
-    fallback_h = min(full_h, max(1, round(full_w / fallback_ratio)))
-    middle = ((full_h - fallback_h) // 2, (full_w - fallback_w) // 2, fallback_h, fallback_w)
-    found = fits.any(1)
-    top, left, height, width = (
-        torch.where(found, drawn, other) for drawn, other in zip((top, left, height, width), middle, strict=True)
-    )
-    return top, left, height, width
+    largest = min(max(full_w / full_h, ratio[0]), ratio[1])  # the ratio of the largest box
+    w, h = min(full_w, max(1, round(full_h * largest))), min(full_h, max(1, round(full_w / largest)))
+    middle = torch.tensor([(full_h - h) // 2, (full_w - w) // 2, h, w]).to(top)
+    boxes = torch.stack([top, left, height, width], 1)
+    return torch.where(fits.any(1, keepdim=True), boxes, middle).unbind(1)
 
 
 def random_resized_crop(
@@ -139,11 +131,10 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a random box from each image and resize it to ``size`` (the images' own if left out).
 
+    As ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, in distribution.
+
     Units:
         scale: part of the image's area. ratio: width over height of the box.
-
-    Source:
-        ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, the same in distribution.
 
     >>> random_resized_crop(torch.rand(3, 1, 8, 6), size=4).shape
     torch.Size([3, 1, 4, 4])
@@ -151,25 +142,18 @@ def random_resized_crop(
     _check_images(images)
     check_range("scale", scale, low=1e-6, high=1.0)
     check_range("ratio", ratio, low=1e-3, high=1e3)
-    new = tuple(images.shape[2:]) if size is None else size if isinstance(size, Sequence) else (size, size)
-    if len(new) != 2:
-        raise TypeError(f"size must be an integer or a pair (height, width), received {size!r}")
-    for side in new:
-        check_int("size", side, minimum=1)
-    return crop_resize(images, *_draw_boxes(images, scale, ratio, generator), size=(new[0], new[1]))
+    new = as_pair("size", tuple(images.shape[2:]) if size is None else size)
+    return crop_resize(images, *_draw_boxes(images, scale, ratio, generator), size=new)
 
 
 def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generator | None = None) -> Tensor:
-    """Mirror each image, left for right, with probability ``p``.
-
-    Source:
-        ``torchvision.transforms.v2.RandomHorizontalFlip``.
+    """Mirror each image, left for right, with probability ``p``, as ``v2.RandomHorizontalFlip``.
 
     >>> random_horizontal_flip(torch.tensor([[[[1.0, 2.0]]]]), p=1.0)
     tensor([[[[2., 1.]]]])
     """
     _check_images(images)
-    return _where_chosen(_chosen(images, p, generator), images.flip(-1), images)
+    return _some(images, images.flip(-1), p, generator)
 
 
 @without_autocast
@@ -179,11 +163,8 @@ def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tenso
     Departure: what comes in from outside repeats the edge, where torchvision fills with a constant. A black corner
     would tell the network the angle.
 
-    Shapes:
-        images ``(b, c, h, w)``; angle, right, down, scale ``(b,)``.
-
     Units:
-        angle: degrees, clockwise. right, down: pixels.
+        ``(b,)`` each: angle in degrees, clockwise; right and down in pixels.
     """
     height, width = images.shape[2:]
     cos, sin = torch.deg2rad(angle).cos() / scale, torch.deg2rad(angle).sin() / scale
@@ -209,12 +190,10 @@ def random_affine(
 ) -> Tensor:
     """Turn each image by up to ``degrees`` either way, shift it by whole pixels, scale it.
 
+    As ``v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where torchvision turns them black.
+
     Units:
         degrees: up to 180. translate: largest shift right and down, as a part of width and height.
-
-    Source:
-        ``torchvision.transforms.v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where
-        torchvision turns them black.
 
     >>> random_affine(torch.rand(3, 1, 8, 6), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.2)).shape
     torch.Size([3, 1, 8, 6])
@@ -288,12 +267,11 @@ def random_color_jitter(
 ) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image, in an order drawn for each.
 
+    As ``v2.ColorJitter`` inside ``v2.RandomApply(p=p)``, in distribution.
+
     Units:
         brightness, contrast, saturation: factors from ``1 - value`` (at least 0) to ``1 + value``. hue: up to this part
         of the colour wheel either way, at most 0.5. p: probability that an image is changed at all.
-
-    Source:
-        ``torchvision.transforms.v2.ColorJitter`` inside ``v2.RandomApply(p=p)``, the same in distribution.
 
     >>> random_color_jitter(torch.full((2, 3, 1, 1), 0.25), brightness=0.5).shape
     torch.Size([2, 3, 1, 1])
@@ -318,13 +296,9 @@ def random_color_jitter(
 
 
 def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | None = None) -> Tensor:
-    """Take the colour from each image with probability ``p``; three equal channels remain.
-
-    Source:
-        ``torchvision.transforms.v2.RandomGrayscale``.
-    """
+    """Take the colour from each image with probability ``p``, as ``v2.RandomGrayscale``; the channels remain, equal."""
     _check_images(images, channels=(1, 3))
-    return _where_chosen(_chosen(images, p, generator), _luma(images).expand_as(images), images)
+    return _some(images, _luma(images).expand_as(images), p, generator)
 
 
 @without_autocast
@@ -333,11 +307,9 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 
     Colours that would not fit into [0, 1] lose contrast; nothing is clipped.
 
-    Shapes:
-        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)``.
-
     Units:
-        contrast: factor. place: for each channel, 0 for as dark as it can be to 1 for as bright as it can be.
+        matrix ``(b, 3, 3)``; contrast ``(b,)``, a factor; place ``(b, 3)``, for each channel from 0, as dark as it can
+        be, to 1, as bright as it can be.
     """
     turned = torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images)
     low, high = turned.amin((2, 3), keepdim=True), turned.amax((2, 3), keepdim=True)
@@ -355,14 +327,11 @@ def random_recolor(
 ) -> Tensor:
     """Turn or mirror the colour space of each image, scale its contrast, and move it to where it fits in [0, 1].
 
-    Any colour becomes any other; only outlines stay. There is no such transform in torchvision: it destroys colour as
-    a clue for generated scenes, whose colours are arbitrary. A turn alone would not do: it keeps how far the colours
-    lie from each other and from mid-grey, which is enough to tell one scene from hundreds.
+    Any colour becomes any other; only outlines stay. torchvision has no such transform: it destroys colour as a clue
+    for generated scenes, whose colours are arbitrary. A turn alone would keep how far colours lie from each other and
+    from mid-grey, which is enough to tell one scene from hundreds.
 
     The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R.
-
-    Units:
-        contrast: smallest and largest factor, in (0, 1].
 
     Source:
         Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050).
@@ -373,12 +342,11 @@ def random_recolor(
     """
     _check_images(images, channels=(3,), in_unit_range=True)
     check_range("contrast", contrast, low=1e-3, high=1.0)
-    where = generator.device if generator is not None else images.device
-    # On the CPU, since not every device factorises matrices.
-    q, r = torch.linalg.qr(torch.randn(len(images), 3, 3, generator=generator, device=where).cpu())
+    gaussian = torch.randn(len(images), 3, 3, generator=generator, device=_where(images, generator))
+    q, r = torch.linalg.qr(gaussian.cpu())  # not every device factorises matrices
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
     factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
-    return _where_chosen(_chosen(images, p, generator), recolor(images, matrix, factor, place), images)
+    return _some(images, recolor(images, matrix, factor, place), p, generator)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -403,16 +371,10 @@ def two_views(
 ) -> tuple[Tensor, Tensor]:
     """Return two independent random views of every image: what contrastive learning is to recognise as the same.
 
-    Shapes:
-        images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
-
     Options:
         steps: name → function of ``(images, generator=...)``, applied in turn; ``SIMCLR_STEPS`` for photographs,
         ``SCENE_STEPS`` for generated scenes. generator: draws the parameters; the global one of the images' device if
         left out. A CPU generator gives the same views on every device, to rounding.
-
-    Raises:
-        TypeError: for images that are not floating point. ValueError: for a wrong shape or values outside [0, 1].
 
     Source:
         Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning", 2020 (arXiv 2002.05709);

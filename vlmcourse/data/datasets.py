@@ -43,8 +43,7 @@ class ImageDataset:
         images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``; -1 where unlabelled.
 
     ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images
-    as float32 in [0, 1] and the labels, on the device where the dataset lives. ``name`` is the label under which
-    results from this data are reported.
+    as float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
 
     >>> data = ImageDataset(torch.full((5, 3, 2, 2), 255, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "white")
     >>> images, labels = data[torch.tensor([4, 2])]
@@ -73,7 +72,7 @@ class ImageDataset:
         return as_unit_range(self.images[index]), self.labels[index]
 
     def float(self) -> Tensor:
-        """Return all images as float32 in [0, 1], ``(n, c, h, w)``."""
+        """Return all images as float32 in [0, 1]."""
         return as_unit_range(self.images)
 
     def subset(self, index: Any) -> "ImageDataset":
@@ -105,16 +104,19 @@ def _digits(root: Path, split: str) -> ImageDataset:
 
     bunch = load_digits()
     images = _to_uint8(torch.from_numpy(bunch.images).float()[:, None] / 16)
-    labels = torch.from_numpy(bunch.target).long()
+    data = ImageDataset(images, torch.from_numpy(bunch.target).long(), tuple("0123456789"), "digits", split)
     generator = torch.Generator().manual_seed(0)
     chosen = []
-    for digit in range(10):
-        members = (labels == digit).nonzero().flatten()
+    for members in _members_by_class(data.labels):
         members = members[torch.randperm(len(members), generator=generator)]
         bounds = [round(len(members) * part) for part in (0.6, 0.8)]
         chosen.append(members.tensor_split(bounds)[SPLITS.index(split)])
-    index = torch.cat(chosen).sort().values
-    return ImageDataset(images[index], labels[index], tuple("0123456789"), "digits", split)
+    return data.subset(torch.cat(chosen).sort().values)
+
+
+def _members_by_class(labels: Tensor) -> list[Tensor]:
+    """Return the positions of the members of each class, in order."""
+    return [(labels == k).nonzero().flatten() for k in range(int(labels.max()) + 1)]
 
 
 def _photos(root: Path, split: str) -> ImageDataset:
@@ -175,10 +177,10 @@ def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, 
 
 def _cifar10(root: Path, split: str) -> ImageDataset:
     """Load CIFAR-10 (Krizhevsky 2009), 32 × 32 in ten classes. The last 5,000 training images are for validation."""
-    images, labels, class_names = _from_archive("cifar10", root, "test" if split == "test" else "train")
-    held_out = len(images) // 10
-    rows = {"train": slice(None, -held_out), "validation": slice(-held_out, None), "test": slice(None)}[split]
-    return ImageDataset(images[rows], labels[rows], class_names, "CIFAR-10", split)
+    part = "test" if split == "test" else "train"
+    data = ImageDataset(*_from_archive("cifar10", root, part), "CIFAR-10", split)
+    held_out = len(data) // 10
+    return data.subset({"train": slice(-held_out), "validation": slice(-held_out, None), "test": slice(None)}[split])
 
 
 def _stl10(root: Path, split: str) -> ImageDataset:
@@ -187,15 +189,13 @@ def _stl10(root: Path, split: str) -> ImageDataset:
     The last tenth of each class of the training images is the validation split.
     """
     part = "train" if split == "validation" else split
-    images, labels, class_names = _from_archive("stl10", root, part)
-    if part == "train":
-        held_out = torch.zeros(len(images), dtype=torch.bool)
-        for k in range(len(class_names)):
-            members = (labels == k).nonzero().flatten()
-            held_out[members[len(members) - len(members) // 10 :]] = True
-        rows = held_out if split == "validation" else ~held_out
-        images, labels = images[rows], labels[rows]
-    return ImageDataset(images, labels, class_names, "STL-10", split)
+    data = ImageDataset(*_from_archive("stl10", root, part), "STL-10", split)
+    if part != "train":
+        return data
+    held_out = torch.zeros(len(data), dtype=torch.bool)
+    for members in _members_by_class(data.labels):
+        held_out[members[len(members) - len(members) // 10 :]] = True
+    return data.subset(held_out if split == "validation" else ~held_out)
 
 
 _LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {
@@ -225,7 +225,6 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
         ``unlabeled``; fixed once, so that every reader chooses and reports on the same.
 
     Raises:
-        ValueError: for an unknown name or split; the message lists the known ones.
         DownloadError: where a download fails, with the step that remains to do by hand.
 
     >>> load_dataset("digits", split="test").images.shape
@@ -257,11 +256,8 @@ def image_folder(
     """Read pictures from a folder with one subfolder a class, ``path/class/picture.jpg``.
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
-    ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
-    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed.
-
-    Shapes:
-        images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
+    ``val``, ``test`` …), and all splits number them alike, by name. Pictures are turned upright, made eight-bit RGB,
+    on black where they are transparent, and kept decoded until a file is added, removed or changed.
 
     Options:
         image_size: cut the middle square of every picture and resize it; left out, all must have one size. on_error:
@@ -269,8 +265,7 @@ def image_folder(
         results, the folder's own if left out. root: where the decoded copy is kept, as for :func:`load_dataset`.
 
     Raises:
-        ValueError: a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded. PNG, JPEG,
-            GIF, WebP, BMP, TIFF and PPM can, what phones save as HEIC cannot.
+        ValueError: files that cannot be decoded. PNG, JPEG, GIF, WebP, BMP, TIFF and PPM can, HEIC of phones cannot.
 
     >>> import tempfile
     >>> from PIL import Image

@@ -44,8 +44,13 @@ class Archive:
 
     @property
     def filename(self) -> str:
-        """Return the last part of the address."""
+        """The last part of the address."""
         return Path(urlsplit(self.url).path).name
+
+    @property
+    def host(self) -> str:
+        """Who has it."""
+        return urlsplit(self.url).netloc
 
     def is_at(self, path: Path) -> bool:
         """Say whether ``path`` holds exactly this file."""
@@ -77,9 +82,6 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts:
 
     Units:
         timeout: seconds of silence after which a connection counts as broken. pause: seconds before the second attempt.
-
-    Raises:
-        DownloadError: with the reason and the manual step, for everything that cannot be repaired by trying again.
     """
     path = folder / archive.filename
     if archive.is_at(path):
@@ -104,23 +106,24 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts:
 
 def _by_hand(archive: Archive, folder: Path, reason: str) -> str:
     return (
-        f"could not fetch {archive.filename} from {urlsplit(archive.url).netloc}: {reason}. Call again to go on from "
+        f"could not fetch {archive.filename} from {archive.host}: {reason}. Call again to go on from "
         f"where it stopped, or fetch {archive.url} with a browser and put it at {folder / archive.filename} "
         f"({archive.size:,} bytes, md5 {archive.md5}); it is checked before it is used"
     )
 
 
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
 def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause: float) -> None:
     """Bring ``part`` to its full size."""
     failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
+    while (before := _size(part)) != archive.size:
         try:
             _receive(archive, part, before, timeout)
-            return
         except _Interrupted as reason:
-            now = part.stat().st_size if part.exists() else 0
-            failures = 1 if now - before >= 2**20 else failures + 1
+            failures = 1 if _size(part) - before >= 2**20 else failures + 1
             if failures >= attempts:
                 message = f"{reason}, after {attempts} attempts"
                 raise DownloadError(_by_hand(archive, part.parent, message)) from reason
@@ -129,13 +132,10 @@ def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause
 
 def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
     """Append to ``part`` what is missing, over one connection."""
-    if have == archive.size:
-        return
     if have > archive.size:
         part.unlink()
         have = 0
-    response = _open(archive, part, have, timeout)
-    with response:
+    with _open(archive, part, have, timeout) as response:
         if response.status == 206:
             start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             if not start or int(start[1]) != have:
@@ -149,11 +149,9 @@ def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
             raise DownloadError(_by_hand(archive, part.parent, reason))
         if shutil.disk_usage(part.parent).free < archive.size - have:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        label = f"{archive.filename} from {urlsplit(archive.url).netloc}"
-        with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(total=archive.size, initial=have, unit="B", unit_scale=True, desc=label) as bar,
-        ):
+        label = f"{archive.filename} from {archive.host}"
+        bar = tqdm(total=archive.size, initial=have, unit="B", unit_scale=True, desc=label)
+        with part.open("ab" if have else "wb") as file, bar:
             for chunk in _chunks(response, timeout):
                 have += len(chunk)
                 if have > archive.size:

@@ -27,7 +27,6 @@ def read_picture(path: str | Path) -> tuple[Any, list[str]]:
     The file's content decides what it is, not its name. Sixteen bits a channel become eight.
 
     Raises:
-        OSError: there is no such file, it is a folder, or it may not be read.
         ValueError: it is no picture of the ``FORMATS``, is damaged, has more than fifty million pixels, or holds
             32-bit numbers, of which nobody has said which is white.
     """

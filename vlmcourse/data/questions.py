@@ -1,8 +1,7 @@
 """Questions about the drawn world, each with its one true answer: what a vision-language model learns from.
 
-A picture is drawn by :func:`vlmcourse.data.scenes.captions`, and a question is asked about the objects in it. Wherever
-the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right, above
-as below, one as two. A question about a colour or a shape points at the object by its place, never by another
+Where the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right,
+above as below, one as two. A question about a colour or a shape points at the object by its place, never by another
 attribute, so that the words of the question say nothing about the answer.
 """
 
@@ -85,9 +84,6 @@ def questions(
     device: torch.device | str | None = None,
 ) -> Questions:
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
-
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, and ``n`` prompts, answers, kinds and tuples of objects.
 
     Options:
         kinds: names from ``KINDS``; a name may be given several times to be asked more often. num_objects: 1, 2 or
@@ -235,18 +231,11 @@ def _exists(
 ) -> tuple[dict[str, str], str]:
     """Ask for a shape, a colour or both. What is not there is drawn from the same nouns as what is."""
     there = [(thing.color, thing.shape) for thing in objects]
-    ways: list[Callable[[tuple[str, str]], str]] = [
-        lambda noun: f"{noun[0]} {noun[1]}",
-        lambda noun: noun[1],
-        lambda noun: f"{noun[0]} thing",
-    ]
+    ways = ["{0} {1}", "{1}", "{0} thing"]
     rng.shuffle(ways)
     for way in ways:  # the first that leaves something to deny, whatever the answer will be
-        present = {way(noun) for noun in there}
-        absent = sorted({way(noun) for noun in nouns} - present)
+        absent = sorted({way.format(*noun) for noun in nouns} - {way.format(*noun) for noun in there})
         if absent:
-            phrase = way(rng.choice(there)) if is_there else rng.choice(absent)
-            break
-    else:
-        raise ValueError("every colour and every shape there is stands in one picture; allow more of them")
-    return {"thing": f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"}, "yes" if is_there else "no"
+            phrase = way.format(*rng.choice(there)) if is_there else rng.choice(absent)
+            return {"thing": f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"}, "yes" if is_there else "no"
+    raise ValueError("every colour and every shape there is stands in one picture; allow more of them")

@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor
 
-from vlmcourse._checks import check_int, check_number, check_range, choose_names
+from vlmcourse._checks import check_floating, check_int, check_number, check_range, choose_names
 
 # ---------------------------------------------------------------------------------------------------------
 # Shapes: signed distance functions of points (x, y), each inside the unit circle
@@ -130,13 +130,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 
 def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
-    """Return the distance of points ``(x, y)`` from the outline of a shape of radius one, negative inside.
-
-    Shapes:
-        x, y: any equal shape, floating point; the result has that shape.
-
-    Units:
-        The shape fits into the unit circle; ``y`` points up.
+    """Return the distance of points ``(x, y)`` from the outline of a shape in the unit circle, negative inside.
 
     Source:
         The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
@@ -162,9 +156,8 @@ def _balanced(generator: Generator, n: int, classes: int) -> Tensor:
     return torch.randperm(n, generator=generator) % classes
 
 
-def _pick(generator: Generator, n: int, names: Sequence[str], known: Sequence[str]) -> Tensor:
-    """Draw for each of ``n`` rows a name from ``names``, as its position in ``known``."""
-    return torch.tensor([known.index(name) for name in names])[torch.randint(len(names), (n,), generator=generator)]
+def _positions(names: Sequence[str], known: Sequence[str]) -> Tensor:
+    return torch.tensor([known.index(name) for name in names])
 
 
 @dataclass
@@ -178,9 +171,11 @@ class _Surface:
 
     @classmethod
     def draw(cls, generator: Generator, color: Tensor, textures: Sequence[str]) -> "_Surface":
+        """Draw for each colour one of the textures, and how it lies."""
         n = len(color)
         angle, phase = _uniform(generator, n, 0, math.pi), _uniform(generator, (n, 2), 0, 2)
-        return cls(color, _pick(generator, n, textures, TEXTURES), angle, phase)
+        which = torch.randint(len(textures), (n,), generator=generator)
+        return cls(color, _positions(textures, TEXTURES)[which], angle, phase)
 
     def paint(self, rows: Tensor, x: Tensor, y: Tensor, *, period: float = 0.5) -> Tensor:
         """Return colours ``(len(rows), 3, h, w)`` at the points of a grid."""
@@ -321,13 +316,10 @@ def images(
 
     Each class occurs equally often, to within one. Two batches are independent when their seeds differ.
 
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, labels ``(n,)``, masks ``(n, image_size, image_size)``.
-
     Units:
-        radius: the smallest and largest radius, in half-widths of the image. offset: how far from the middle the shape
-        may lie, right or left and up or down, in half-widths; it never leaves the picture. rotation: the largest turn
-        either way, in radians. noise: standard deviation, with colours between 0 and 1.
+        radius: smallest and largest, in half-widths of the image. offset: how far from the middle the shape may lie, in
+        half-widths; it never leaves the picture. rotation: the largest turn either way, in radians. noise: standard
+        deviation, with colours between 0 and 1.
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
@@ -349,7 +341,7 @@ def images(
     size = _uniform(generator, n, *radius)
     x, y = _uniform(generator, (2, n), -1, 1) * (1 - size).clamp(max=offset)  # the whole shape stays in the picture
     turn = _uniform(generator, n, -rotation, rotation)
-    objects = _Objects(torch.tensor([SHAPES.index(name) for name in names])[labels], x, y, size, turn)
+    objects = _Objects(_positions(names, SHAPES)[labels], x, y, size, turn)
     color = torch.rand(n, 3, generator=generator)
     if colors is not None:
         palette = torch.tensor([COLORS[name] for name in choose_names("colors", colors, COLORS)])
@@ -367,7 +359,6 @@ def images(
 
 ADJECTIVES = {"plain": "", "stripes": "striped", "checker": "checkered", "dots": "dotted"}
 PHRASES = {name: f"{'in' if name == 'middle' else 'at' if name[0] in 'tb' else 'on'} the {name}" for name in PLACES}
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _LAYOUTS: dict[int, list[tuple[str, ...]]] = {  # where the objects of a picture go, by their number
     1: [(name,) for name in ("left", "right", "top", "bottom", "middle")],
     2: [("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top")],
@@ -378,10 +369,7 @@ ATTRIBUTES = ("size", "texture", "color", "shape", "place")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a captioned picture, in words and in numbers.
-
-    Units:
-        x, y: its centre from -1 to 1, ``y`` up. radius: in half-widths of the image.
+    """One object of a captioned picture, in words and in numbers; lengths in half-widths of the image, ``y`` up.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> star.relation_to(SceneObject("blue", "large", "ring", "dots", "right", 0.5, 0.1, 0.4))
@@ -434,11 +422,10 @@ def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False
 
 
 def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterable[str] = ()) -> str:
-    """Say in one sentence what a picture holds; two objects are named with the relation between them.
+    """Say in one sentence, put in one of three ways, what a picture holds; two objects with the relation between them.
 
-    Options:
-        phrasing: which of the three ways of putting it. drop: attributes to leave out, from ``ATTRIBUTES``; a dropped
-        shape becomes "thing", and a dropped place also drops the relation.
+    ``drop`` are attributes to leave out, from ``ATTRIBUTES``; a dropped shape becomes "thing", and a dropped place also
+    drops the relation.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)
@@ -487,21 +474,14 @@ def captions(
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
-    Every object is drawn uniformly and independently from the allowed combinations of colour, size, shape and
-    texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
-    to the corners. Objects never touch.
-
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, ``n`` captions, ``n`` tuples of objects, masks ``(n, h, w)``.
+    Every object is drawn uniformly and independently from the allowed combinations. One object goes to the left, right,
+    top, bottom or middle; two go to opposite sides; three or four to the corners. Objects never touch.
 
     Options:
         num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
         from. exclude: combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``.
         only: combinations of which every object must show one. phrasings: how many of the three ways of putting a
         caption are mixed. rotation: largest turn in radians. device: where to draw, the CPU if left out.
-
-    Raises:
-        ValueError: for unknown names, or where ``exclude`` and ``only`` leave nothing to draw.
 
     >>> batch = captions(2, seed=0, only=[("red", "star")])
     >>> batch.captions
@@ -513,7 +493,7 @@ def captions(
     counts = [num_objects] if isinstance(num_objects, int) else list(num_objects)
     if not counts or any(count not in _LAYOUTS for count in counts):
         raise ValueError(f"num_objects must be a number from 1 to 4 or several of them, received {num_objects!r}")
-    check_int("phrasings", phrasings, minimum=1)
+    check_int("phrasings", phrasings)
     check_number("phrasings", phrasings, low=1, high=3)
     check_number("rotation", rotation, low=0, high=math.pi)
     allowed = combinations_of(shapes, colors, sizes, textures, exclude, only)
@@ -545,15 +525,15 @@ def _placed(
 ) -> tuple[_Objects, _Surface]:
     """Draw for each (color, size, shape, texture) and its place what is left to chance."""
     n = len(kinds)
-    low, high = torch.tensor([SIZES[size] for _, size, _, _ in kinds]).unbind(-1)
+    colors, sizes, shapes, textures = zip(*kinds, strict=True)
+    low, high = torch.tensor([SIZES[size] for size in sizes]).unbind(-1)
     radius = low + (high - low) * torch.rand(n, generator=generator)
     jitter = _uniform(generator, (n, 2), -1, 1) * (0.5 - radius).clamp(max=0.1)[:, None]
     x, y = (torch.tensor([PLACES[place] for place in places]) + jitter).unbind(-1)
     turn = _uniform(generator, n, -rotation, rotation)
-    shape = torch.tensor([SHAPES.index(name) for _, _, name, _ in kinds])
-    surface = _Surface.draw(generator, torch.tensor([COLORS[name] for name, _, _, _ in kinds]), ("plain",))
-    surface.texture = torch.tensor([TEXTURES.index(name) for *_, name in kinds])
-    return _Objects(shape, x, y, radius, turn), surface
+    surface = _Surface.draw(generator, torch.tensor([COLORS[name] for name in colors]), ("plain",))
+    surface.texture = _positions(textures, TEXTURES)
+    return _Objects(_positions(shapes, SHAPES), x, y, radius, turn), surface
 
 
 def combinations_of(
@@ -565,24 +545,24 @@ def combinations_of(
     only: Iterable[Sequence[str]] | None,
 ) -> list[tuple[str, str, str, str]]:
     """Return all allowed (color, size, shape, texture)."""
-    vocabulary = {*COLORS, *SIZES, *SHAPES, *TEXTURES}
+    vocabulary = sorted({*COLORS, *SIZES, *SHAPES, *TEXTURES})
     exclude, only = list(exclude), None if only is None else list(only)
     for name, combinations in (("exclude", exclude), ("only", only or [])):
         for combination in combinations:
             if isinstance(combination, str) or not combination:
                 raise TypeError(f"{name} must hold combinations such as ('red', 'star'), received {combination!r}")
-            choose_names(name, combination, sorted(vocabulary))
+            choose_names(name, combination, vocabulary)
     chosen = product(
         choose_names("colors", colors, COLORS),
         choose_names("sizes", sizes, SIZES),
         choose_names("shapes", shapes, SHAPES),
         choose_names("textures", textures, TEXTURES),
     )
-    allowed = [
-        kind
-        for kind in chosen
-        if not any(set(c) <= set(kind) for c in exclude) and (only is None or any(set(c) <= set(kind) for c in only))
-    ]
+
+    def shows_one(kind: tuple[str, ...], combinations: list[Sequence[str]]) -> bool:
+        return any(set(combination) <= set(kind) for combination in combinations)
+
+    allowed = [k for k in chosen if not shows_one(k, exclude) and (only is None or shows_one(k, only))]
     if not allowed:
         raise ValueError(f"exclude={exclude} and only={only} leave no combination to draw; relax one of them")
     return allowed
@@ -640,12 +620,7 @@ def clips(
     * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
 
     The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
-    opposites: played backwards, a clip shows the same frames with the other label. With all eight directions a set
-    of frames does show the axis of motion, though not the sense.
-
-    Shapes:
-        clips ``(n, channels, num_frames, image_size, image_size)``, labels and sprites ``(n,)``, positions
-        ``(n, num_frames, 2)``.
+    opposites: played backwards, a clip has the other label. All eight directions differ in the axis, too.
 
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to
@@ -667,7 +642,7 @@ def clips(
     sprites = _shape_sprites(image_size) if sprites is None else _check_sprites(sprites, image_size)
 
     labels = _balanced(generator, n, len(names))
-    kind = torch.tensor([TASKS[task].index(name) for name in names])[labels]
+    kind = _positions(names, TASKS[task])[labels]
     which = torch.randint(len(sprites), (n,), generator=generator)
     start = torch.randint(image_size, (n, 1, 2), generator=generator)
     heading = torch.randint(len(_STEPS), (n,), generator=generator)
@@ -711,14 +686,9 @@ def _shape_sprites(image_size: int) -> Tensor:
 
 
 def _check_sprites(sprites: Tensor, image_size: int) -> Tensor:
-    if not isinstance(sprites, Tensor) or not sprites.is_floating_point():
-        received = sprites.dtype if isinstance(sprites, Tensor) else type(sprites).__name__
-        raise TypeError(f"sprites must be a floating-point tensor (m, h, w) in [0, 1], received {received}")
-    if sprites.ndim != 3 or len(sprites) == 0 or not 1 <= max(sprites.shape[1:]) <= image_size:
-        raise ValueError(
-            f"sprites must have shape (m, h, w) with h and w from 1 to image_size={image_size}, "
-            f"received {tuple(sprites.shape)}"
-        )
+    check_floating("sprites", sprites, "m h w")
+    if max(sprites.shape[1:]) > image_size:
+        raise ValueError(f"sprites must fit into image_size={image_size}, received {tuple(sprites.shape)}")
     if not (sprites.amin() >= 0 and sprites.amax() <= 1):  # also refuses NaN
         raise ValueError(f"sprites must lie in [0, 1], received {sprites.amin():.3g} to {sprites.amax():.3g}")
     return sprites.detach().cpu().float()

@@ -66,17 +66,13 @@ def video_folder(
     Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
     ``split`` one level deeper, ``path/train/class/video.mp4``.
 
-    With the official lists, videos of one scene, filmed in one go, lie on one side; they look alike, and a random split
-    would report how well a network remembers rooms. The lists know no validation split, so it is cut from the training
-    list in the same way: of each class, the last sixth of the scenes.
+    The official lists put videos of one scene, filmed in one go, on one side; a random split would report how well a
+    network remembers rooms. The validation split is cut from the training list in the same way: of each class, the
+    last sixth of the scenes.
 
     From each video come ``num_frames`` frames, spread evenly over its seconds: upright, the middle square, resized. A
     video with fewer frames repeats some. Clips are kept decoded until a file is added, removed or changed. Decoding
     needs PyAV: ``pip install av``.
-
-    Shapes:
-        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in the alphabetical order of
-        the classes.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split:
@@ -84,10 +80,6 @@ def video_folder(
         the three official splits. on_error: ``"raise"`` refuses a video that cannot be decoded, or that ends early,
         ``"skip"`` leaves it out; both name it. name: the label for results, the folder's own if left out. root: as for
         :func:`~vlmcourse.load_dataset`.
-
-    Raises:
-        FileNotFoundError: no folder, no list, or not every listed video is there; the message says where to get them.
-        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.
@@ -168,9 +160,14 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
     return videos, class_names
 
 
+def _lines_of(file: Path) -> list[list[str]]:
+    """Return the words of every line that has some."""
+    return [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def _ucf_list(file: Path) -> list[_Video]:
     """Read lines such as ``Swing/v_Swing_g08_c01.avi 89``; the number is missing in test lists."""
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [words[0] for words in _lines_of(file)]
     for name in names:
         if name.count("/") != 1:
             raise ValueError(f"{file.name} must hold lines such as Class/video.avi, received {name!r}")
@@ -183,7 +180,7 @@ _HMDB_MARKS = {"train": "1", "test": "2"}  # a video marked 0 belongs to neither
 def _hmdb_list(file: Path, mark: str) -> list[_Video]:
     """Read lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file a class."""
     label = re.sub(r"_test_split\d+\.txt$", "", file.name)
-    rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = _lines_of(file)
     for row in rows:
         if len(row) != 2 or row[1] not in ("0", "1", "2"):
             raise ValueError(f"{file.name} must hold lines such as video.avi 1, received {' '.join(row)!r}")

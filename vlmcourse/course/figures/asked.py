@@ -1,11 +1,8 @@
 """Ask a picture: a model's answers to questions about a few pictures, computed beforehand, for a page without a kernel.
 
-As in :mod:`~vlmcourse.course.figures.interactive`, colours come from the page's theme and names from the content.
 Without scripts, and on paper, the first question and its answer stand there.
 """
 
-import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
@@ -13,21 +10,17 @@ from itertools import groupby, zip_longest
 from torch import Tensor
 
 from vlmcourse._checks import check_rank
-from vlmcourse.course.figures.page import base64_of, filled, name_of
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.data.questions import ENDING
 from vlmcourse.models.vlm import Answer, VisionLanguageModel
 from vlmcourse.train.vlm import without_image
 
 MOST_PICTURES = 8  # so that a phone shows them in two rows
-RIGHT, WRONG = "Right, word for word.", "Wrong. The true answer is"
 
 
 @dataclass(frozen=True)
 class AskedPicture:
-    """One picture with the questions that a reader may ask of it.
-
-    Shapes:
-        image ``(3, h, w)``, from 0 to 1.
+    """One picture ``(3, h, w)``, from 0 to 1, with the questions that a reader may ask of it.
 
     Options:
         seen_as: what the picture shows, for those who do not see it. group: the heading under which it stands. remark:
@@ -62,13 +55,11 @@ def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> 
         prompts = [prompt for prompt, _ in picture.questions]
         images = picture.image.expand(len(prompts), -1, -1, -1)
         said = model.generate(images.to(next(model.parameters()).device), prompt=prompts)
-        found.append([_judged(answer, truths) for (_, truths), answer in zip(picture.questions, said, strict=True)])
-        for one, prompt in zip(found[-1], prompts, strict=True):
-            one["question"] = without_image(prompt).removesuffix(ENDING)
+        found.append([_judged(*question, answer) for question, answer in zip(picture.questions, said, strict=True)])
     return found
 
 
-def _judged(answer: Answer, truths: Sequence[str]) -> dict[str, object]:
+def _judged(prompt: str, truths: Sequence[str], answer: Answer) -> dict[str, object]:
     """Compare an answer word by word with the true answer that is nearest to it."""
     mistakes = {
         truth: [k for k, (word, true) in enumerate(zip_longest(answer.words, truth.split())) if word != true]
@@ -77,6 +68,7 @@ def _judged(answer: Answer, truths: Sequence[str]) -> dict[str, object]:
     truth = min(truths, key=lambda truth: len(mistakes[truth]))
     chances = answer.probabilities[: len(answer.words)].tolist()
     return {
+        "question": without_image(prompt).removesuffix(ENDING),
         "words": list(answer.words),
         "sure": [_percent(chance) for chance in chances],
         "truth": truth,
@@ -94,14 +86,9 @@ def ask_a_picture(
 ) -> str:
     """Return HTML in which a reader picks a picture and a question, and sees what the model answered.
 
-    Every answer is computed here. Two radio groups, so it works with a mouse, a finger and the arrow keys.
-
     Options:
         source: a sentence that says where the answers come from. start: what is shown first, and on paper: the
         positions of a picture and of one of its questions.
-
-    Raises:
-        ValueError: not 1 to 8 pictures, unlike numbers of questions, or a start that is none of them.
 
     Source:
         Slides S02 and S05.
@@ -116,27 +103,17 @@ def ask_a_picture(
     (2, False)
     """
     _check(pictures, start)
-    answers = answers_of(model, pictures)
-    pixels = [base64_of(picture.image, "PNG", optimize=True) for picture in pictures]
-    content = {"answers": answers, "remarks": [picture.remark for picture in pictures], "verdicts": [RIGHT, WRONG]}
-    name = name_of("asked", json.dumps([content, pixels, source, start]))
-    picture, question = start
-    shown = answers[picture][question]
+    places = groupby(range(len(pictures)), key=lambda k: pictures[k].group)
+    content = {"answers": answers_of(model, pictures), "remarks": [picture.remark for picture in pictures]}
     return filled(
         "asked.html",
-        name=name,
-        pictures=_groups(name, pictures, pixels, picture),
-        questions="".join(
-            _radio(name, "question", k, k == question, f"<span>{html.escape(str(one['question']))}</span>")
-            for k, one in enumerate(answers[picture])
-        ),
-        shown=_img(pictures[picture].seen_as, pixels[picture], "shown"),
-        question=html.escape(str(shown["question"])),
-        words=_words(shown),
-        verdict=html.escape(_verdict(shown, pictures[picture].remark)),
-        is_right="right" if shown["right"] else "wrong",
-        source=html.escape(source),
-        content=json.dumps(content),
+        images=[
+            {"alt": picture.seen_as, "pixels": base64_of(picture.image, "PNG", optimize=True)} for picture in pictures
+        ],
+        groups=[(title, list(members)) for title, members in places],
+        start=start,
+        source=source,
+        content=content,
     )
 
 
@@ -150,43 +127,3 @@ def _check(pictures: Sequence[AskedPicture], start: tuple[int, int]) -> None:
         raise ValueError(f"every picture must have as many questions as the others, received {sorted(numbers)}")
     if not (0 <= start[0] < len(pictures) and 0 <= start[1] < max(numbers)):
         raise ValueError(f"start must name one of {len(pictures)} pictures and {max(numbers)} questions, got {start}")
-
-
-def _groups(name: str, pictures: Sequence[AskedPicture], pixels: Sequence[str], checked: int) -> str:
-    """Return one row of pictures for each heading, all of one radio group."""
-    rows = []
-    for title, members in groupby(range(len(pictures)), key=lambda k: pictures[k].group):
-        radios = (
-            _radio(name, "picture", k, k == checked, _img(pictures[k].seen_as, pixels[k], "thumb")) for k in members
-        )
-        rows.append(f"<p>{html.escape(title)}</p><div>{''.join(radios)}</div>")
-    return "".join(rows)
-
-
-def _radio(name: str, group: str, value: int, checked: bool, shown: str) -> str:
-    mark = " checked" * checked
-    return f'<label><input type="radio" name="{name}-{group}" value="{value}"{mark}>{shown}</label>'
-
-
-def _img(alt: str, content: str, kind: str) -> str:
-    # On the tag itself: the book's own rules for pictures, such as a white card in dark mode, are strong.
-    style = "padding: 0; border-radius: 0; background: none; image-rendering: pixelated"
-    return (
-        f'<img class="{kind}" alt="{html.escape(alt, quote=True)}" style="{style}" '
-        f'src="data:image/png;base64,{content}">'
-    )
-
-
-def _words(answer: dict[str, object]) -> str:
-    """Return the words of an answer, each above the probability it had; the script in the template writes the same."""
-    words, sure, wrong = answer["words"], answer["sure"], answer["wrong"]
-    assert isinstance(words, list) and isinstance(sure, list) and isinstance(wrong, list)  # noqa: PT018
-    return "".join(
-        f'<span class="{"off" if k in wrong else ""}"><b>{html.escape(word)}</b>'
-        f"<small>{html.escape(percent)}</small></span>"
-        for k, (word, percent) in enumerate(zip(words, sure, strict=True))
-    )
-
-
-def _verdict(answer: dict[str, object], remark: str) -> str:
-    return RIGHT if answer["right"] else f"{WRONG}: {answer['truth']}. {remark}".strip()

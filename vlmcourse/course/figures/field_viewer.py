@@ -1,7 +1,5 @@
 """What one output of a stack of convolutions sees of a photograph, for each depth, kernel and stride measured."""
 
-import html
-import json
 from collections.abc import Mapping
 from itertools import product
 
@@ -9,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
+from vlmcourse.course.figures.page import base64_of, check_label, filled
 
 Settings = tuple[int, int, int]
 
@@ -21,12 +19,8 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
     marks the theoretical field: all pixels that move the output at all.
 
     Shapes:
-        image ``(3, h, w)``, from 0 to 1. fields: for each combination of (layers, kernel, stride) a map ``(h, w)``,
-        as :func:`~vlmcourse.ops.convolution.receptive_field` measures it. The values of the three must be combined
-        without a gap.
-
-    Raises:
-        ValueError: a combination that is missing, a map of another size than the image, or an empty one.
+        image ``(3, h, w)``, from 0 to 1. fields: for every combination of (layers, kernel, stride) a map ``(h, w)``,
+        as :func:`~vlmcourse.ops.convolution.receptive_field` measures it.
 
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.
@@ -47,22 +41,14 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
     if start not in fields:
         raise ValueError(f"start must be one of the settings of fields, received {start}")
     shown = {settings: _described(fields[settings], settings, image) for settings in product(*axes)}
-    content = {"axes": axes, "fields": list(shown.values())}
-    photo, first = base64_of(image.expand(3, -1, -1), "JPEG", quality=90), shown[start]
     return filled(
         "field_viewer.html",
-        name=name_of("field", json.dumps([content, photo, label, start])),
-        label=html.escape(label, quote=True),
-        photo=photo,
+        label=label,
+        photo=base64_of(image.expand(3, -1, -1), "JPEG", quality=90),
         shape=f"{image.shape[2]} / {image.shape[1]}",
-        veil=first["veil"],
-        frame=first["frame"],
-        sliders="".join(
-            _slider(name, values, values.index(value))
-            for name, values, value in zip(("layers", "kernel", "stride"), axes, start, strict=True)
-        ),
-        says=first["says"],
-        content=json.dumps(content),
+        start=start,
+        shown=shown[start],
+        content={"axes": axes, "fields": list(shown.values())},
     )
 
 
@@ -98,10 +84,3 @@ def _side_of_half(field: Tensor) -> int:
         if box.sum() >= field.sum() / 2:
             break
     return 2 * reach + 1
-
-
-def _slider(name: str, values: list[int], first: int) -> str:
-    return (
-        f'<p><label><span>{name}</span><input type="range" class="{name}" min="0" max="{len(values) - 1}" step="1" '
-        f'value="{first}" aria-valuetext="{values[first]}"></label> <output>{values[first]}</output></p>'
-    )

@@ -1,11 +1,8 @@
 """Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel.
 
-As in :mod:`~vlmcourse.course.figures.interactive`, colours come from the page's theme and names from the content.
 Without scripts, and on paper, the first choice stands there as a table.
 """
 
-import html
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmcourse._checks import choose_names
-from vlmcourse.course.figures.page import base64_of, filled, name_of
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions
@@ -68,18 +65,13 @@ def forced_word(
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
     The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple", one
-    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked. Two radio
-    groups, so it works with a mouse, a finger and the arrow keys.
-
-    Shapes:
-        1 to 8 pictures of one object each, with answers that describe it, as ``questions(..., kinds="describe")``
-        draws them.
+    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked.
 
     Options:
-        models: one to three, by the name that stands above their bars. usual: pairs of a colour and a shape, as
-        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which pictures of ``asked``; all of them if left out.
-        start: what is shown first, and on paper: a position in ``rows`` and a colour. Left out, it is the first picture
-        and the next colour in ``colors`` that does not usually come with the shape in it.
+        models: one to three, by the name that stands above their bars. asked: 1 to 8 pictures of one object each, from
+        ``questions(..., kinds="describe")``, or more, of which ``rows`` chooses. usual: pairs of a colour and a shape,
+        as :func:`~vlmcourse.train.vlm.pairings` returns them. start: what is shown first, and on paper: a position in
+        ``rows`` and a colour; left out, the first picture and the next colour that is not usual with its shape.
 
     Source:
         Slides S03 and S05.
@@ -102,94 +94,26 @@ def forced_word(
     picture, said = _checked_start(start, [asked.objects[row][0].color for row in rows], seen, colors, follows)
 
     prompts = [
-        [f"{asked.prompts[row]} {opening} {color}" for color in colors]
+        f"{asked.prompts[row]} {opening} {color}"
         for row, opening in zip(rows, openings, strict=True)
+        for color in colors
     ]
-    chances = [_chances(model, prompts, asked.images[list(rows)], shapes=shapes) for model in models.values()]
-    content = {"colors": colors, "openings": openings, "seen": seen, "usual": follows}
-    content["chances"] = [each.tolist() for each in chances]
-    pixels = [base64_of(_reduced(asked.images[row]), "PNG", optimize=True) for row in rows]
-    answers = [asked.answers[row] for row in rows]
-    name = name_of("forced", json.dumps([content, pixels, answers, list(models), shapes, picture, said]))
-    shown = [each[picture, said].tolist() for each in chances]
-    words = [*shapes, "another word"]
+    images = asked.images[rows].repeat_interleave(len(colors), dim=0)
+    found = [PARTS * shapes_after(model, prompts, images, shapes=shapes) for model in models.values()]
+    chances = [parts.round().int().unflatten(0, (len(rows), -1)).tolist() for parts in found]
     return filled(
         "forced_word.html",
-        name=name,
         in_picture=COLORS[0],
         by_habit=COLORS[1],
-        pictures="".join(
-            _radio(name, "picture", k, k == picture, _img(answer, image, "thumb"))
-            for k, (answer, image) in enumerate(zip(answers, pixels, strict=True))
-        ),
-        words="".join(_radio(name, "word", k, k == said, color) for k, color in enumerate(colors)),
-        shown=_img(answers[picture], pixels[picture], "shown"),
-        opening=f"{openings[picture]} {colors[said]}",
-        heads="".join(f'<th scope="col">{html.escape(title)}</th>' for title in models),
-        rows="".join(
-            _row(word, [one[k] for one in shown], _marks(k, seen[picture], follows[said], colors[said]))
-            for k, word in enumerate(words)
-        ),
-        says=html.escape(_conclusion(list(models), words, shown)),
-        content=json.dumps(content),
+        images=[
+            {"alt": asked.answers[row], "pixels": base64_of(_reduced(asked.images[row]), "PNG", optimize=True)}
+            for row in rows
+        ],
+        models=list(models),
+        words=[*shapes, "another word"],
+        start=(picture, said),
+        content={"colors": colors, "openings": openings, "seen": seen, "usual": follows, "chances": chances},
     )
-
-
-def _chances(
-    model: VisionLanguageModel, prompts: Sequence[Sequence[str]], images: Tensor, *, shapes: Sequence[str]
-) -> Tensor:
-    """Return the numbers of :func:`shapes_after`, in parts, ``(pictures, colors, k + 1)``."""
-    across = len(prompts[0])
-    flat = [prompt for of_one in prompts for prompt in of_one]
-    found = shapes_after(model, flat, images.repeat_interleave(across, dim=0), shapes=shapes)
-    return (PARTS * found).round().int().unflatten(0, (-1, across))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What is written into the page; the script in the template writes the same
-# ---------------------------------------------------------------------------------------------------------
-
-
-def _radio(name: str, group: str, value: int, checked: bool, shown: str) -> str:
-    return (
-        f'<label><input type="radio" name="{name}-{group}" value="{value}" autocomplete="off"{" checked" * checked}/>'
-        f"{shown}</label>"
-    )
-
-
-def _img(alt: str, content: str, kind: str) -> str:
-    # On the tag itself: the book's own rules for pictures in outputs, such as a white card in dark mode, are strong.
-    style = "padding: 0; border-radius: 0; background: none; image-rendering: pixelated"
-    alt = html.escape(alt, quote=True)
-    return f'<img class="{kind}" alt="{alt}" style="{style}" src="data:image/png;base64,{content}"/>'
-
-
-def _marks(shape: int, seen: int, usual: Sequence[bool], color: str) -> dict[str, str]:
-    """Return the classes of a row, each with the words that say the same; the last row is no shape and has none."""
-    marks = {"seen": "in the picture"} if shape == seen else {}
-    return marks | ({"usual": f"usual with {color}"} if shape < len(usual) and usual[shape] else {})
-
-
-def _row(word: str, parts: Sequence[int], marks: Mapping[str, str]) -> str:
-    cells = "".join(
-        f'<td><div style="--share: {100 * part / PARTS:g}%"><i></i><b>{html.escape(_percent(part))}</b></div></td>'
-        for part in parts
-    )
-    mark = ", ".join(marks.values())
-    return f'<tr class="{" ".join(marks)}"><th scope="row"><span>{word}</span><small>{mark}</small></th>{cells}</tr>'
-
-
-def _percent(part: int) -> str:
-    if part < PARTS // 200:
-        return "< 1 %"
-    return "> 99 %" if part >= PARTS - PARTS // 200 else f"{(100 * part + PARTS // 2) // PARTS} %"
-
-
-def _conclusion(names: Sequence[str], words: Sequence[str], shown: Sequence[Sequence[int]]) -> str:
-    """Return what each model would most likely say, for those who do not compare bars."""
-    likeliest = [(max(range(len(words)), key=parts.__getitem__), parts) for parts in shown]
-    said = [f"{name}: {words[k]}, {_percent(parts[k])}" for name, (k, parts) in zip(names, likeliest, strict=True)]
-    return f"Most likely next – {'; '.join(said)}."
 
 
 def _reduced(image: Tensor) -> Tensor:

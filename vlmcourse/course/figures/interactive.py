@@ -5,19 +5,15 @@ to plain ones. Identifiers are made from the content: the same data give the sam
 """
 
 import base64
-import html
-import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import count
-from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmcourse._checks import check_floating, check_rank
-from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
+from vlmcourse.course.figures.page import base64_of, check_label, filled
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
@@ -27,6 +23,7 @@ from vlmcourse.ops.contrastive import nt_xent_loss
 # many that the HTML would exceed 200 kB, in half a byte.
 FINE, COARSE = 255, 15
 MOST_BYTES = 100_000
+PARTS = ("encoder", "connector", "language_model")
 
 
 def attention_picture(
@@ -42,20 +39,15 @@ def attention_picture(
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
-    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade into the page.
-
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
         in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image without a class token.
 
-    Units:
-        image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
-
     Options:
-        names: what to call the layers, in place of their numbers; so one picture can show several networks.
-        layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
-        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
-        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
+        label: describes the picture in words to those who do not see it. names: what to call the layers, in place of
+        their numbers; so one picture can show several networks. layer, head, start: what is shown first, counted from
+        0, ``start`` as (row, column) of the patch that asks; left out, the last layer, the mean of its heads and the
+        middle. With neither layer nor head it is the head with the sharpest look, since a mean hides what each does.
 
     Source:
         Slides S23 and S24.
@@ -68,42 +60,39 @@ def attention_picture(
     rows, columns = grid_size
     _check_attention(image, weights, rows, columns)
     check_label(label, "picture")
-    depth, heads, n = weights.shape[:3]
+    depth, heads = weights.shape[:2]
+    which = "Layer" if names is None else "Shown"
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
     top = FINE if weights.numel() <= MOST_BYTES else COARSE
     levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
     nothing_chosen = layer is None and head is None and heads > 1
     layer = depth - 1 if layer is None else layer
     row, column = (rows // 2, columns // 2) if start is None else start
-    if names is not None and len(names) != depth:
-        raise ValueError(f"names must be one for each of {depth} layers, received {list(names)}")
+    names = [str(k + 1) for k in range(depth)] if names is None else list(names)
+    if len(names) != depth:
+        raise ValueError(f"names must be one for each of {depth} layers, received {names}")
     _check_first(layer, head, (row, column), weights.shape, grid_size)
     if nothing_chosen:
         sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
         layer, head = divmod(int(sharpness.argmax()), heads)
     query = row * columns + column
-    data = base64.b64encode((levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()).decode()
-    content: dict[str, Any] = {"rows": rows, "columns": columns, "heads": heads, "start": query, "weights": data}
-    content["halves"] = top == COARSE
-    photo = base64_of(image.expand(3, -1, -1), "JPEG", quality=80)
+    stored = (levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()
     light, says = _first_look(levels[layer, :, query], head, query, columns)
-    tiles = [f'<i class="{"query" * (k == query)}" style="opacity:{1 - light[k]:.2f}"></i>' for k in range(n)]
     return filled(
         "attention.html",
-        name=name_of("attention", json.dumps([content, photo, label, names and list(names), layer, head])),
-        label=html.escape(label, quote=True),
-        photo=photo,
-        veil="".join(tiles),
-        columns=columns,
-        rows=rows,
-        which="Layer" if names is None else "Shown",
-        no_layers=" hidden" * (depth == 1),
-        no_heads=" hidden" * (heads == 1),
-        layers="".join(_option(k, k == layer, str(k + 1) if names is None else names[k]) for k in range(depth)),
-        heads=_option(-1, head is None, "mean") + "".join(_option(k, k == head, str(k + 1)) for k in range(heads)),
+        label=label,
+        photo=base64_of(image.expand(3, -1, -1), "JPEG", quality=80),
+        light=light,
+        which=which,
+        layers=names,
+        layer=layer,
+        head=-1 if head is None else head,  # the mean of all heads
         says=says,
-        content=json.dumps(content),
-    )
+        content={
+            "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE,
+            "weights": base64.b64encode(stored).decode(),
+        },
+    )  # fmt: skip
 
 
 def _in_half_bytes(levels: Tensor) -> Tensor:
@@ -126,10 +115,6 @@ def _check_attention(image: Tensor, weights: Tensor, rows: int, columns: int) ->
         )
     if not (weights >= 0).all():
         raise ValueError(f"weights must not be negative, received values from {weights.min():.3g}")
-
-
-def _option(value: int, selected: bool, shown: str) -> str:
-    return f'<option value="{value}"{" selected" * selected}>{html.escape(shown)}</option>'
 
 
 def _check_first(
@@ -162,11 +147,8 @@ def path_picture(
     What is computed stands on cards, the parts that compute it between them, with their numbers of weights. A feature
     map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
-    Shapes:
-        image ``(3, h, w)``, from 0 to 1.
-
     Options:
-        links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
+        image: ``(3, h, w)``, from 0 to 1. links: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
 
     Source:
         Slide S03.
@@ -179,7 +161,6 @@ def path_picture(
     (True, True, 1)
     """
     check_rank("image", image, "c h w")
-    links = links or {}
     with torch.no_grad(), evaluating(model):
         features = model.features(image[None])
         tokens = model.connector(features)[0].cpu()
@@ -187,56 +168,31 @@ def path_picture(
     features = features.cpu()  # to be drawn: not every device has quantiles and singular vectors
     features = features[0] if features.ndim == 4 else rearrange(features, "1 n d -> d 1 n")
 
-    numbers = count(1)
+    length = len(model.tokenizer.encode(prompt)) + prompt.count("<image>") * (len(tokens) - 1)
+    return filled(
+        "path.html",
+        links=dict(links or {}),
+        weights={part: f"{_count_weights(getattr(model, part)):,}" for part in PARTS},
+        shape={
+            "pixels": _sizes(image), "map": _sizes(features), "tokens": _sizes(tokens),
+            "prompt": f"{length} tokens × {tokens.shape[1]}",
+        },
+        grid=f"{features.shape[1]} by {features.shape[2]}",
+        count=len(tokens),
+        pixels=base64_of(image, "PNG"),
+        map=base64_of(_main_colors(features), "PNG"),
+        tokens=base64_of(_to_unit(tokens)[None], "PNG"),
+        prompt=prompt,
+        answer=list(answer.words),
+    )  # fmt: skip
 
-    def card(name: str, shape: str, shown: str) -> str:
-        return f'<li class="stage"><span>{shown}</span><b>{next(numbers)}. {name}</b>{shape}</li>'
 
-    def part(name: str, work: str) -> str:
-        title = html.escape(name.replace("_", " "))
-        title = f'<a href="{html.escape(links[name], quote=True)}">{title}</a>' if name in links else title
-        weights = sum(parameter.numel() for parameter in getattr(model, name).parameters())
-        return f'<li class="work"><b>{title}</b>{work}<br>{weights:,} weights<span aria-hidden="true">→</span></li>'
-
-    words = model.tokenizer.encode(prompt)
-    length = len(words) + prompt.count("<image>") * (model.connector.num_tokens - 1)
-    asked = html.escape(prompt).replace(
-        "&lt;image&gt;",
-        f"<span>{_pixels(image, 'place of the image tokens', height='1.8rem')} × {model.connector.num_tokens}</span>",
-    )
-    said = "".join(f"<mark>{html.escape(word)}</mark> " for word in answer.words)
-    steps = [
-        card("pixels", _sizes(image), _pixels(image, "the picture that the model is shown")),
-        part("encoder", "sees"),
-        card(
-            "feature map",
-            _sizes(features),
-            _pixels(
-                _main_colors(features), f"the feature map, {_grid_of(features)} cells, alike where its vectors are"
-            ),
-        ),
-        part("connector", "translates"),
-        card(
-            "image tokens",
-            _sizes(tokens),
-            _pixels(
-                _to_unit(tokens)[None], f"a matrix of grey cells with {len(tokens)} rows, one for each image token"
-            ),
-        ),
-        '<li class="work">take the place of &lt;image&gt;<span aria-hidden="true">→</span></li>',
-        card("prompt", f"{length} tokens × {tokens.shape[1]}", f"<q>{asked}</q>"),
-        part("language_model", "reads and writes"),
-        card("answer", f"{len(answer.words)} words, one at a time", f"<q>{said}</q>"),
-    ]
-    return filled("path.html", steps="".join(steps))
+def _count_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _sizes(tensor: Tensor) -> str:
     return " × ".join(map(str, tensor.shape))
-
-
-def _grid_of(features: Tensor) -> str:
-    return f"{features.shape[1]} by {features.shape[2]}"
 
 
 def _to_unit(values: Tensor) -> Tensor:
@@ -253,14 +209,6 @@ def _main_colors(features: Tensor) -> Tensor:
     return torch.stack([_to_unit(component) for component in main])
 
 
-def _pixels(image: Tensor, alt: str, *, height: str = "6.5rem") -> str:
-    """Return an image tag whose pixels stay squares however large it is shown."""
-    content = base64_of(image, "PNG")
-    # On the tag itself: the book's own rules for pictures in outputs, such as a white card in dark mode, are strong.
-    style = f"height: {height}; width: auto; max-width: 8rem; padding: 0; border-radius: 0; background: none"
-    return f'<img alt="{alt}" style="{style}; image-rendering: pixelated" src="data:image/png;base64,{content}">'
-
-
 LETTER = 0.22  # how far outside the circle a first view's letter stands, and inside it a second view's, in radii
 ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the temperature in a view's own term
 
@@ -268,17 +216,13 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Drag with a mouse or a finger, or move with the arrow keys. Letters stand outside for first views, inside for second
-    ones, so that views that meet hide no letter. Arrows point where gradient descent would move a view;
-    their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
-    NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
-
-    Shapes:
-        angles ``(2, n)``, the two views of 2 to 6 images.
+    Letters stand outside for first views, inside for second ones, so that views that meet hide no letter. Arrows point
+    where gradient descent would move a view; their length is the gradient times the temperature. A switch chooses
+    between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Units:
-        angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
-        ``label`` describes the picture in words to those who do not see it.
+        angles ``(2, n)``, the two views of 2 to 6 images, in radians, counted from the right against the clock.
+        temperature from 0.05 to 1, the slider's range.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.
@@ -301,49 +245,22 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     (gradient,) = torch.autograd.grad(loss, turned)
     logits = (points @ points.T).detach().fill_diagonal_(-math.inf) / temperature
     sure = logits.softmax(dim=1)[range(2 * n), [*range(n, 2 * n), *range(n)]].mean().item()
-    content = {"start": start, "arrow": ARROW, "letter": LETTER}
-    name = name_of("contrastive", json.dumps([content, temperature, label]))
-    moves = [-ARROW * 2 * n * temperature * slope for slope in gradient.tolist()]
-    lines, views = _drawn_views(start, points.detach(), moves, name)
+    views = []
+    for k, (angle, (x, y), slope) in enumerate(zip(start, points.tolist(), gradient.tolist(), strict=True)):
+        move = -ARROW * 2 * n * temperature * slope
+        views.append({
+            "at": (x, -y),  # in a drawing, down is positive
+            "tip": (x - move * y, -y - move * x),
+            "clockwise": (90 - round(math.degrees(angle))) % 360,
+            "color": COLORS[k % n],
+        })  # fmt: skip
     return filled(
         "circle.html",
-        name=name,
-        label=html.escape(label, quote=True),
-        lines=lines,
+        label=label,
         views=views,
         temperature=temperature,
         loss=f"{loss.item():.2f}",
         sure=f"{100 * sure:.0f}",
         guessing=f"{math.log(2 * n - 1):.2f}",
-        others=2 * n - 1,
-        content=json.dumps(content),
+        content={"start": start, "arrow": ARROW, "letter": LETTER},
     )
-
-
-def _drawn_views(start: Sequence[float], points: Tensor, moves: Sequence[float], name: str) -> tuple[str, str]:
-    """Return the lines between views and of their arrows, and the views themselves."""
-    n, places = len(start) // 2, [(x, -y) for x, y in points.tolist()]
-    views, arrows, pairs = [], [], []
-    for k, (angle, (x, y), move) in enumerate(zip(start, places, moves, strict=True)):
-        letter = "ABCDEF"[k % n] if k < n else "abcdef"[k % n]
-        tip = x + move * y, y - move * x
-        arrows.append(
-            f'<line class="arrow" x1="{x:.3f}" y1="{y:.3f}" x2="{tip[0]:.3f}" y2="{tip[1]:.3f}" '
-            f'marker-end="url(#{name}-tip)"/>'
-        )
-        side, clockwise = LETTER if k < n else -LETTER, (90 - round(math.degrees(angle))) % 360
-        # A disc inside a ring: both are seen where two views meet.
-        dot = f'class="full" r="0.07" fill="{COLORS[k % n]}"' if k < n else 'class="dot" r="0.1"'
-        views.append(
-            f'<g class="view" tabindex="0" role="slider" aria-label="view {1 + k // n} of image {"ABCDEF"[k % n]}" '
-            f'aria-valuemin="0" aria-valuemax="359" aria-valuenow="{clockwise}" '
-            f'aria-valuetext="{clockwise} degrees clockwise from the top" '
-            f'transform="translate({x:.3f} {y:.3f})" style="stroke: {COLORS[k % n]}">'
-            f'<circle class="grip" r="0.18"/><circle {dot}/>'
-            f'<text x="{side * x:.3f}" y="{side * y:.3f}" dy="0.045">{letter}</text></g>'
-        )
-    for k, ((x1, y1), (x2, y2)) in enumerate(zip(places[:n], places[n:], strict=True)):
-        pairs.append(
-            f'<line class="pair" x1="{x1:.3f}" y1="{y1:.3f}" x2="{x2:.3f}" y2="{y2:.3f}" style="stroke: {COLORS[k]}"/>'
-        )
-    return "".join(pairs + arrows), "".join(views)

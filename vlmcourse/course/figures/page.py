@@ -3,38 +3,27 @@
 import base64
 import hashlib
 import io
-import re
-from importlib.resources import files
+import json
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined  # a requirement of torch
 from torch import Tensor
+
+_TEMPLATES = Environment(
+    loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+)
 
 
 def filled(template: str, **values: Any) -> str:
-    """Return a template of this package, with each ``{{word}}`` replaced by the value of that name.
+    """Return a template of this package filled with values, which are escaped, and a ``name`` made from them.
 
-    ``{{controls.css}}`` stands for the text of the file of that name, which lies beside the template.
+    The same values give the same HTML. They must be JSON: numbers, text, lists and dictionaries.
 
-    >>> filled("path.html", steps="<li>1</li>").endswith("</style><li>1</li></ol>")
-    True
+    >>> filled("player.html", label="a < b", film="", frames=5, frame=[8, 8], seconds=1, width=240)
+    '<figure id="player-...aria-label="a &lt; b"...
     """
-
-    def read(name: str) -> str:
-        return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
-
-    def value(found: re.Match[str]) -> str:
-        return read(found[1]) if "." in found[1] else str(values[found[1]])
-
-    return re.sub(r"\{\{([\w.]+)\}\}", value, read(template))
-
-
-def name_of(kind: str, content: str) -> str:
-    """Return an identifier made from the content: the same data give the same HTML.
-
-    >>> name_of("clip", "eight frames")
-    'clip-...'
-    """
-    return f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return _TEMPLATES.get_template(template).render(values, name=f"{template.partition('.')[0]}-{digest[:10]}")
 
 
 def base64_of(image: Tensor, form: str, **options: Any) -> str:

@@ -1,14 +1,12 @@
 """A photograph under a grid of patches: a slider for their size, and how many tokens and pairs there are."""
 
-import html
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
+from vlmcourse.course.figures.page import base64_of, check_label, filled
 from vlmcourse.ops.patches import patchify
 
 
@@ -18,14 +16,8 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     Beside the photograph stands the matrix of all pairs, drawn to scale against the largest. Tokens are counted on what
     :func:`~vlmcourse.ops.patches.patchify` returns.
 
-    Shapes:
-        image ``(1 or 3, h, w)``, from 0 to 1.
-
     Units:
-        sizes and start in pixels; every size divides height and width. ``label`` describes the photograph in words.
-
-    Raises:
-        ValueError: a size that does not divide the image, or a start that is not among the sizes.
+        image ``(1 or 3, h, w)``, from 0 to 1; sizes and start in pixels, every size a divisor of height and width.
 
     Source:
         Slides S20 to S23.
@@ -41,24 +33,13 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     if start not in sizes:
         raise ValueError(f"start must be one of the sizes {sizes}, received {start}")
     choices = [_counted(image, size) for size in sizes]
-    most = max(choice["tokens"] for choice in choices)
-    content = {"choices": choices, "most": most}
-    photo, first = base64_of(image.expand(3, -1, -1), "JPEG", quality=85), sizes.index(start)
-    shown = choices[first]
     return filled(
         "patch_slider.html",
-        name=name_of("patches", json.dumps([content, photo, label, start])),
-        label=html.escape(label, quote=True),
-        photo=photo,
+        label=label,
+        photo=base64_of(image.expand(3, -1, -1), "JPEG", quality=85),
         shape=f"{image.shape[2]} / {image.shape[1]}",
-        columns=shown["columns"],
-        rows=shown["rows"],
-        side=f"{100 * shown['tokens'] / most:.3f}",
-        last=len(sizes) - 1,
-        first=first,
-        size=start,
-        says=shown["says"],
-        content=json.dumps(content),
+        first=sizes.index(start),
+        content={"choices": choices, "most": max(choice["tokens"] for choice in choices)},
     )
 
 

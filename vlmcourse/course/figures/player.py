@@ -5,24 +5,19 @@ plain form fields, which need no script. Readers whose system asks for less moti
 they choose Play. On paper, all frames stand side by side.
 """
 
-import html
-
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse._checks import check_floating, check_positive, check_rank
-from vlmcourse.course.figures.page import base64_of, check_label, filled, name_of
+from vlmcourse._checks import check_floating, check_positive
+from vlmcourse.course.figures.page import base64_of, check_label, filled
 
 
 def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, width: int = 240) -> str:
     """Return HTML that plays a clip over and over, and lets a reader stop it and play it backwards.
 
-    Shapes:
-        clip ``(1 or 3, t, h, w)``.
-
     Units:
-        clip from 0 to 1; other values are clipped. ``width`` counts pixels on the page, where there are so many.
-        ``label`` describes the clip in words to those who do not see it.
+        clip ``(1 or 3, t, h, w)``, from 0 to 1. ``width`` counts pixels on the page, where there are so many. ``label``
+        describes the clip in words to those who do not see it.
 
     Source:
         Slide S10.
@@ -32,26 +27,19 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
     >>> player.count("data:image/png"), "<script" in player, "http" in player
     (1, False, False)
     """
-    check_rank("clip", clip, "c t h w")
-    check_floating("clip", clip)
+    check_floating("clip", clip, "c t h w")
     if clip.shape[0] not in (1, 3):
         raise ValueError(f"clip must have 1 or 3 channels, received {clip.shape[0]}")
     check_positive("frames_per_second", frames_per_second)
     check_positive("width", width)
     check_label(label, "clip")
     frames, height, width_of_frame = clip.shape[1:]
-    film = base64_of(rearrange(clip, "c t h w -> c h (t w)"), "PNG", optimize=True)
-    # The template counts in percent, so that the film shrinks with a narrow page, and stops at both ends.
     return filled(
         "player.html",
-        name=name_of("clip", f"{film} {label} {frames_per_second} {width}"),
-        label=html.escape(label, quote=True),
-        film=film,
-        steps=max(frames, 2),  # fewer are not allowed; a single frame fills the strip and stays where it is
-        strip=100 * frames,
+        label=label,
+        film=base64_of(rearrange(clip, "c t h w -> c h (t w)"), "PNG", optimize=True),
         frames=frames,
-        strip_shape=f"{frames * width_of_frame} / {height}",
+        frame=[width_of_frame, height],
         seconds=f"{frames / frames_per_second:.2f}",
         width=width,
-        shape=f"{width_of_frame} / {height}",
     )

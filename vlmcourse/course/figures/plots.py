@@ -1,7 +1,6 @@
 """Figures that more than one chapter needs. Every function draws into an Axes and returns it.
 
-They take their colours, widths and scales from :mod:`~vlmcourse.course.figures.style`, whose names are here too, so
-that a chapter needs ``plots`` alone. What a colour says is also said by a marker, a frame or a label.
+The names of :mod:`~vlmcourse.course.figures.style` are here too, so that a chapter needs ``plots`` alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,12 +48,14 @@ __all__ = [
 MARKERS = "osD^vPX"
 
 
+def _new_axes(width: float, height: float) -> Axes:
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
 def show_images(
     images: Tensor, *, columns: int | None = None, titles: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw a batch of images as one grid, row by row, with gaps and a title above each if wanted.
-
-    Gaps are transparent, and so is an image of nothing but NaN, which leaves its place empty.
+    """Draw a batch of images as one grid, row by row; an image of nothing but NaN leaves its place empty.
 
     Shapes:
         images ``(b, 1 or 3, h, w)``, uint8, or floating point from 0 to 1; other values are clipped.
@@ -78,8 +79,7 @@ def show_images(
     grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap_below, :-gap]
     if ax is None:
         side = min(1.0, (WIDE - 0.1) / (grid.shape[1] / width))  # of one image, in inches
-        size = (side * grid.shape[1] / width + 0.1, side * grid.shape[0] / height + (0.3 if titles else 0.1))
-        ax = plt.subplots(figsize=size, layout="constrained")[1]
+        ax = _new_axes(side * grid.shape[1] / width + 0.1, side * grid.shape[0] / height + (0.3 if titles else 0.1))
     ax.imshow(grid.numpy(), interpolation="none")  # a file keeps the pixels that there are
     for k, title in enumerate(titles or ()):
         row, column = divmod(k, columns)
@@ -90,19 +90,14 @@ def show_images(
 
 
 def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw the cosine similarities of 2n views, view i of an image beside view i + n of the same.
-
-    Positives are framed, self-pairs crossed out: they are masked and take no part in the loss. Zero is the paper.
-
-    Shapes:
-        similarity ``(2n, 2n)``, from -1 to 1.
+    """Draw the cosine similarities of 2n views, ``(2n, 2n)``, with positives framed and masked self-pairs crossed out.
 
     >>> show_similarity(torch.eye(6)).get_xlabel()
     'view j'
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or len(similarity) % 2:
         raise ValueError(f"similarity must have shape (2n, 2n), received {tuple(similarity.shape)}")
-    ax = ax or plt.subplots(figsize=(NARROW, 4), layout="constrained")[1]
+    ax = ax or _new_axes(NARROW, 4)
     others = similarity.detach().float().cpu().clone().fill_diagonal_(torch.nan)
     picture = ax.imshow(others.numpy(), cmap=SIGNED, vmin=-1, vmax=1)
     ax.figure.colorbar(picture, ax=ax, shrink=0.8, label="cosine similarity")
@@ -124,10 +119,7 @@ def show_band(
     ax: Axes,
     color: str = COLORS[0],
 ) -> Axes:
-    """Draw the mean of several runs over ``x``, and the range between the lowest and the highest as a band.
-
-    Shapes:
-        x ``(steps,)``, runs ``(seeds, steps)``.
+    """Draw the mean of runs ``(seeds, steps)`` over ``x``, and the range from the lowest to the highest as a band.
 
     >>> ax = show_band([1, 2], [[0.0, 1.0], [2.0, 3.0]], label="two seeds", ax=plt.subplots()[1])
     >>> ax.lines[0].get_ydata().tolist()
@@ -144,30 +136,26 @@ def show_band(
 def show_on_circle(
     embeddings: Tensor, colors: Tensor, *, pairs: bool = False, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """Draw embeddings of two entries on the unit circle, each in a colour of its own.
+    """Draw the directions of embeddings ``(b, 2)`` on the unit circle, in colours ``(b, 3)`` from 0 to 1.
 
     With ``pairs`` row i and row i + n are two views of one image and are joined by a line.
-
-    Shapes:
-        embeddings ``(b, 2)``, of any length above zero: only directions are drawn. colors ``(b, 3)``, from 0 to 1.
 
     >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start")
     >>> ax.get_title()
     'start'
     """
-    if embeddings.ndim != 2 or embeddings.shape[1] != 2 or colors.shape != (len(embeddings), 3):
+    if embeddings.shape != (len(colors), 2) or colors.shape != (len(embeddings), 3):
         received = f"{tuple(embeddings.shape)} with colors {tuple(colors.shape)}"
         raise ValueError(f"embeddings must have shape (b, 2) and colors (b, 3), received {received}")
-    ax = ax or plt.subplots(figsize=(NARROW, 3.2), layout="constrained")[1]
+    ax = ax or _new_axes(NARROW, 3.2)
     points = F.normalize(embeddings.detach().float().cpu(), dim=1)
     ax.add_patch(plt.Circle((0, 0), 1, fill=False, edgecolor=QUIET, zorder=0))
     if pairs:
         for one, other in zip(*points.chunk(2), strict=True):
             ax.plot(*zip(one, other, strict=True), color="gray", linewidth=0.7, zorder=1)
+    x, y = points.T
     # A grey rim, since some colours are as pale as the page.
-    ax.scatter(
-        points[:, 0], points[:, 1], s=26, c=colors.detach().cpu().numpy(), edgecolors="gray", linewidths=0.4, zorder=2
-    )
+    ax.scatter(x, y, s=26, c=colors.detach().cpu().numpy(), edgecolors="gray", linewidths=0.4, zorder=2)
     ax.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal", title=title)
     ax.set_axis_off()
     return ax
@@ -185,8 +173,8 @@ def show_attention(
 ) -> Axes:
     """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
 
-    The query's patch is framed and keeps its colours. Any other patch keeps its colours in proportion to its weight,
-    relative to the largest weight of that query, and fades to a pale grey copy of itself where the weight is small.
+    The query's patch is framed and keeps its colours. Any other keeps them in proportion to its weight, relative to the
+    largest of that query, and fades to a pale grey copy of itself where the weight is small.
 
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.
@@ -221,20 +209,16 @@ def show_attention(
 
 
 def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw α: row i is a query and says how much it takes from each j, the stronger the colour the more.
+    """Draw α ``(i, j)``: row i is a query and says how much it takes from each j, the stronger the colour the more.
 
-    Shades follow the square root of the weight, so that small weights can be told from none, which shows the paper.
-    The axis of the queries has their colour, the axis of the keys theirs.
-
-    Shapes:
-        weights ``(i, j)``, not negative.
+    Shades follow the square root of the weight, so that small weights can be told from none.
 
     >>> show_attention_matrix(torch.eye(3)).get_ylabel()
     'i, the patch that looks'
     """
     if weights.ndim != 2:
         raise ValueError(f"weights must have shape (i, j), received {tuple(weights.shape)}")
-    ax = ax or plt.subplots(figsize=(NARROW, 3.6), layout="constrained")[1]
+    ax = ax or _new_axes(NARROW, 3.6)
     shades = AMOUNT.resampled(24)  # few, for a smaller file
     picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap=shades, norm=PowerNorm(0.5, vmin=0))
     ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="α")
@@ -253,8 +237,7 @@ def show_runs(
 ) -> Axes:
     """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
 
-    ``results`` maps a method's name to what a chapter measured, or to one number a run; ``chance`` is drawn as a
-    dashed line.
+    ``results`` maps a method's name to what a chapter measured, or to one number a run.
 
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
@@ -262,7 +245,7 @@ def show_runs(
     """
     if not results or not all(len(_runs(result)) for result in results.values()):
         raise ValueError(f"results must hold at least one run for every method, received {dict(results)}")
-    ax = ax or plt.subplots(figsize=(WIDE, 0.9 + 0.4 * len(results)), layout="constrained")[1]
+    ax = ax or _new_axes(WIDE, 0.9 + 0.4 * len(results))
     colors = colors_of(results)
     for k, (name, result) in enumerate(results.items()):
         _draw_runs(ax, result, k, 0.3, color=colors[name], marker=MARKERS[k % 7], size=40)
@@ -284,9 +267,7 @@ def show_training(
 ) -> Axes:
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
-    Shapes:
-        as many values in every recorded run: one a step, or one for each of ``steps``. A reader who trains for longer
-        has a longer line than band.
+    Each recorded run has one value a step, or one for each of ``steps``; the run here may be longer.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
     >>> ax = show_training({"contrastive": loss})
@@ -295,7 +276,7 @@ def show_training(
     """
     if not curves:
         raise ValueError("curves must hold at least one measured curve, received none")
-    ax = ax or plt.subplots(figsize=(NARROW, 3), layout="constrained")[1]
+    ax = ax or _new_axes(NARROW, 3)
     drawn: list[str] = []
     for (name, curve), color in zip(curves.items(), colors_of(curves).values(), strict=True):
         shown = curve.recorded or (curve.live,)
@@ -312,7 +293,6 @@ def show_training(
 
 
 def _steps_of(values: Sequence[float], steps: Sequence[float] | None) -> Sequence[float]:
-    """Return at which steps the values of a curve were taken: at those given, or at every one."""
     return range(1, len(values) + 1) if steps is None else steps
 
 
@@ -343,11 +323,8 @@ def show_reach(
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
-    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines that would
-    hide each other are set apart by a hair.
-
-    Shapes:
-        ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
+    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines are set apart
+    by a hair, so that none hides another. ``accuracies`` maps names to curves over ``distances``.
 
     >>> near, far = Measurement("near", [1.0, 0.5], ()), Measurement("far", [1.0, 1.0], ())
     >>> upper, lower = show_reach([0, 2], {"near": near, "far": far}, reaches={"near": 0, "far": 2}, chance=0.5)
@@ -384,17 +361,14 @@ def show_reach(
     upper.axhline(chance, color="gray", linestyle="--", linewidth=1)
     upper.annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize="small")
     upper.set(ylabel="accuracy", ylim=(0, 1.05), xticks=distances)
-    lower.set(xlabel="distance to the cell that holds the answer", yticks=range(len(reaches)), ylim=(len(reaches), -1))
-    lower.set_yticklabels(list(accuracies))
+    lower.set(xlabel="distance to the cell that holds the answer", ylim=(len(reaches), -1))
+    lower.set(yticks=range(len(reaches)), yticklabels=list(accuracies))
     lower.set_title("what each network can see", fontsize="small", loc="left")
     return upper, lower
 
 
 def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Draw dated events from left to right, to scale, in one lane for each group.
-
-    Shapes:
-        ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
+    """Draw events (year, text, group) from left to right, to scale, in one lane for each of the groups' ``names``.
 
     >>> ax = show_timeline([(2012.9, "AlexNet", 0), (2020.8, "ViT", 1)], names=["convolution", "attention"])
     >>> [text.get_text() for text in ax.texts]
@@ -402,21 +376,22 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     """
     if not events or not all(0 <= group < len(names) for _, _, group in events):
         raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
-    ax = ax or plt.subplots(figsize=(WIDE, 0.8 + 0.9 * len(names)), layout="constrained")[1]
+    ax = ax or _new_axes(WIDE, 0.8 + 0.9 * len(names))
     colors = colors_of(names)
     for group, name in enumerate(names):
         dated = sorted(event for event in events if event[2] == group)
         ax.axhline(group, color=QUIET, linewidth=1, zorder=0)
-        places = ([event[0] for event in dated], [group] * len(dated))
-        ax.scatter(*places, s=50, marker=MARKERS[group % 7], color=colors[name])
+        ax.scatter(
+            [year for year, *_ in dated], [group] * len(dated), s=50, marker=MARKERS[group % 7], color=colors[name]
+        )
         for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
                 text, (year, group), (0, away), textcoords="offset points", ha="center", va="center", fontsize="small",
                 arrowprops={"arrowstyle": "-", "color": QUIET, "shrinkB": 4} if abs(away) > 12 else None,
             )  # fmt: skip
-    first, last = min(event[0] for event in events), max(event[0] for event in events)
-    ax.set(xlim=(int(first) - 0.2, int(last) + 1.2), ylim=(len(names) - 0.4, -0.6))
+    years = [year for year, *_ in events]
+    ax.set(xlim=(int(min(years)) - 0.2, int(max(years)) + 1.2), ylim=(len(names) - 0.4, -0.6))
     ax.set(yticks=range(len(names)), yticklabels=list(names))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     ax.spines["left"].set_visible(False)
@@ -425,10 +400,7 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
 
 
 def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw rows of images one above the other, each with its name to the left, and titles above the first row.
-
-    Shapes:
-        ``rows`` maps a name to images ``(b, 1 or 3, h, w)``, the same shape in every row.
+    """Draw rows of images ``(b, 1 or 3, h, w)`` with their names to the left, and titles above the first row.
 
     >>> ax = show_rows({"query": torch.rand(2, 3, 8, 8), "answer": torch.rand(2, 1, 8, 8)})
     >>> [text.get_text() for text in ax.texts]
@@ -480,7 +452,7 @@ def show_grouped_runs(
         raise ValueError(
             f"results must hold the same methods for every task, each with a run, received {dict(results)}"
         )
-    ax = ax or plt.subplots(figsize=(WIDE, 0.9 + 0.18 * len(results) * (len(methods) + 1)), layout="constrained")[1]
+    ax = ax or _new_axes(WIDE, 0.9 + 0.18 * len(results) * (len(methods) + 1))
     colors = colors_of(methods)
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
@@ -522,8 +494,7 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
 def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
     """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
 
-    As in :func:`show_attention`, a place keeps its colours in proportion to its weight, relative to the word's largest,
-    and fades to a pale grey copy where the weight is small; layers are averaged unless one is named.
+    As in :func:`show_attention`, places with small weights fade; layers are averaged unless one is named.
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.

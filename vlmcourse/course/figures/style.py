@@ -1,8 +1,8 @@
 """The look of every figure: two widths, one ink, and colours that mean the same in the whole book.
 
-``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. The rest is names to draw
-with: an encoder, a network or an input that has a colour in one chapter has it in all of them. What a colour says is
-also said by a marker, a frame or a label, for readers who cannot tell colours apart.
+``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. An encoder, a network or an
+input that has a colour in one chapter has it in all of them. What a colour says is also said by a marker, a frame or a
+label, for readers who cannot tell colours apart.
 """
 
 import os
@@ -18,7 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
 WIDE, NARROW = 7.5, 5.0  # inches: the width of 88 characters of code, and two thirds of it
 INK = "#222832"  # of words, axes and arrows; the pages replace it by the colour of their text
-QUIET = (*to_rgba(INK)[:3], 0.25)  # of lines that only guide the eye
+QUIET = to_rgba(INK, 0.25)  # of lines that only guide the eye
 
 # After Okabe and Ito 2008, "Color Universal Design", each as bright as it takes to stand out by three to one from
 # white paper and from the dark theme alike.
@@ -63,11 +63,10 @@ CONCEPTS = {name: HUES[hue] for group in GROUPS.values() for name, hue in group.
 
 def _fading(name: str, *hues: str) -> LinearSegmentedColormap:
     """Return a scale from nothing at all, which shows the paper, to a full colour: one way, or both ways."""
-    ends = [(*to_rgba(HUES[hue])[:3], 1.0) for hue in hues]
-    none = [(*end[:3], 0.0) for end in ends]
-    if len(ends) == 1:
-        return LinearSegmentedColormap.from_list(name, [none[0], ends[0]])
-    steps = [(0.0, ends[0]), (0.5, none[0]), (0.5, none[1]), (1.0, ends[1])]
+    none, full = ([to_rgba(HUES[hue], alpha) for hue in hues] for alpha in (0.0, 1.0))
+    if len(hues) == 1:
+        return LinearSegmentedColormap.from_list(name, [none[0], full[0]])
+    steps = [(0.0, full[0]), (0.5, none[0]), (0.5, none[1]), (1.0, full[1])]
     return LinearSegmentedColormap.from_list(name, steps)
 
 
@@ -123,9 +122,8 @@ def ink_on(share: float) -> str:
 def use_style() -> None:
     """Draw all that follows in the style of the book.
 
-    Settings of the user's own, other than where figures go, are set aside. Notebooks get PNG files, which every viewer
-    shows as they are; with ``VLMCOURSE_FIGURES=svg``, as the book is built, they get SVG, sharp at any size. Neither is
-    trimmed, which would give every figure a width of its own, and neither tells date or version.
+    Notebooks get PNG files, which every viewer shows as they are; with ``VLMCOURSE_FIGURES=svg``, as the book is built,
+    they get SVG, sharp at any size. Neither is trimmed, which would give every figure a width of its own.
 
     >>> with plt.rc_context():
     ...     use_style()
