@@ -58,13 +58,12 @@ class ConvEncoder(nn.Module):
     torchvision's gives its vector once its classifier is replaced: ``network.fc = nn.Identity()``.
 
     Shapes:
-        images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``. ``embed_dim`` is the last stage's
-        ``width * 2 ** (len(depths) - 1)`` channels times ``pool_size ** 2``. Any height and width from 2.
+        images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.
 
     Options:
         width: channels of the first stage. depths: residual blocks in each stage. strides: by how much the stem and
-        then each stage shrinks the map, one number more than ``depths``. pool_size: the feature map is averaged down to
-        this many rows and columns before it is flattened; 1 forgets where things are.
+        then each stage shrinks the map. pool_size: the feature map is averaged down to this many rows and columns
+        before it is flattened; 1 forgets where things are.
 
     Source:
         He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
@@ -118,11 +117,8 @@ class ConvEncoder(nn.Module):
     def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
         """Return ResNet-18 for small images: four stages of two blocks, 64 to 512 channels, 11.17 million parameters.
 
-        It is torchvision's ``resnet18`` with the stem that is usual for CIFAR-10 (3 × 3, stride 1, no pooling) and
-        without the classifier.
-
-        Source:
-            He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
+        It is torchvision's ``resnet18`` without the classifier, and with the stem of Chen et al. 2020, appendix B.9
+        (arXiv 2002.05709): 3 × 3, stride 1, no pooling.
 
         >>> encoder = ConvEncoder.resnet18()
         >>> encoder.embed_dim, sum(p.numel() for p in encoder.parameters())

@@ -14,8 +14,7 @@ class Connector(nn.Module):
     """From an encoder's vectors to vectors among the words: a norm, one hidden layer, and a learned place.
 
     With ``reduction=2``, each square of 2 × 2 neighbouring vectors is joined into one of four times the width before
-    the MLP ("pixel shuffle"): a quarter of the tokens, and nothing averaged away. The place is added here because a
-    convolution's vectors do not know where they are, and an image may stand anywhere in the prompt.
+    the MLP ("pixel shuffle"). The place is added here because a convolution's vectors do not know where they are.
 
     Shapes:
         feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,

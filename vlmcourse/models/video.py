@@ -29,10 +29,6 @@ class FrameEncoder(nn.Module):
 
     Source:
         Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
-
-    >>> import torch
-    >>> FrameEncoder(ConvEncoder(width=8))(torch.rand(2, 3, 5, 20, 20)).shape
-    torch.Size([2, 5, 128])
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -70,7 +66,6 @@ class FrameAverage(nn.Module):
         Karpathy et al. 2014, "Large-scale video classification with convolutional neural networks", the single-frame
         and late-fusion baselines. Slide S11.
 
-    >>> import torch
     >>> FrameAverage(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -102,7 +97,6 @@ class CNNLSTM(nn.Module):
     Source:
         Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
 
-    >>> import torch
     >>> CNNLSTM(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -125,8 +119,8 @@ class CNNLSTM(nn.Module):
 class CNNTransformer(nn.Module):
     """Turn each frame into a vector, add when it was shown, let the frames attend to each other, and average.
 
-    When is told by sinusoids, which exist for every time, so that a clip may be longer than those of training. What
-    the network does at times it has never seen is another matter; chapter 5 measures it.
+    When is told by sinusoids, which exist for every time. What the network does at times it has never seen is another
+    matter; chapter 5 measures it.
 
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
@@ -137,7 +131,6 @@ class CNNTransformer(nn.Module):
     Source:
         Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762). Slide S11.
 
-    >>> import torch
     >>> CNNTransformer(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -186,7 +179,6 @@ class CNN3D(nn.Module):
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
 
-    >>> import torch
     >>> CNN3D(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -237,7 +229,6 @@ def sinusoids(tokens: Tensor) -> Tensor:
     Source:
         Vaswani et al. 2017, section 3.5 (arXiv 1706.03762).
 
-    >>> import torch
     >>> sinusoids(torch.zeros(1, 2, 4))
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
             [0.8415, 0.5403, 0.0100, 0.9999]])

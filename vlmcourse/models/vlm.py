@@ -75,7 +75,6 @@ class VisionLanguageModel(nn.Module):
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
 
-    >>> import torch
     >>> tokenizer = Tokenizer.from_texts([PROMPT, "a red star", "a blue ring"])
     >>> language_model = LanguageModel(len(tokenizer), context_length=50, embed_dim=12, depth=2, num_heads=3)
     >>> encoder = ConvEncoder(width=5)
@@ -197,13 +196,8 @@ class VisionLanguageModel(nn.Module):
         what else is in the batch, unless they are drawn at a temperature above zero.
 
         Options:
-            temperature: 0 takes the likeliest word, 1 draws as the model predicts. top_p: see
-            :func:`next_token_probabilities`. seed: of the draws, which leave the global random state alone.
-            return_attention: keep where each word looked, in :class:`Answer`.
-
-        Raises:
-            ValueError: images with NaN or infinity. Pixels far outside [0, 1] only cause a warning, since an encoder
-                of your own may want them.
+            temperature, top_p: see :func:`next_token_probabilities`. seed: of the draws, which leave the global random
+            state alone. return_attention: keep where each word looked, in :class:`Answer`.
         """
         check_int("max_new_tokens", max_new_tokens)
         tokenizer, language_model = self.tokenizer, self.language_model
@@ -315,16 +309,11 @@ _PARTS: dict[str, tuple[type, ...]] = {
 def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Write the whole model into one safetensors file, with how it is built and where it comes from.
 
-    The file is written beside its place, synced and renamed, so ``path`` is never half done.
-
     Options:
         provenance: what is worth knowing in a year (data, seed, scores, commit, date): anything that JSON can hold.
 
     Raises:
         TypeError: a part of your own class, which the file could not build again.
-
-    Source:
-        The safetensors format (huggingface.co/docs/safetensors).
 
     >>> import tempfile
     >>> tokenizer = Tokenizer.from_texts([PROMPT, "a star"])
@@ -357,10 +346,6 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
     """Return a model that :func:`save_vlm` wrote, on the CPU and ready to answer, and its provenance.
 
     No code from the file is executed, and its sizes are held against its tensors before anything is allocated.
-
-    Raises:
-        ValueError: the file is no safetensors file, is cut short, or holds something else than such a model.
-        OSError: the file cannot be read.
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):

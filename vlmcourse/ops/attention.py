@@ -33,7 +33,6 @@ def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = No
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
 
-    >>> import torch
     >>> tokens = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> attention_weights(tokens, tokens)
     tensor([[0.6698, 0.3302],
@@ -63,7 +62,6 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
 
-    >>> import torch
     >>> same = torch.zeros(1, 3, 2)  # three tokens that match equally well
     >>> self_attention(same, same, torch.tensor([[[0.0], [3.0], [6.0]]]))
     tensor([[[3.],
@@ -91,7 +89,6 @@ class KeyValueCache:
     Source:
         Shazeer 2019, section 2.4 (arXiv 1911.02150), for its cost; the language model of slide S03.
 
-    >>> import torch
     >>> attention, cache = MultiHeadSelfAttention(embed_dim=6, num_heads=2), KeyValueCache()
     >>> tokens = torch.rand(1, 3, 6)
     >>> for token in tokens.split(1, dim=1):
@@ -119,22 +116,18 @@ class MultiHeadSelfAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the embedding.
 
     ``backend="fused"`` runs PyTorch's kernel; ``backend="einops"`` computes the same in readable form, can return α,
-    and costs memory quadratic in the number of tokens. Both use the same weights, and ``backend`` may be changed on
-    the module at any time. The weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout: at the
-    course's scale it hides more than it helps.
+    and costs memory quadratic in the number of tokens. ``backend`` may be changed on the module at any time. The
+    weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout: at the course's scale it hides more
+    than it helps.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
         ``(b, num_heads, n, n)``. A boolean ``mask``, broadcastable to ``(b, num_heads, n, n)``, is True where i may
         look at j. With a ``cache`` the last n counts the tokens in it too.
 
-    Raises:
-        ValueError: weights asked of the fused backend, which never forms them.
-
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.
 
-    >>> import torch
     >>> attention = MultiHeadSelfAttention(embed_dim=6, num_heads=2, backend="einops")
     >>> mixed, weights = attention(torch.rand(1, 5, 6), return_weights=True)
     >>> mixed.shape, weights.shape

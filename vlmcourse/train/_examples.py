@@ -1,7 +1,7 @@
 """The examples of a training: in memory as tensors, or fetched one by one from a dataset."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +15,7 @@ from vlmcourse.train.runtime import mixed_seed, reseed
 Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
 
 
-class Examples(Protocol):
-    """What a training asks of its examples."""
-
-    batch_size: int | None  # None where the caller of ``fit`` chooses it
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def identity(self) -> dict[str, str]:
-        """Say which they are."""
-
-    def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
-        """Yield the batch of every step."""
-
-
-def examples_of(data: Any) -> Examples:
+def examples_of(data: Any) -> "Examples":
     """Return the examples of whatever ``fit`` was given, checked."""
     if isinstance(data, TensorDataset):
         data = data.tensors
@@ -44,7 +29,7 @@ def examples_of(data: Any) -> Examples:
 class InMemory:
     """Holds tensors of one length; a batch has the form of the data: one tensor, or a tuple."""
 
-    batch_size: int | None = None
+    batch_size: int | None = None  # the caller of ``fit`` chooses it
 
     def __init__(self, data: Any) -> None:
         form: Callable[[Iterator[Tensor]], Any] = tuple
@@ -118,6 +103,9 @@ class Fetched:
         seeded = _Seeded(self.loader.dataset, seed, distributed.rank())
         order: Any = ((step, rows.tolist()) for step, rows in plan)
         return iter(DataLoader(seeded, batch_sampler=order, **{name: getattr(self.loader, name) for name in own}))
+
+
+Examples = InMemory | Fetched
 
 
 class _Seeded(Dataset):

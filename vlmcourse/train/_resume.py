@@ -88,13 +88,9 @@ class RunFile:
             history.fetch()
         check_weights(self.model, step)  # before a good checkpoint is replaced
         if distributed.rank() == 0:
-            save_checkpoint(
-                self.path,
-                {
-                    "model": self._weights(), "optimizer": self.optimizer.state_dict()["state"],
-                    "step": step, "history": history.columns(), **self.identity,
-                },
-            )  # fmt: skip
+            memory = self.optimizer.state_dict()["state"]
+            state = {"model": self._weights(), "optimizer": memory, "step": step, "history": history.rows}
+            save_checkpoint(self.path, state | self.identity)
 
     def keep(self, step: int, history: History, *, every: int, interrupted: bool) -> None:
         """Save when it is time, and stop when any process was interrupted."""
@@ -122,17 +118,12 @@ class RunFile:
                 check_same(what, path, saved, present)
 
     def _load_optimizer(self, saved: Mapping[int, Mapping[str, Any]]) -> None:
-        """Load the optimizer's memory, each tensor laid out as its parameter is."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         adam = isinstance(self.optimizer, torch.optim.AdamW)
         names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
-        state = {}
-        for k, memory in saved.items():
-            if any(memory[name].shape != parameters[k].shape for name in names):
-                raise TypeError
-            laid_out = {name: torch.empty_like(parameters[k]).copy_(memory[name]) for name in names}
-            state[k] = {**memory, **laid_out}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if any(memory[name].shape != parameters[k].shape for k, memory in saved.items() for name in names):
+            raise TypeError  # the optimizer itself would notice in the first step only
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved})
 
     def _max_bytes(self) -> int:
         """Return more than any checkpoint of this run takes: weights, two moments, and thousand numbers a step."""

@@ -35,17 +35,13 @@ def extract_features(
 ) -> Tensor:
     """Return the encoder's output for every image, without moving the encoder.
 
-    A module is run in evaluation mode and without gradients, on images of its own dtype, and handed back in the mode it
-    came in. Pass ``encoder.feature_map`` for maps instead of vectors. A function of your own must call its networks in
-    evaluation mode where that makes a difference.
+    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. Pass
+    ``encoder.feature_map`` for maps instead of vectors. A function of your own must call its networks in evaluation
+    mode where that makes a difference.
 
     Shapes:
         images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` →
         ``(n, ...)`` float32 on the CPU.
-
-    Raises:
-        ValueError: an encoder that does not return one row an image, or a function that calls a network in training
-            mode.
 
     Source:
         Chen et al. 2020, section 4 (arXiv 2002.05709); slides S04 and S09.
@@ -83,15 +79,10 @@ class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
     Minimised is the mean cross-entropy plus ``penalty / 2`` times the squared weights (not the biases), to convergence
-    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts. A warning says when
-    the best penalty is the weakest or the strongest one offered, since one beyond it may be better.
+    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
-
-    Raises:
-        ValueError: features that are not finite, labels that are below zero or were never seen in training, or a probe
-            that is used before it was fitted.
 
     Source:
         Chen et al. 2020, appendix B.6 (arXiv 2002.05709); slide S09.
@@ -184,8 +175,6 @@ def knn_accuracy(
 ) -> float:
     """Return the accuracy of the k nearest neighbours by cosine, each voting with exp(cosine / temperature).
 
-    Another measure than a linear probe; the two are never mixed in one column.
-
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64.
 
@@ -221,8 +210,7 @@ class SegmentationProbe:
     """One linear map, the same at every location of a frozen feature map, whose logits are enlarged to the mask's size.
 
     Fitted like :class:`LinearProbe`, with every location of the training maps as one example, labelled by the class
-    that most of its pixels have. Pixels of the class ``ignore_index``, such as the border round an object that nobody
-    was sure of, count nowhere: neither in training nor in a score.
+    that most of its pixels have. Pixels of the class ``ignore_index`` count neither in training nor in a score.
 
     Shapes:
         maps ``(n, c, h', w')``, masks ``(n, h, w)`` int64, with h and w multiples of h' and w'.

@@ -13,10 +13,6 @@ def device() -> torch.device:
 
     The environment variable ``VLMCOURSE_DEVICE`` overrides the choice, as in ``VLMCOURSE_DEVICE=cpu`` or ``cuda:1``.
 
-    Raises:
-        ValueError: ``VLMCOURSE_DEVICE`` names no device that PyTorch knows.
-        RuntimeError: it names one that this machine, or this build of PyTorch, does not have.
-
     >>> import os
     >>> os.environ["VLMCOURSE_DEVICE"] = "cpu"
     >>> device()

@@ -31,26 +31,20 @@ def train_simclr(
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
 
     Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings that
-    the projection head makes of the encoder's vectors. Probe the encoder, not the head: the head may throw away what
-    the views change, and what it throws away can be useful.
-
-    The head's weights come from the global generator, so call ``seed_everything`` before.
+    the projection head makes of the encoder's vectors. Probe the encoder, not the head, which may throw away what the
+    views change. The head's weights come from the global generator, so call ``seed_everything`` before.
 
     Shapes:
         images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the two
         modules together ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
-        views: the steps of :func:`~vlmcourse.data.augment.two_views`. embed_dim: length of the embeddings that the
-        loss compares. lr, warmup and options: those of :func:`~vlmcourse.train.loop.fit`, such as ``steps``,
-        ``batch_size``, ``seed``, ``callback``. A long warm-up, since the loss stays at that of guessing at first.
-
-    Raises:
-        ValueError: an encoder that does not return one vector an image; otherwise as ``fit``.
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`. lr, warmup and options: those of
+        :func:`~vlmcourse.train.loop.fit`. A long warm-up, since the loss stays at that of guessing at first.
 
     Source:
-        Chen, Kornblith, Norouzi and Hinton 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head;
-        slide S07. Departure: AdamW, which serves small batches better than the paper's LARS.
+        Chen et al. 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head; slide S07. Departure:
+        AdamW, which serves small batches better than the paper's LARS.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
     >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, device="cpu",
@@ -72,11 +66,9 @@ def train_simclr(
 
 
 def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
-    """Two layers, both normalised over the batch, as in the paper's code.
-
-    The last normalisation matters most: an untrained network turns all images into nearly one vector, and the loss of
-    vectors that agree has almost no slope. Centred and scaled, they differ from the first step on.
-    """
+    """Two layers, both normalised over the batch, as in the paper's code."""
+    # The last norm matters most: an untrained network turns all images into nearly one vector, and the loss of vectors
+    # that agree has almost no slope. Centred and scaled, they differ from the first step on.
     return nn.Sequential(
         nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
         nn.Linear(width, embed_dim, bias=False), nn.BatchNorm1d(embed_dim, affine=False),
