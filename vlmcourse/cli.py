@@ -104,7 +104,6 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _add_homework(parser: argparse.ArgumentParser) -> None:
-    """Describe ``vlmcourse homework`` and its four verbs."""
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="name the assignments")
     start = verbs.add_parser("start", help="copy an assignment into a folder; never overwrites your work")
@@ -117,7 +116,6 @@ def _add_homework(parser: argparse.ArgumentParser) -> None:
 
 
 def _homework(options: argparse.Namespace) -> int:
-    """Do what one verb of ``vlmcourse homework`` asks for."""
     from vlmcourse.homework import notebook
 
     if options.verb == "list":

@@ -18,10 +18,7 @@ class Connector(nn.Module):
 
     Shapes:
         feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,
-        with ``num_tokens = h * w / reduction**2``, row by row, or n.
-
-    Options:
-        grid_size: height and width of the feature maps to come; for tokens in no grid, ``(1, n)``.
+        with ``num_tokens = h * w / reduction**2``, row by row, or n. ``grid_size`` is ``(h, w)``, or ``(1, n)``.
 
     Source:
         Liu et al. 2023, "Improved baselines", section 3.2, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,

@@ -38,8 +38,7 @@ class LanguageModel(nn.Module):
         the new tokens only.
 
     Source:
-        Radford et al. 2019, section 2.3, for the pre-norm decoder; Press and Wolf 2017 (arXiv 1608.05859) for the tied
-        output. Slide S03.
+        Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.
 
     >>> model = LanguageModel(11, context_length=7, embed_dim=6, depth=2, num_heads=3)
     >>> model(torch.tensor([[3, 1, 4, 1, 5]])).shape

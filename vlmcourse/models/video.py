@@ -35,10 +35,10 @@ class FrameEncoder(nn.Module):
         super().__init__()
         embed_dim = getattr(encoder, "embed_dim", None)
         if not isinstance(embed_dim, int):
-            raise TypeError(
-                f"encoder must say how wide its vectors are by an attribute embed_dim, {type(encoder).__name__} does "
-                f"not; try encoder.embed_dim = 512, with the width of its output"
+            received = (
+                f"received {type(encoder).__name__} without; try encoder.embed_dim = 512, the width of its output"
             )
+            raise TypeError(f"encoder must say how wide its vectors are by an attribute embed_dim, {received}")
         self.encoder, self.embed_dim = encoder, embed_dim
         self.norm = nn.BatchNorm1d(embed_dim)
 
@@ -59,12 +59,11 @@ class FrameAverage(nn.Module):
 
     Options:
         width: channels of the frame encoder's first stage. embed_dim: width of the vector that is classified.
-        encoder: takes the place of the default ``ConvEncoder(in_channels=in_channels, width=width)``; any module that
-        maps images to vectors and says how wide they are by its attribute ``embed_dim``.
+        encoder: takes the place of the default :class:`ConvEncoder`; any module that maps images to vectors and says
+        how wide they are by its attribute ``embed_dim``.
 
     Source:
-        Karpathy et al. 2014, "Large-scale video classification with convolutional neural networks", the single-frame
-        and late-fusion baselines. Slide S11.
+        Karpathy et al. 2014, the single-frame and late-fusion baselines. Slide S11.
 
     >>> FrameAverage(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
@@ -168,13 +167,10 @@ class CNN3D(nn.Module):
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
 
-    Units:
-        kernel_size counts frames and pixels: one odd number, or three as (time, height, width). With 1 frame it is a
-        network for images that runs on every frame, with the very same parts.
-
     Options:
-        width: channels of the first convolution; each further one doubles them and halves height and width. backend:
-        ``"fused"`` or ``"einops"``, see :class:`~vlmcourse.Conv3d`.
+        kernel_size: one odd number, or three as (time, height, width); with 1 frame it is a network for images that
+        runs on every frame. width: channels of the first convolution; each further one doubles them and halves height
+        and width. backend: see :class:`~vlmcourse.Conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
@@ -197,7 +193,7 @@ class CNN3D(nn.Module):
         kernel = as_sizes("kernel_size", kernel_size, axes=AXES, minimum=1)
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(f"kernel_size must be odd, so that the clip keeps its length, received {kernel_size}")
-        self.in_channels, padding = in_channels, [size // 2 for size in kernel]
+        padding = [size // 2 for size in kernel]
         self.layers = nn.Sequential()
         for stride, out_channels in ((1, width), (2, 2 * width), (2, 4 * width)):
             strides = (1, stride, stride)
@@ -211,8 +207,6 @@ class CNN3D(nn.Module):
     def feature_map(self, clips: Tensor) -> Tensor:
         """Return one vector for every place and time, ``(b, 4 * width, t, h', w')``."""
         check_clips(clips)
-        if clips.shape[1] != self.in_channels:
-            raise ValueError(f"clips must have in_channels={self.in_channels} channels, received {clips.shape[1]}")
         return self.layers(clips)
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -31,8 +31,7 @@ class SlideViT(nn.Module):
         mlp_ratio: width of every hidden layer, the last one's too, in multiples of ``embed_dim``.
 
     Source:
-        Slide S24. The slide leaves the attention weights open; here they are those of Vaswani et al. 2017 (arXiv
-        1706.03762).
+        Slide S24, with the attention weights of Vaswani et al. 2017 (arXiv 1706.03762), which the slide leaves open.
 
     >>> model = SlideViT(image_size=8, patch_size=4, embed_dim=6, depth=2, num_heads=2, num_classes=5)
     >>> model(torch.rand(3, 3, 8, 8)).shape

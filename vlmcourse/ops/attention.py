@@ -154,9 +154,8 @@ class MultiHeadSelfAttention(nn.Module):
         """Return the mixed tokens, and α if asked."""
         check_backend(self.backend)
         if tokens.ndim != 3 or tokens.shape[-1] != self.embed_dim:
-            raise ValueError(
-                f"tokens must have shape (b, n, embed_dim={self.embed_dim}), received {tuple(tokens.shape)}"
-            )
+            shape = tuple(tokens.shape)
+            raise ValueError(f"tokens must have shape (b, n, embed_dim={self.embed_dim}), received {shape}")
         if return_weights and self.backend == "fused":
             raise ValueError("return_weights=True needs backend='einops': the fused kernel never forms the weights")
         queries, keys, values = rearrange(
@@ -179,8 +178,6 @@ def _check_queries_and_keys(queries: Tensor, keys: Tensor) -> None:
     check_floating("queries", queries, "... n d")
     check_floating("keys", keys, "... n d")
     if keys.shape[:-2] != queries.shape[:-2] or keys.shape[-1] != queries.shape[-1]:
-        raise ValueError(
-            f"keys must agree with queries in all but the number of tokens: queries have shape "
-            f"{tuple(queries.shape)}, received {tuple(keys.shape)}"
-        )
+        agree = f"agree with queries, shape {tuple(queries.shape)}, in all but the number of tokens"
+        raise ValueError(f"keys must {agree}, received {tuple(keys.shape)}")
     check_same_kind(queries=queries, keys=keys)

@@ -232,9 +232,8 @@ def _check_pairs(*, at_least: int = 1, **pair: Tensor) -> None:
         check_floating(name, tensor, "n d")
     (first, one), (second, other) = pair.items()
     if one.shape != other.shape:
-        raise ValueError(
-            f"{second} must have the shape of {first}: expected {tuple(one.shape)}, received {tuple(other.shape)}"
-        )
+        received = tuple(other.shape)
+        raise ValueError(f"{second} must have the shape of {first}: expected {tuple(one.shape)}, received {received}")
     if len(one) < at_least:
         raise ValueError(f"{first} must hold at least two embeddings, or there is nothing to tell apart, received 1")
     check_same_kind(**pair)

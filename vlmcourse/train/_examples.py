@@ -79,11 +79,10 @@ class Fetched:
         in_order = type(loader.sampler) is SequentialSampler
         shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
         if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not (in_order or shuffled):
+            kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
             raise TypeError(
-                f"data must have examples that fit can put in an order of its own, received a DataLoader of "
-                f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__} and "
-                f"batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True) of a dataset "
-                f"with len(dataset) and dataset[index]"
+                f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
+                f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
         if len(loader.dataset) == 0:  # type: ignore[arg-type]
             raise ValueError(f"data must hold at least one example, received an empty {type(loader.dataset).__name__}")
@@ -124,10 +123,8 @@ class _Seeded(Dataset):
 def share_of(rows: Tensor, rank: int, processes: int) -> Tensor:
     """Return the rows of a global batch that one process takes."""
     if len(rows) < processes:
-        raise ValueError(
-            f"batch_size must give each of {processes} processes an example, received a batch of {len(rows)}; try "
-            f"a larger batch_size or fewer processes"
-        )
+        received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
+        raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
     return rows.tensor_split(processes)[rank] if processes > 1 else rows
 
 

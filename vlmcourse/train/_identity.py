@@ -47,18 +47,6 @@ def check_same(what: str, path: PurePath, saved: Mapping[str, Any], present: Map
         )
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside ``torch.compile`` and ``DataParallel``."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", model)
-    return model if inner is model else unwrapped(inner)
-
-
-def plain_name(name: str) -> str:
-    """Return a weight's name without the mark of a part that is compiled by itself."""
-    return name.replace("_orig_mod.", "")
-
-
 class _Description:
     """Describes values in texts that are equal, in any process, where the values are."""
 

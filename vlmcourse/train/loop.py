@@ -25,7 +25,7 @@ from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
 from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
-from vlmcourse.train._identity import identity_of, plain_name, unwrapped
+from vlmcourse.train._identity import identity_of
 from vlmcourse.train._resume import RunFile
 from vlmcourse.train._surroundings import (
     explained_out_of_memory,
@@ -56,7 +56,6 @@ def fit(
     clip_norm: float | None = None,
     autocast: bool = True,
     channels_last: bool = True,
-    compile: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     resume: bool = True,
@@ -129,7 +128,7 @@ def fit(
     file = RunFile(checkpoint, model, updates, settings.steps, lambda: _identity(model, loss_fn, examples, settings))
     with file.held(), surroundings(model, device, layout) as interrupted:
         start, history = file.start(resume=resume)
-        objective = distributed.data_parallel(_Objective(torch.compile(model) if compile else model, loss_fn))
+        objective = distributed.data_parallel(_Objective(model, loss_fn))
         with progress_bar(settings.steps, start=start, show=progress and distributed.rank() == 0) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, start, history):
                 bar.update()
@@ -284,7 +283,7 @@ def _identity(
     model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
 ) -> dict[str, dict[str, Any]]:
     """Say what run this is: a checkpoint of another is not continued."""
-    learns = {plain_name(name): parameter.requires_grad for name, parameter in unwrapped(model).named_parameters()}
+    learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     return {
         "configuration": asdict(settings),
         "dataset": examples.identity(),
@@ -327,14 +326,12 @@ class _Objective(nn.Module):
         if loss.ndim > 0:
             raise ValueError(f"loss_fn must return a scalar, received shape {tuple(loss.shape)}; try .mean()")
         if loss.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"loss_fn must return float32 or float64, received {loss.dtype}; under autocast the model's output is "
-                f"coarse: compute the loss from model(x).float()"
-            )
+            hint = "compute the loss from model(x).float()"
+            raise TypeError(f"loss_fn must return float32 or float64, received {loss.dtype}; {hint}")
         if not loss.requires_grad:
+            hint = "look for .item(), .detach() or torch.no_grad() in it"
             raise ValueError(
-                "loss_fn must return a loss that depends on a trainable parameter of model, received one without a "
-                "gradient; look for .item(), .detach() or torch.no_grad() in it"
+                f"loss_fn must return a loss that model can learn from, received one without a gradient; {hint}"
             )
         if taken := sorted(metrics.keys() & RESERVED):
             raise ValueError(f"metrics must have other names than the history's own, received {taken}")

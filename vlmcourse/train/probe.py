@@ -137,12 +137,16 @@ class LinearProbe:
 
     def predict(self, features: Tensor) -> Tensor:
         """Return the most likely class of each row, ``(n,)`` int64."""
+        check_rank("features", features, "n d")
+        return self.logits(features).argmax(dim=1).to(features.device)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return one score a class, ``(..., num_classes)`` for features ``(..., d)``, float64 on the CPU."""
         if self.penalty is None:
             raise ValueError("the probe must be fitted before it predicts; call fit first")
-        check_rank("features", features, "n d")
-        if features.shape[1] != len(self.mean):
-            raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[1]}")
-        return (self.standardized(features) @ self.weight.T + self.bias).argmax(dim=1).to(features.device)
+        if features.shape[-1] != len(self.mean):
+            raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[-1]}")
+        return self.standardized(features) @ self.weight.T + self.bias
 
     def score(self, features: Tensor, labels: Tensor) -> float:
         """Return the accuracy, a fraction. On test data, call it once."""
@@ -193,9 +197,8 @@ def knn_accuracy(
     check_positive("temperature", temperature)
     if k > len(train_features):
         raise ValueError(f"k must be at most the number of training examples, {len(train_features)}, received {k}")
-    num_classes = int(train_labels.max()) + 1
+    num_classes, correct = int(train_labels.max()) + 1, 0
     known = F.normalize(train_features.float(), dim=1)
-    correct = 0
     for queries, labels in zip(test_features.split(1024), test_labels.split(1024), strict=True):
         with no_autocast(known):
             cosine, neighbor = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
@@ -241,19 +244,15 @@ class SegmentationProbe:
     def predict(self, maps: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Return the class of every pixel, ``(n, *size)`` int64."""
         check_rank("maps", maps, "n c h w")
-        if self.probe.penalty is None:
-            raise ValueError("the probe must be fitted before it predicts; call fit first")
-        inputs = self.probe.standardized(rearrange(maps, "n c h w -> n h w c"))
-        logits = rearrange(inputs @ self.probe.weight.T + self.probe.bias, "n h w k -> n k h w")
-        return (
-            F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1).to(maps.device)
-        )
+        logits = self.probe.logits(rearrange(maps, "n c h w -> n h w c"))
+        logits = rearrange(logits.float(), "n h w k -> n k h w")
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits.argmax(dim=1).to(maps.device)
 
     def score(self, maps: Tensor, masks: Tensor) -> float:
         """Return the mean intersection over union, a fraction. On test data, call it once."""
         check_rank("masks", masks, "n h w")
-        height, width = masks.shape[1:]
-        predicted = self.predict(maps, size=(height, width)).to(masks.device)
+        predicted = self.predict(maps, size=(masks.shape[1], masks.shape[2])).to(masks.device)
         return mean_iou(predicted, masks, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
 
@@ -273,16 +272,14 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     """
     check_int("num_classes", num_classes)
     if predicted.shape != masks.shape or predicted.numel() == 0:
-        raise ValueError(
-            f"predicted must have the masks' shape {tuple(masks.shape)}, received {tuple(predicted.shape)}"
-        )
+        received = tuple(predicted.shape)
+        raise ValueError(f"predicted must have the masks' shape {tuple(masks.shape)}, received {received}")
     _check_classes("predicted", predicted)
     counted = _counted("masks", masks, ignore_index)
     predicted, masks = predicted[counted], masks[counted]
     for name, values in (("predicted", predicted), ("masks", masks)):
-        lowest, highest = int(values.min()), int(values.max())
-        if lowest < 0 or highest >= num_classes:
-            raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received {lowest} to {highest}")
+        if (highest := int(values.max())) >= num_classes:
+            raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received up to {highest}")
     pairs = torch.bincount(num_classes * masks + predicted, minlength=num_classes**2)
     confusion = rearrange(pairs, "(true guess) -> true guess", true=num_classes).cpu().double()
     intersection = confusion.diagonal()
@@ -314,10 +311,7 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
 @contextmanager
 def _training_mode_refused() -> Iterator[None]:
-    """Stop before a layer computes as in training: it would move, or blur what is measured.
-
-    What a function calls cannot be known before, so every module that is called meanwhile is looked at.
-    """
+    """Stop before any layer that is called meanwhile computes as in training: it would blur what is measured."""
 
     def refuse(part: nn.Module, inputs: Any) -> None:
         if part.training and _differs_in_training(type(part)):

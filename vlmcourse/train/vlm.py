@@ -61,10 +61,8 @@ def pairings(partners: int, *, colors: Sequence[str] = COLORS, shapes: Sequence[
     """
     check_int("partners", partners)
     if len(colors) != len(shapes) or partners >= len(shapes):
-        raise ValueError(
-            f"partners must be below the number of shapes, and shapes as many as colors, received "
-            f"partners={partners}, {len(shapes)} shapes, {len(colors)} colors"
-        )
+        received = f"{partners=}, {len(shapes)} shapes, {len(colors)} colors"
+        raise ValueError(f"partners must be below the number of shapes, and colors as many, received {received}")
     return [(color, shapes[(k + step) % len(shapes)]) for k, color in enumerate(colors) for step in range(partners)]
 
 
@@ -98,10 +96,6 @@ def build_vlm(
 
     The weights come from the global generator, so call ``seed_everything`` before. The context has room for one image
     and 48 words, unless ``context_length`` says otherwise.
-
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> model.connector.num_tokens
-    4
     """
     encoder = ConvEncoder() if encoder is None else encoder
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
@@ -122,10 +116,7 @@ def small_encoder() -> ConvEncoder:
 
 
 def contrastive_encoder() -> ConvEncoder:
-    """Return a :func:`small_encoder` trained without labels on single shapes in every colour; its weights are shipped.
-
-    ``python -m book.tools.small_vlm`` trains it anew; the file says with which settings, and when it did.
-    """
+    """Return a :func:`small_encoder` trained without labels on single shapes, with the weights that are shipped."""
     encoder = small_encoder()
     with as_file(files("vlmcourse").joinpath("weights", "contrastive_encoder.safetensors")) as path:
         encoder.load_state_dict(load_file(path))
@@ -203,7 +194,7 @@ def train_vlm(
     model = build_vlm(deepcopy(encoder), image_size=image_size, embed_dim=embed_dim, depth=depth)
     histories = []
     for stage, count in steps.items():
-        own = {"steps": count, "seed": seed, "freeze": freeze if stage == "joint" else ()}
+        own: dict[str, Any] = {"steps": count, "seed": seed, "freeze": freeze if stage == "joint" else ()}
         own["checkpoint"] = file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}")
         histories.append(train_stage(model, asked, stage, **own, **options))
     return model, pd.concat(histories, keys=steps, names=["stage"]).reset_index("stage")
