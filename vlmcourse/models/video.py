@@ -35,10 +35,8 @@ class FrameEncoder(nn.Module):
         super().__init__()
         embed_dim = getattr(encoder, "embed_dim", None)
         if not isinstance(embed_dim, int):
-            received = (
-                f"received {type(encoder).__name__} without; try encoder.embed_dim = 512, the width of its output"
-            )
-            raise TypeError(f"encoder must say how wide its vectors are by an attribute embed_dim, {received}")
+            hint = "try encoder.embed_dim = 512, the width of its output"
+            raise TypeError(f"encoder must have an attribute embed_dim, {type(encoder).__name__} does not; {hint}")
         self.encoder, self.embed_dim = encoder, embed_dim
         self.norm = nn.BatchNorm1d(embed_dim)
 

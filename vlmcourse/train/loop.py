@@ -9,7 +9,6 @@ are seeded anew at each step. So the number of the step is all that has to be re
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -103,8 +102,8 @@ def fit(
         MemoryError: the GPU's memory is too small; the message says which batch size to try.
 
     Source:
-        Loshchilov and Hutter 2017 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW; Goyal et al.
-        2017 (arXiv 1706.02677) for the warm-up. Slides S05, S07.
+        Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW;
+        Goyal et al. 2017, section 2.2 (arXiv 1706.02677) for the warm-up. Slides S05, S07.
 
     >>> x = torch.linspace(-1, 1, 32)[:, None]
     >>> line = torch.nn.Linear(1, 1)
@@ -154,23 +153,22 @@ def _steps(
     history: History,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
-    rank, processes, weights = distributed.rank(), distributed.world_size(), deque[float]()
+    rank, processes, steps = distributed.rank(), distributed.world_size(), range(start, settings.steps)
 
-    def plan() -> Iterator[tuple[int, Tensor]]:
-        for step in range(start, settings.steps):
-            rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
-            local_rows = share_of(rows, rank, processes)
-            weights.append(len(local_rows) * processes / len(rows))  # how much their mean counts in the mean of all
-            yield step, local_rows
+    def share(step: int) -> tuple[Tensor, float]:
+        """Return the rows of this process, and how much their mean counts in the mean of all."""
+        rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
+        own = share_of(rows, rank, processes)
+        return own, len(own) * processes / len(rows)
 
-    batches = examples.batches(plan(), device, seed=settings.seed)
+    batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=settings.seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast and has_bfloat16(device))
-    for step in range(start, settings.steps):
+    for step in steps:
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         with explained_out_of_memory(settings.batch_size):
-            batch, weight = on_device(next(batches), device, layout), weights.popleft()
+            batch, weight = on_device(next(batches), device, layout), share(step)[1]
             reseed(mixed_seed(settings.seed, "step", step, "process", rank), device)
             with autocast:
                 loss, metrics = objective(batch)
@@ -190,14 +188,9 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     Units:
         ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
-    Source:
-        Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
-
     >>> [round(warmup_cosine(step, steps=6, warmup=2), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
-    if not 0 <= step < steps:
-        raise ValueError(f"step must lie between 0 and steps - 1 = {steps - 1}, received {step}")
     if not 0 <= warmup < steps:
         raise ValueError(f"warmup must lie between 0 and steps - 1 = {steps - 1} steps, received {warmup}")
     if step < warmup:
@@ -219,10 +212,6 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
     >>> sorted(torch.cat([batch_of_step(step, n=10, batch_size=4) for step in range(3)]).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    check_int("n", n)
-    check_int("batch_size", batch_size)
-    if step < 0:
-        raise ValueError(f"step must be at least 0, received {step}")
     epoch, position = divmod(step, math.ceil(n / batch_size))
     return _epoch_batches(n, batch_size, seed, epoch)[position]
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from vlmcourse._checks import check_int
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
-from vlmcourse.data.pictures import as_unit_range
-from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
 from vlmcourse.train.loop import fit
+from vlmcourse.train.probe import extract_features
 
 
 def train_simclr(
@@ -54,7 +53,10 @@ def train_simclr(
     """
     check_int("embed_dim", embed_dim)
     pictures = getattr(images, "images", images)
-    model = nn.Sequential(encoder, _projection_head(_width(encoder, pictures), embed_dim))
+    vectors = extract_features(encoder, pictures[:2], device="cpu")
+    if vectors.ndim != 2:
+        raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
+    model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim))
 
     def objective(model: nn.Module, batch: Tensor) -> Tensor:
         # Both views in one pass, so that BatchNorm sees them together.
@@ -73,13 +75,3 @@ def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
         nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
         nn.Linear(width, embed_dim, bias=False), nn.BatchNorm1d(embed_dim, affine=False),
     )  # fmt: skip
-
-
-def _width(encoder: nn.Module, images: Tensor) -> int:
-    """Ask the encoder for two vectors, in evaluation mode so that nothing in it changes."""
-    where = next((tensor.device for tensor in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
-    with torch.no_grad(), evaluating(encoder):
-        vectors = encoder(as_unit_range(images[:2].to(where)).float())
-    if vectors.ndim != 2:
-        raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
-    return vectors.shape[1]
