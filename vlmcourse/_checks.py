@@ -42,6 +42,14 @@ def check_same_kind(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must have the dtype of {first}, {kind}, received {tensor.dtype}; try .to({kind})")
 
 
+def check_input(name: str, inputs: Tensor, layout: str, *, in_channels: int, weights: Tensor) -> None:
+    """Raise unless a network with ``in_channels`` and such ``weights`` can take the inputs; channels are axis 1."""
+    check_floating(name, inputs, layout)
+    if inputs.shape[1] != in_channels:
+        raise ValueError(f"{name} must have in_channels={in_channels} channels, received {inputs.shape[1]}")
+    check_same_kind(weights=weights, **{name: inputs})
+
+
 def check_int(name: str, value: int, *, minimum: int = 1) -> None:
     """Raise unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -12,9 +12,6 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """Write beside the place, sync, read back, rename: killed at any moment, the old file or the new one is there.
 
     Folders on the way are made, and ``~`` is the home folder.
-
-    Raises:
-        OSError: the file cannot be written; what was there before is left as it was.
     """
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -62,21 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_bench(commands)
     _add_homework(commands.add_parser("homework", help="get an assignment, check it, see what comes next"))
     options = parser.parse_args(arguments)
-    if options.command == "homework":
-        try:
-            return _homework(options)
-        except (OSError, ValueError) as error:
-            print(f"vlmcourse: {error}", file=sys.stderr)
-            return BAD_INPUT
-    if options.command == "doctor":
-        from vlmcourse.course.doctor import report
-
-        print(report())
-        return ANSWERED
     try:
-        if options.command == "bench":
-            return _bench(options)
-        return _ask(options.image, options.question, options.model, options.anyway)
+        return {"ask": _ask, "doctor": _doctor, "bench": _bench, "homework": _homework}[options.command](options)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there
         print(f"vlmcourse: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -97,6 +84,13 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     bench.add_argument("--slice", type=float, default=float("inf"), help="start no bench after so many seconds")
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from vlmcourse.course.doctor import report
+
+    print(report())
+    return ANSWERED
+
+
 def _bench(options: argparse.Namespace) -> int:
     from vlmcourse.course.bench import run
 
@@ -110,7 +104,6 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _add_homework(parser: argparse.ArgumentParser) -> None:
-    """Describe ``vlmcourse homework`` and its four verbs."""
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="name the assignments")
     start = verbs.add_parser("start", help="copy an assignment into a folder; never overwrites your work")
@@ -123,7 +116,6 @@ def _add_homework(parser: argparse.ArgumentParser) -> None:
 
 
 def _homework(options: argparse.Namespace) -> int:
-    """Do what one verb of ``vlmcourse homework`` asks for."""
     from vlmcourse.homework import notebook
 
     if options.verb == "list":
@@ -143,17 +135,17 @@ def _homework(options: argparse.Namespace) -> int:
     return ANSWERED
 
 
-def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
+def _ask(options: argparse.Namespace) -> int:
     """Answer on standard output; notes and refusals on standard error."""
     from vlmcourse.course.shipped import Familiarity, shipped_vlm
     from vlmcourse.models.vlm import load_vlm
     from vlmcourse.train.runtime import device
 
     where = device()
-    model, provenance = shipped_vlm() if weights is None else load_vlm(weights)
+    model, provenance = shipped_vlm() if options.model is None else load_vlm(options.model)
     model.to(where)
-    image, notes = read_picture(path, image_size=int(provenance.get("image_size", 32)))
-    prompt, known = as_prompt(question)
+    image, notes = read_picture(options.image, image_size=int(provenance.get("image_size", 32)))
+    prompt, known = as_prompt(options.question)
     if not known:
         notes.append("questions of this form were not in its training, so the answer may mean nothing; see --help")
     for note in notes:
@@ -169,7 +161,7 @@ def _ask(path: Path, question: str, weights: Path | None, anyway: bool) -> int:
                 f"is as far as such pictures go. I cannot say what is in it.",
                 file=sys.stderr,
             )
-            if not anyway:
+            if not options.anyway:
                 return OUTSIDE
     print(answer)
     return ANSWERED

@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse._checks import check_floating, check_int, check_positive_ints, check_same_kind
+from vlmcourse._checks import check_input, check_int, check_positive_ints
 from vlmcourse.models._config import keeps_config
 
 
@@ -20,10 +20,6 @@ class ResidualBlock(nn.Module):
 
     Source:
         He et al. 2016, figure 3 and section 3.3, option B (arXiv 1512.03385).
-
-    >>> import torch
-    >>> ResidualBlock(3, 5, stride=2)(torch.rand(2, 3, 8, 6)).shape
-    torch.Size([2, 5, 4, 3])
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
@@ -50,21 +46,19 @@ class ResidualBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
-    The first convolution is 3 × 3 and keeps the size of the image, since small images have no pixels to spare. Then
-    come stages of residual blocks; each stage after the first doubles the channels and halves height and width, unless
-    ``strides`` says otherwise.
+    The first convolution is 3 × 3 and keeps the size of the image. Then come stages of residual blocks; each stage but
+    the first doubles the channels and halves height and width, unless ``strides`` says otherwise.
 
     Any module that maps images to vectors is an encoder, and everything in the course accepts it. A network of
     torchvision's gives its vector once its classifier is replaced: ``network.fc = nn.Identity()``.
 
     Shapes:
-        images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``. ``embed_dim`` is the last stage's
-        ``width * 2 ** (len(depths) - 1)`` channels times ``pool_size ** 2``. Any height and width from 2.
+        images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.
 
     Options:
         width: channels of the first stage. depths: residual blocks in each stage. strides: by how much the stem and
-        then each stage shrinks the map, one number more than ``depths``. pool_size: the feature map is averaged down to
-        this many rows and columns before it is flattened; 1 forgets where things are.
+        then each stage shrinks the map. pool_size: the feature map is averaged down to this many rows and columns
+        before it is flattened; 1 forgets where things are.
 
     Source:
         He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
@@ -95,10 +89,8 @@ class ConvEncoder(nn.Module):
         usual = (1, 1, *[2] * (len(depths) - 1))
         strides = usual if strides is None else strides
         if len(strides) != len(usual):
-            raise ValueError(
-                f"strides must hold one number for the stem and one for each of the {len(depths)} stages, "
-                f"received {len(strides)}; try {usual}"
-            )
+            hint = f"received {len(strides)}; try {usual}"
+            raise ValueError(f"strides must hold one for the stem and one for each of the {len(depths)} stages, {hint}")
         for name, number in (*(("depths", depth) for depth in depths), *(("strides", stride) for stride in strides)):
             check_int(name, number)
         self.in_channels, self.pool_size = in_channels, pool_size
@@ -118,11 +110,8 @@ class ConvEncoder(nn.Module):
     def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
         """Return ResNet-18 for small images: four stages of two blocks, 64 to 512 channels, 11.17 million parameters.
 
-        It is torchvision's ``resnet18`` with the stem that is usual for CIFAR-10 (3 × 3, stride 1, no pooling) and
-        without the classifier.
-
-        Source:
-            He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
+        It is torchvision's ``resnet18`` without the classifier, and with the stem of Chen et al. 2020, appendix B.9
+        (arXiv 2002.05709): 3 × 3, stride 1, no pooling.
 
         >>> encoder = ConvEncoder.resnet18()
         >>> encoder.embed_dim, sum(p.numel() for p in encoder.parameters())
@@ -132,10 +121,8 @@ class ConvEncoder(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return one vector for every place, ``(b, c, h', w')``; height and width are divided by all the strides."""
-        check_floating("images", images, "b c h w")
-        if images.shape[1] != self.in_channels:
-            raise ValueError(f"images must have in_channels={self.in_channels} channels, received {images.shape[1]}")
-        check_same_kind(weights=next(self.stem.parameters()), images=images)
+        weights = next(self.stem.parameters())
+        check_input("images", images, "b c h w", in_channels=self.in_channels, weights=weights)
         return self.stages(self.stem(images))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -14,15 +14,11 @@ class Connector(nn.Module):
     """From an encoder's vectors to vectors among the words: a norm, one hidden layer, and a learned place.
 
     With ``reduction=2``, each square of 2 × 2 neighbouring vectors is joined into one of four times the width before
-    the MLP ("pixel shuffle"): a quarter of the tokens, and nothing averaged away. The place is added here because a
-    convolution's vectors do not know where they are, and an image may stand anywhere in the prompt.
+    the MLP ("pixel shuffle"). The place is added here because a convolution's vectors do not know where they are.
 
     Shapes:
         feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,
-        with ``num_tokens = h * w / reduction**2``, row by row, or n.
-
-    Options:
-        grid_size: height and width of the feature maps to come; for tokens in no grid, ``(1, n)``.
+        with ``num_tokens = h * w / reduction**2``, row by row, or n. ``grid_size`` is ``(h, w)``, or ``(1, n)``.
 
     Source:
         Liu et al. 2023, "Improved baselines", section 3.2, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,

@@ -25,11 +25,9 @@ class Cache:
 class LanguageModel(nn.Module):
     """A decoder: a causal transformer that scores, after every token, each word as the next one.
 
-    The tokens may be numbers of words, or vectors that :meth:`embed` or something else made: so images can stand among
-    the words. Positions are learned, and counted without the padding, which changes nothing.
-
-    Any module can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
-    ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
+    The tokens may be numbers of words, or vectors, so that images can stand among the words. Positions are learned, and
+    counted without the padding. Any module can take its place in :class:`VisionLanguageModel` that has ``embed``,
+    ``new_cache``, ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
 
     Shapes:
         ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``attention_mask``
@@ -37,13 +35,11 @@ class LanguageModel(nn.Module):
 
     Options:
         tie_output: score words by the same vectors that embed them. cache: from :meth:`new_cache`; the call then reads
-        the new tokens only, and remembers them for the next call.
+        the new tokens only.
 
     Source:
-        Radford et al. 2019, section 2.3, for the pre-norm decoder; Press and Wolf 2017 (arXiv 1608.05859) for the tied
-        output. Slide S03.
+        Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.
 
-    >>> import torch
     >>> model = LanguageModel(11, context_length=7, embed_dim=6, depth=2, num_heads=3)
     >>> model(torch.tensor([[3, 1, 4, 1, 5]])).shape
     torch.Size([1, 5, 11])
@@ -133,9 +129,6 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
 
     Shapes:
         logits ``(b, n, words)``, ids ``(b, n)`` int64, loss_mask ``(b, n)`` boolean → a scalar, in float32.
-
-    Raises:
-        ValueError: nothing is marked: a mean of nothing would be NaN.
 
     Source:
         Radford et al. 2019, equation 1; slide S03.

@@ -2,9 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 PAD, END, IMAGE = "<pad>", "<end>", "<image>"
 _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
@@ -15,12 +14,6 @@ class Tokenizer:
 
     A word is a run of letters and digits; punctuation marks are words of their own, and so is the placeholder
     ``<image>``. Capital letters matter.
-
-    Shapes:
-        ``encode`` gives a list of integers, one a word, each below ``len(tokenizer)``.
-
-    Source:
-        Slide S02, whose question it reads.
 
     >>> tokenizer = Tokenizer.from_texts(["What is in this image <image>? Answer:", "a red star"])
     >>> tokenizer.encode("a red image <image>?")
@@ -70,15 +63,6 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.words)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and strings, from which :meth:`from_dict` makes the tokenizer again."""
-        return {"words": list(self.words)}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> "Tokenizer":
-        """Return the tokenizer that :meth:`to_dict` described."""
-        return cls(state["words"])
 
 
 def _split(text: str) -> list[str]:

@@ -27,7 +27,6 @@ class MLP(nn.Module):
     Source:
         Vaswani et al. 2017, section 3.3 (arXiv 1706.03762), with the GELU of ViT; slides S21 and S24.
 
-    >>> import torch
     >>> MLP(6, 12)(torch.rand(2, 5, 6)).shape
     torch.Size([2, 5, 6])
     """
@@ -58,7 +57,6 @@ class TransformerBlock(nn.Module):
     Source:
         Dosovitskiy et al. 2021, equations 2 and 3 (arXiv 2010.11929); slide S24.
 
-    >>> import torch
     >>> TransformerBlock(embed_dim=6, num_heads=2)(torch.rand(2, 5, 6)).shape
     torch.Size([2, 5, 6])
     """
@@ -97,7 +95,6 @@ def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     Shapes:
         a growing list of ``(b, num_heads, n, n)``, one a layer and call.
 
-    >>> import torch
     >>> block = TransformerBlock(embed_dim=6, num_heads=2)
     >>> with record_attention(block) as maps:
     ...     tokens = block(torch.rand(1, 5, 6))

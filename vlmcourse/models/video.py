@@ -29,20 +29,14 @@ class FrameEncoder(nn.Module):
 
     Source:
         Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
-
-    >>> import torch
-    >>> FrameEncoder(ConvEncoder(width=8))(torch.rand(2, 3, 5, 20, 20)).shape
-    torch.Size([2, 5, 128])
     """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         embed_dim = getattr(encoder, "embed_dim", None)
         if not isinstance(embed_dim, int):
-            raise TypeError(
-                f"encoder must say how wide its vectors are by an attribute embed_dim, {type(encoder).__name__} does "
-                f"not; try encoder.embed_dim = 512, with the width of its output"
-            )
+            hint = "try encoder.embed_dim = 512, the width of its output"
+            raise TypeError(f"encoder must have an attribute embed_dim, {type(encoder).__name__} does not; {hint}")
         self.encoder, self.embed_dim = encoder, embed_dim
         self.norm = nn.BatchNorm1d(embed_dim)
 
@@ -63,14 +57,12 @@ class FrameAverage(nn.Module):
 
     Options:
         width: channels of the frame encoder's first stage. embed_dim: width of the vector that is classified.
-        encoder: takes the place of the default ``ConvEncoder(in_channels=in_channels, width=width)``; any module that
-        maps images to vectors and says how wide they are by its attribute ``embed_dim``.
+        encoder: takes the place of the default :class:`ConvEncoder`; any module that maps images to vectors and says
+        how wide they are by its attribute ``embed_dim``.
 
     Source:
-        Karpathy et al. 2014, "Large-scale video classification with convolutional neural networks", the single-frame
-        and late-fusion baselines. Slide S11.
+        Karpathy et al. 2014, the single-frame and late-fusion baselines. Slide S11.
 
-    >>> import torch
     >>> FrameAverage(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -102,7 +94,6 @@ class CNNLSTM(nn.Module):
     Source:
         Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
 
-    >>> import torch
     >>> CNNLSTM(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -125,8 +116,8 @@ class CNNLSTM(nn.Module):
 class CNNTransformer(nn.Module):
     """Turn each frame into a vector, add when it was shown, let the frames attend to each other, and average.
 
-    When is told by sinusoids, which exist for every time, so that a clip may be longer than those of training. What
-    the network does at times it has never seen is another matter; chapter 5 measures it.
+    When is told by sinusoids, which exist for every time. What the network does at times it has never seen is another
+    matter; chapter 5 measures it.
 
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
@@ -137,7 +128,6 @@ class CNNTransformer(nn.Module):
     Source:
         Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762). Slide S11.
 
-    >>> import torch
     >>> CNNTransformer(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -175,18 +165,14 @@ class CNN3D(nn.Module):
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
 
-    Units:
-        kernel_size counts frames and pixels: one odd number, or three as (time, height, width). With 1 frame it is a
-        network for images that runs on every frame, with the very same parts.
-
     Options:
-        width: channels of the first convolution; each further one doubles them and halves height and width. backend:
-        ``"fused"`` or ``"einops"``, see :class:`~vlmcourse.Conv3d`.
+        kernel_size: one odd number, or three as (time, height, width); with 1 frame it is a network for images that
+        runs on every frame. width: channels of the first convolution; each further one doubles them and halves height
+        and width. backend: see :class:`~vlmcourse.Conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
 
-    >>> import torch
     >>> CNN3D(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -205,7 +191,7 @@ class CNN3D(nn.Module):
         kernel = as_sizes("kernel_size", kernel_size, axes=AXES, minimum=1)
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(f"kernel_size must be odd, so that the clip keeps its length, received {kernel_size}")
-        self.in_channels, padding = in_channels, [size // 2 for size in kernel]
+        padding = [size // 2 for size in kernel]
         self.layers = nn.Sequential()
         for stride, out_channels in ((1, width), (2, 2 * width), (2, 4 * width)):
             strides = (1, stride, stride)
@@ -219,8 +205,6 @@ class CNN3D(nn.Module):
     def feature_map(self, clips: Tensor) -> Tensor:
         """Return one vector for every place and time, ``(b, 4 * width, t, h', w')``."""
         check_clips(clips)
-        if clips.shape[1] != self.in_channels:
-            raise ValueError(f"clips must have in_channels={self.in_channels} channels, received {clips.shape[1]}")
         return self.layers(clips)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -237,7 +221,6 @@ def sinusoids(tokens: Tensor) -> Tensor:
     Source:
         Vaswani et al. 2017, section 3.5 (arXiv 1706.03762).
 
-    >>> import torch
     >>> sinusoids(torch.zeros(1, 2, 4))
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
             [0.8415, 0.5403, 0.0100, 0.9999]])

@@ -31,10 +31,8 @@ class SlideViT(nn.Module):
         mlp_ratio: width of every hidden layer, the last one's too, in multiples of ``embed_dim``.
 
     Source:
-        Slide S24. The slide leaves the attention weights open; here they are those of Vaswani et al. 2017 (arXiv
-        1706.03762).
+        Slide S24, with the attention weights of Vaswani et al. 2017 (arXiv 1706.03762), which the slide leaves open.
 
-    >>> import torch
     >>> model = SlideViT(image_size=8, patch_size=4, embed_dim=6, depth=2, num_heads=2, num_classes=5)
     >>> model(torch.rand(3, 3, 8, 8)).shape
     torch.Size([3, 5])
@@ -74,7 +72,7 @@ class VisionTransformer(nn.Module):
     """The standard Vision Transformer: patches, positions, pre-norm residual layers, a final norm, one vector.
 
     An encoder like any other: without ``num_classes`` it returns the vector, with it the scores that one linear map
-    makes of the vector. No dropout: at the course's scale it hides more than it helps.
+    makes of the vector. No dropout.
 
     Shapes:
         images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → vectors ``(b, embed_dim)``, or class scores
@@ -88,7 +86,6 @@ class VisionTransformer(nn.Module):
     Source:
         Dosovitskiy et al. 2021, equations 1 to 4 (arXiv 2010.11929); slides S20 to S24.
 
-    >>> import torch
     >>> encoder = VisionTransformer(image_size=(8, 12), patch_size=4, embed_dim=6, depth=2, num_heads=3)
     >>> images = torch.rand(5, 3, 8, 12)
     >>> encoder(images).shape, encoder.feature_map(images).shape
@@ -174,12 +171,7 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def for_image_size(self, image_size: Size) -> "VisionTransformer":
-        """Return a copy for images of another size: patches as before, positions interpolated between the old ones.
-
-        The corners keep their positions, and the others are bicubic between them, as torchvision has it.
-
-        Source:
-            Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
+        """Return a copy for images of another size: patches as before, positions bicubic between the old ones.
 
         >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
         >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape
@@ -206,9 +198,6 @@ class VisionTransformer(nn.Module):
 
         The outputs are equal, but for dropout, which the copy does not have. A classifier that was replaced by
         ``nn.Identity()`` gives an encoder.
-
-        Raises:
-            ValueError: one of its rarer forms: a stem of several convolutions, or a classifier of several layers.
 
         >>> from torchvision.models import VisionTransformer as Theirs
         >>> theirs = Theirs(image_size=8, patch_size=4, num_layers=2, num_heads=3, hidden_dim=6, mlp_dim=12).eval()

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf, isfinite
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from einops import rearrange, reduce
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from vlmcourse._checks import check_floating, check_int
 from vlmcourse._files import write_whole
@@ -75,16 +75,12 @@ class VisionLanguageModel(nn.Module):
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
 
-    >>> import torch
     >>> tokenizer = Tokenizer.from_texts([PROMPT, "a red star", "a blue ring"])
     >>> language_model = LanguageModel(len(tokenizer), context_length=50, embed_dim=12, depth=2, num_heads=3)
-    >>> encoder = ConvEncoder(width=5)
-    >>> connector = Connector(20, 12, grid_size=6)
-    >>> model = VisionLanguageModel(encoder, connector, language_model, tokenizer)
+    >>> model = VisionLanguageModel(ConvEncoder(width=5), Connector(20, 12, grid_size=6), language_model, tokenizer)
     >>> images = torch.rand(2, 3, 24, 24)
     >>> ids, is_answer = model.tokenize([PROMPT, PROMPT], ["a red star", "a blue ring"])
-    >>> logits, loss = model(images, ids, is_answer)
-    >>> logits.shape  # 8 words and 36 image tokens, then 3 words of an answer and its end
+    >>> model(images, ids, is_answer)[0].shape  # 8 words and 36 image tokens, then 3 words of an answer and its end
     torch.Size([2, 48, 16])
     >>> answers = model.generate(images, prompt=PROMPT, max_new_tokens=5)
     >>> len(answers), len(answers[0].words) <= 5
@@ -96,18 +92,14 @@ class VisionLanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         width, context_length = language_model.embed_dim, language_model.context_length
-        if connector.out_features != width:
-            raise ValueError(
-                f"connector must have the language model's width, out_features={width}, received "
-                f"{connector.out_features}"
-            )
+        if (given := connector.out_features) != width:
+            raise ValueError(f"connector must have the language model's width, out_features={width}, received {given}")
         if connector.num_tokens >= context_length:
             raise ValueError(
                 f"connector must leave room for words in {context_length=}, received {connector.num_tokens} tokens an "
                 f"image; try a larger reduction, or a language model with a longer context"
             )
-        if language_model.vocabulary_size != len(tokenizer):
-            words = language_model.vocabulary_size
+        if (words := language_model.vocabulary_size) != len(tokenizer):
             raise ValueError(f"tokenizer must have the language model's {words} words, received {len(tokenizer)}")
         self.encoder, self.connector, self.language_model = encoder, connector, language_model
         self.tokenizer = tokenizer
@@ -115,10 +107,8 @@ class VisionLanguageModel(nn.Module):
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the numbers of prompts and answers, and which of them belong to an answer, its end included.
 
-        Rows are padded on the left, so that all end in the same column and a batch can be continued.
-
-        Shapes:
-            ``b`` prompts and as many answers → ids ``(b, n)`` int64 and is_answer ``(b, n)`` boolean, on the CPU.
+        Rows are padded on the left, so that all end in the same column and a batch can be continued: ids ``(b, n)``
+        int64 and is_answer ``(b, n)`` boolean, on the CPU.
         """
         if isinstance(prompts, str) or isinstance(answers, str):
             raise TypeError("prompts and answers must be several strings, received one; try [text]")
@@ -129,10 +119,10 @@ class VisionLanguageModel(nn.Module):
         if [] in asked:
             raise ValueError(f"prompt {asked.index([])} must hold at least one word, received none; try {PROMPT!r}")
         said = [[]] * len(asked) if answers is None else [self.tokenizer.encode(answer) + end for answer in answers]
-        longest = max(map(len, map(add, asked, said)))
-        ids = [[self.tokenizer.pad_id] * (longest - len(a) - len(b)) + a + b for a, b in zip(asked, said, strict=True)]
-        is_answer = [[False] * (longest - len(answer)) + [True] * len(answer) for answer in said]
-        return torch.tensor(ids), torch.tensor(is_answer)
+        rows = [torch.tensor(a + b) for a, b in zip(asked, said, strict=True)]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_id, padding_side="left")
+        from_the_end = torch.arange(ids.shape[1], 0, -1)
+        return ids, from_the_end <= torch.tensor([[len(answer)] for answer in said])
 
     def forward(self, images: Images, ids: Tensor, is_answer: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the logits after every token, and the loss on the answers if they are marked."""
@@ -197,13 +187,8 @@ class VisionLanguageModel(nn.Module):
         what else is in the batch, unless they are drawn at a temperature above zero.
 
         Options:
-            temperature: 0 takes the likeliest word, 1 draws as the model predicts. top_p: see
-            :func:`next_token_probabilities`. seed: of the draws, which leave the global random state alone.
-            return_attention: keep where each word looked, in :class:`Answer`.
-
-        Raises:
-            ValueError: images with NaN or infinity. Pixels far outside [0, 1] only cause a warning, since an encoder
-                of your own may want them.
+            temperature, top_p: see :func:`next_token_probabilities`. seed: of the draws, which leave the global random
+            state alone. return_attention: keep where each word looked, in :class:`Answer`.
         """
         check_int("max_new_tokens", max_new_tokens)
         tokenizer, language_model = self.tokenizer, self.language_model
@@ -315,16 +300,11 @@ _PARTS: dict[str, tuple[type, ...]] = {
 def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Write the whole model into one safetensors file, with how it is built and where it comes from.
 
-    The file is written beside its place, synced and renamed, so ``path`` is never half done.
-
     Options:
         provenance: what is worth knowing in a year (data, seed, scores, commit, date): anything that JSON can hold.
 
     Raises:
         TypeError: a part of your own class, which the file could not build again.
-
-    Source:
-        The safetensors format (huggingface.co/docs/safetensors).
 
     >>> import tempfile
     >>> tokenizer = Tokenizer.from_texts([PROMPT, "a star"])
@@ -346,7 +326,7 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
         "encoder": {"kind": type(model.encoder).__name__, **model.encoder.config},  # type: ignore[dict-item]
         "connector": model.connector.config,
         "language_model": model.language_model.config,
-        "tokenizer": model.tokenizer.to_dict(),
+        "tokenizer": {"words": model.tokenizer.words},
     }
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -357,10 +337,6 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
     """Return a model that :func:`save_vlm` wrote, on the CPU and ready to answer, and its provenance.
 
     No code from the file is executed, and its sizes are held against its tensors before anything is allocated.
-
-    Raises:
-        ValueError: the file is no safetensors file, is cut short, or holds something else than such a model.
-        OSError: the file cannot be read.
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):
@@ -394,7 +370,7 @@ def _build(form: Mapping[str, Any]) -> VisionLanguageModel:
     options = dict(form["encoder"])
     encoder = {known.__name__: known for known in _PARTS["encoder"]}[options.pop("kind")](**options)
     connector, language_model = Connector(**form["connector"]), LanguageModel(**form["language_model"])
-    return VisionLanguageModel(encoder, connector, language_model, Tokenizer.from_dict(form["tokenizer"]))
+    return VisionLanguageModel(encoder, connector, language_model, Tokenizer(form["tokenizer"]["words"]))
 
 
 def _check_sizes(form: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:

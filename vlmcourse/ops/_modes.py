@@ -7,19 +7,12 @@ from torch import nn
 
 
 @contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put each part of the model back into its own mode afterwards."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode, and each part back into its own mode afterwards."""
     before = [(part, part.training) for part in model.modules()]
     try:
+        model.eval()
         yield
     finally:
         for part, training in before:
             part.training = training
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode, and each part back into its own mode afterwards."""
-    with modes_kept(model):
-        model.eval()
-        yield

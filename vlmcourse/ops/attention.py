@@ -33,7 +33,6 @@ def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = No
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
 
-    >>> import torch
     >>> tokens = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> attention_weights(tokens, tokens)
     tensor([[0.6698, 0.3302],
@@ -63,7 +62,6 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
 
-    >>> import torch
     >>> same = torch.zeros(1, 3, 2)  # three tokens that match equally well
     >>> self_attention(same, same, torch.tensor([[[0.0], [3.0], [6.0]]]))
     tensor([[[3.],
@@ -91,7 +89,6 @@ class KeyValueCache:
     Source:
         Shazeer 2019, section 2.4 (arXiv 1911.02150), for its cost; the language model of slide S03.
 
-    >>> import torch
     >>> attention, cache = MultiHeadSelfAttention(embed_dim=6, num_heads=2), KeyValueCache()
     >>> tokens = torch.rand(1, 3, 6)
     >>> for token in tokens.split(1, dim=1):
@@ -107,9 +104,6 @@ class KeyValueCache:
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append those of the new tokens, and return those of all tokens."""
         if self.keys is not None and self.values is not None:
-            old, new = self.keys.shape, keys.shape
-            if (*old[:2], old[3]) != (*new[:2], new[3]):
-                raise ValueError(f"cache holds keys (b, num_heads, j, d) of shape {tuple(old)}, received {tuple(new)}")
             keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
         self.keys, self.values = keys, values
         return keys, values
@@ -119,22 +113,18 @@ class MultiHeadSelfAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the embedding.
 
     ``backend="fused"`` runs PyTorch's kernel; ``backend="einops"`` computes the same in readable form, can return α,
-    and costs memory quadratic in the number of tokens. Both use the same weights, and ``backend`` may be changed on
-    the module at any time. The weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout: at the
-    course's scale it hides more than it helps.
+    and costs memory quadratic in the number of tokens. ``backend`` may be changed on the module at any time. The
+    weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout: at the course's scale it hides more
+    than it helps.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
         ``(b, num_heads, n, n)``. A boolean ``mask``, broadcastable to ``(b, num_heads, n, n)``, is True where i may
         look at j. With a ``cache`` the last n counts the tokens in it too.
 
-    Raises:
-        ValueError: weights asked of the fused backend, which never forms them.
-
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.
 
-    >>> import torch
     >>> attention = MultiHeadSelfAttention(embed_dim=6, num_heads=2, backend="einops")
     >>> mixed, weights = attention(torch.rand(1, 5, 6), return_weights=True)
     >>> mixed.shape, weights.shape
@@ -161,9 +151,8 @@ class MultiHeadSelfAttention(nn.Module):
         """Return the mixed tokens, and α if asked."""
         check_backend(self.backend)
         if tokens.ndim != 3 or tokens.shape[-1] != self.embed_dim:
-            raise ValueError(
-                f"tokens must have shape (b, n, embed_dim={self.embed_dim}), received {tuple(tokens.shape)}"
-            )
+            shape = tuple(tokens.shape)
+            raise ValueError(f"tokens must have shape (b, n, embed_dim={self.embed_dim}), received {shape}")
         if return_weights and self.backend == "fused":
             raise ValueError("return_weights=True needs backend='einops': the fused kernel never forms the weights")
         queries, keys, values = rearrange(
@@ -186,8 +175,6 @@ def _check_queries_and_keys(queries: Tensor, keys: Tensor) -> None:
     check_floating("queries", queries, "... n d")
     check_floating("keys", keys, "... n d")
     if keys.shape[:-2] != queries.shape[:-2] or keys.shape[-1] != queries.shape[-1]:
-        raise ValueError(
-            f"keys must agree with queries in all but the number of tokens: queries have shape "
-            f"{tuple(queries.shape)}, received {tuple(keys.shape)}"
-        )
+        agree = f"agree with queries, shape {tuple(queries.shape)}, in all but the number of tokens"
+        raise ValueError(f"keys must {agree}, received {tuple(keys.shape)}")
     check_same_kind(queries=queries, keys=keys)

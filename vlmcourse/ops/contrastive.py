@@ -33,7 +33,6 @@ def slide_contrastive_loss(
     Source:
         Slide S07, after Chen et al. 2020 (arXiv 2002.05709).
 
-    >>> import torch
     >>> anchors = torch.tensor([[1.0, 0.0]])
     >>> opposite = -anchors[:, None]
     >>> slide_contrastive_loss(anchors, anchors, opposite, temperature=0.5)  # -(1/τ) + (-1/τ)
@@ -69,8 +68,7 @@ def nt_xent_loss(
     self-pairs are masked before the softmax, so no gradient leaks through them.
 
     All similarities at once fill memory that grows with n². With ``chunk_size`` the loss takes that many anchors at a
-    time: value and gradient stay, memory grows with chunk_size × n, and nothing is computed twice. Only a gradient of
-    the gradient is not to be had this way.
+    time: value and gradient stay, and memory grows with chunk_size × n. There is no gradient of the gradient this way.
 
     Shapes:
         view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i, n of at least two → a scalar.
@@ -82,7 +80,6 @@ def nt_xent_loss(
     Source:
         Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
 
-    >>> import torch
     >>> same = torch.ones(4, 3)  # nothing to tell apart: log(2n - 1)
     >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
     True
@@ -158,7 +155,6 @@ def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: float | Tensor)
     Source:
         van den Oord et al. 2018 (arXiv 1807.03748); Radford et al. 2021, figure 3 (arXiv 2103.00020); slide S03.
 
-    >>> import torch
     >>> same = torch.ones(4, 3)  # nothing to tell apart: log(n)
     >>> torch.isclose(info_nce_loss(same, same, temperature=0.1), torch.tensor(4.0).log()).item()
     True
@@ -184,7 +180,6 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
     Source:
         Wang and Isola 2020, with α = 2 (arXiv 2005.10242); slide S08.
 
-    >>> import torch
     >>> x = torch.tensor([[1.0, 0.0]])
     >>> alignment(x, 3 * x), alignment(x, -x)
     (tensor(0.), tensor(4.))
@@ -206,7 +201,6 @@ def uniformity(embeddings: Tensor) -> Tensor:
     Source:
         Wang and Isola 2020, with t = 2 (arXiv 2005.10242); slide S08.
 
-    >>> import torch
     >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # distance 2, squared 4, times 2
     tensor(-8.)
     """
@@ -238,9 +232,8 @@ def _check_pairs(*, at_least: int = 1, **pair: Tensor) -> None:
         check_floating(name, tensor, "n d")
     (first, one), (second, other) = pair.items()
     if one.shape != other.shape:
-        raise ValueError(
-            f"{second} must have the shape of {first}: expected {tuple(one.shape)}, received {tuple(other.shape)}"
-        )
+        received = tuple(other.shape)
+        raise ValueError(f"{second} must have the shape of {first}: expected {tuple(one.shape)}, received {received}")
     if len(one) < at_least:
         raise ValueError(f"{first} must hold at least two embeddings, or there is nothing to tell apart, received 1")
     check_same_kind(**pair)

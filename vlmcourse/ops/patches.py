@@ -3,14 +3,7 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from vlmcourse._checks import (
-    as_pair,
-    check_floating,
-    check_positive_ints,
-    check_rank,
-    check_same_kind,
-    grid_of_patches,
-)
+from vlmcourse._checks import as_pair, check_input, check_positive_ints, check_rank, grid_of_patches
 
 Size = int | tuple[int, int]
 
@@ -91,8 +84,5 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patches' embeddings, ``(b, n, embed_dim)``."""
-        check_floating("images", images, "b c h w")
-        if images.shape[1] != self.in_channels:
-            raise ValueError(f"images must have in_channels={self.in_channels} channels, received {images.shape[1]}")
-        check_same_kind(weights=self.proj.weight, images=images)
+        check_input("images", images, "b c h w", in_channels=self.in_channels, weights=self.proj.weight)
         return self.proj(patchify(images, patch_size=self.patch_size))

@@ -1,7 +1,7 @@
 """The examples of a training: in memory as tensors, or fetched one by one from a dataset."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,22 +15,7 @@ from vlmcourse.train.runtime import mixed_seed, reseed
 Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
 
 
-class Examples(Protocol):
-    """What a training asks of its examples."""
-
-    batch_size: int | None  # None where the caller of ``fit`` chooses it
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def identity(self) -> dict[str, str]:
-        """Say which they are."""
-
-    def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
-        """Yield the batch of every step."""
-
-
-def examples_of(data: Any) -> Examples:
+def examples_of(data: Any) -> "Examples":
     """Return the examples of whatever ``fit`` was given, checked."""
     if isinstance(data, TensorDataset):
         data = data.tensors
@@ -44,7 +29,7 @@ def examples_of(data: Any) -> Examples:
 class InMemory:
     """Holds tensors of one length; a batch has the form of the data: one tensor, or a tuple."""
 
-    batch_size: int | None = None
+    batch_size: int | None = None  # the caller of ``fit`` chooses it
 
     def __init__(self, data: Any) -> None:
         form: Callable[[Iterator[Tensor]], Any] = tuple
@@ -94,11 +79,10 @@ class Fetched:
         in_order = type(loader.sampler) is SequentialSampler
         shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
         if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not (in_order or shuffled):
+            kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
             raise TypeError(
-                f"data must have examples that fit can put in an order of its own, received a DataLoader of "
-                f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__} and "
-                f"batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True) of a dataset "
-                f"with len(dataset) and dataset[index]"
+                f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
+                f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
         if len(loader.dataset) == 0:  # type: ignore[arg-type]
             raise ValueError(f"data must hold at least one example, received an empty {type(loader.dataset).__name__}")
@@ -120,6 +104,9 @@ class Fetched:
         return iter(DataLoader(seeded, batch_sampler=order, **{name: getattr(self.loader, name) for name in own}))
 
 
+Examples = InMemory | Fetched
+
+
 class _Seeded(Dataset):
     """Fetches the examples of a step under a seed of their own, so that augmentation does not depend on the worker."""
 
@@ -136,10 +123,8 @@ class _Seeded(Dataset):
 def share_of(rows: Tensor, rank: int, processes: int) -> Tensor:
     """Return the rows of a global batch that one process takes."""
     if len(rows) < processes:
-        raise ValueError(
-            f"batch_size must give each of {processes} processes an example, received a batch of {len(rows)}; try "
-            f"a larger batch_size or fewer processes"
-        )
+        received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
+        raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
     return rows.tensor_split(processes)[rank] if processes > 1 else rows
 
 

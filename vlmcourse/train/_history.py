@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import torch
@@ -18,9 +18,8 @@ RESERVED = {"step", "loss", "lr", "seconds"}
 class History:
     """Keeps one row of numbers a step. Those on the device wait, so that the loop does not wait for the device."""
 
-    def __init__(self, columns: Mapping[str, Tensor] | None = None) -> None:
-        numbers = {name: column.tolist() for name, column in (columns or {}).items()}
-        self.rows: list[dict[str, float]] = [dict(zip(numbers, row)) for row in zip(*numbers.values())]  # noqa: B905
+    def __init__(self, rows: Iterable[dict[str, float]] = ()) -> None:
+        self.rows = list(rows)
         self._waiting: list[tuple[dict[str, float], list[str], Tensor]] = []
         self._began = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
 
@@ -37,9 +36,8 @@ class History:
         """Put what a callback returned beside the last step."""
         if not isinstance(numbers, Mapping | None):
             raise TypeError(f"callback must return None or a dictionary of numbers, received {type(numbers).__name__}")
-        taken = self.rows[-1].keys() & (numbers or {}).keys()
-        if taken:
-            raise ValueError(f"callback must return other names than the history's own, received {sorted(taken)}")
+        if taken := sorted(self.rows[-1].keys() & (numbers or {}).keys()):
+            raise ValueError(f"callback must return other names than the history's own, received {taken}")
         for name, number in (numbers or {}).items():
             self.rows[-1][name] = float(number.detach() if isinstance(number, Tensor) else number)
 
@@ -55,17 +53,6 @@ class History:
             if bad is not None:
                 raise FloatingPointError(_not_finite(f"the loss is {bad['loss']} at", int(bad["step"])))
         return self.rows[-1]["loss"]
-
-    def columns(self) -> dict[str, Tensor]:
-        """Return a tensor a column, as a checkpoint keeps them; what a row lacks is NaN."""
-        names = dict.fromkeys(name for row in self.rows for name in row)
-        return {
-            name: torch.tensor(
-                [row.get(name, math.nan) for row in self.rows],
-                dtype=torch.int64 if name == "step" else torch.float64,
-            )
-            for name in names
-        }
 
     def table(self) -> pd.DataFrame:
         """Return the rows as a table."""

@@ -6,7 +6,9 @@ import functools
 import hashlib
 import types
 from collections.abc import Mapping, Sequence
+from copy import copy
 from enum import Enum
+from inspect import Parameter, signature
 from pathlib import PurePath
 from typing import Any
 
@@ -33,11 +35,6 @@ def identity_of_tensors(tensors: Sequence[Tensor]) -> dict[str, str]:
     return {f"data[{k}]": _Description().of(tensor) for k, tensor in enumerate(tensors)}
 
 
-def identity_of_learning(model: nn.Module) -> dict[str, bool]:
-    """Say of every parameter whether it learns."""
-    return {plain_name(name): parameter.requires_grad for name, parameter in unwrapped(model).named_parameters()}
-
-
 def check_same(what: str, path: PurePath, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Raise if a run differs from the one in a file, and say where."""
     names = [name for name in {**present, **saved} if saved.get(name) != present.get(name)]
@@ -50,24 +47,12 @@ def check_same(what: str, path: PurePath, saved: Mapping[str, Any], present: Map
         )
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside ``torch.compile`` and ``DataParallel``."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", model)
-    return model if inner is model else unwrapped(inner)
-
-
-def plain_name(name: str) -> str:
-    """Return a weight's name without the mark of a part that is compiled by itself."""
-    return name.replace("_orig_mod.", "")
-
-
 class _Description:
     """Describes values in texts that are equal, in any process, where the values are."""
 
     def __init__(self, model: nn.Module | None = None) -> None:
         self.model_parameters = set() if model is None else set(map(id, model.parameters()))
-        self.around: list[int] = []  # the values that hold the present one: a value may hold itself
+        self.around: tuple[int, ...] = ()  # the values that hold the present one: a value may hold itself
 
     def of(self, value: Any) -> str:
         if isinstance(value, np.generic):
@@ -78,11 +63,9 @@ class _Description:
             return f"{tuple(value.shape)} {value.dtype} {_hash_of_array(value)}"
         if id(value) in self.around:
             return "…"
-        self.around.append(id(value))
-        try:
-            return _short(self._of_whole(value))
-        finally:
-            self.around.pop()
+        inside = copy(self)
+        inside.around += (id(value),)
+        return _short(inside._of_whole(value))
 
     def _of_whole(self, value: Any) -> str:
         if isinstance(value, Mapping):
@@ -118,8 +101,8 @@ class _Description:
 
 def _brought_along(function: types.FunctionType) -> dict[str, Any]:
     """Return defaults, closed-over values and global variables, by name."""
-    code, found = function.__code__, dict(function.__kwdefaults__ or {})
-    found |= zip(reversed(code.co_varnames[: code.co_argcount]), reversed(function.__defaults__ or ()), strict=False)
+    code, parameters = function.__code__, signature(function, follow_wrapped=False).parameters
+    found = {name: one.default for name, one in parameters.items() if one.default is not Parameter.empty}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # raised by a cell that is not filled yet
             found[name] = cell.cell_contents

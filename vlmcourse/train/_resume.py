@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vlmcourse.train import distributed
 from vlmcourse.train._history import FETCH_EVERY, History, check_weights
-from vlmcourse.train._identity import check_same, plain_name, unwrapped
+from vlmcourse.train._identity import check_same
 from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -29,7 +29,7 @@ class RunFile:
         identity: Callable[[], dict[str, dict[str, Any]]],
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.model, self.optimizer, self.steps = unwrapped(model), optimizer, steps
+        self.model, self.optimizer, self.steps = model, optimizer, steps
         self.identity = {} if path is None else identity()
 
     @contextlib.contextmanager
@@ -45,10 +45,8 @@ class RunFile:
                 for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*.tmp"):
                     leftover.unlink()  # of a process that was killed while it was writing
             except Timeout:
-                raise RuntimeError(
-                    f"checkpoint {self.path} is in use by another run; wait for its end, or give this run a "
-                    f"checkpoint of its own"
-                ) from None
+                advice = "wait for its end, or give this run a checkpoint of its own"
+                raise RuntimeError(f"checkpoint {self.path} is in use by another run; {advice}") from None
             except (OSError, NotImplementedError):  # a folder that cannot be written: the first save says so
                 pass
             yield
@@ -66,8 +64,7 @@ class RunFile:
         state = load_checkpoint(self.path, max_bytes=self._max_bytes())
         try:
             self._check(self.path, state)
-            saved, names = state["model"], self.model.state_dict().keys()
-            self.model.load_state_dict({name: saved[plain_name(name)] for name in names})
+            self.model.load_state_dict(state["model"])
             self._load_optimizer(state["optimizer"])
             step, history = state["step"], History(state["history"])
             if step not in range(self.steps + 1) or len(history.rows) != step:
@@ -88,13 +85,9 @@ class RunFile:
             history.fetch()
         check_weights(self.model, step)  # before a good checkpoint is replaced
         if distributed.rank() == 0:
-            save_checkpoint(
-                self.path,
-                {
-                    "model": self._weights(), "optimizer": self.optimizer.state_dict()["state"],
-                    "step": step, "history": history.columns(), **self.identity,
-                },
-            )  # fmt: skip
+            weights, memory = self.model.state_dict(), self.optimizer.state_dict()["state"]
+            state = {"model": weights, "optimizer": memory, "step": step, "history": history.rows}
+            save_checkpoint(self.path, state | self.identity)
 
     def keep(self, step: int, history: History, *, every: int, interrupted: bool) -> None:
         """Save when it is time, and stop when any process was interrupted."""
@@ -107,12 +100,9 @@ class RunFile:
             kept = f"{self.path} holds it; the same call continues" if self.path else "no checkpoint was asked for"
             raise KeyboardInterrupt(f"stopped after step {step} of {self.steps}; {kept}")
 
-    def _weights(self) -> dict[str, Any]:
-        return {plain_name(name): value for name, value in self.model.state_dict().items()}
-
     def _check(self, path: Path, state: Mapping[str, Any]) -> None:
         """Raise unless the file holds a run of this model and this identity, or one that this run extends."""
-        check_same("model", path, _shapes(state["model"]), _shapes(self._weights()))
+        check_same("model", path, _shapes(state["model"]), _shapes(self.model.state_dict()))
         for what, present in self.identity.items():
             saved = dict(state[what])
             finished = what == "configuration" and saved["steps"] == state["step"] < present["steps"]
@@ -122,17 +112,12 @@ class RunFile:
                 check_same(what, path, saved, present)
 
     def _load_optimizer(self, saved: Mapping[int, Mapping[str, Any]]) -> None:
-        """Load the optimizer's memory, each tensor laid out as its parameter is."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         adam = isinstance(self.optimizer, torch.optim.AdamW)
         names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
-        state = {}
-        for k, memory in saved.items():
-            if any(memory[name].shape != parameters[k].shape for name in names):
-                raise TypeError
-            laid_out = {name: torch.empty_like(parameters[k]).copy_(memory[name]) for name in names}
-            state[k] = {**memory, **laid_out}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if any(memory[name].shape != parameters[k].shape for k, memory in saved.items() for name in names):
+            raise TypeError  # the optimizer itself would notice in the first step only
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved})
 
     def _max_bytes(self) -> int:
         """Return more than any checkpoint of this run takes: weights, two moments, and thousand numbers a step."""

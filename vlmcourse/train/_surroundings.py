@@ -14,12 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from vlmcourse.ops._modes import modes_kept
-
-
-def bfloat16_where_it_pays(device: torch.device, wanted: bool = True) -> torch.autocast:
-    """Return autocast to bfloat16, switched off where the hardware would only emulate it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
+from vlmcourse.ops._modes import evaluating
 
 
 @lru_cache
@@ -45,79 +40,45 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 
 
 @contextlib.contextmanager
-def surroundings(
-    model: nn.Module, device: torch.device, layout: torch.memory_format
-) -> Iterator[tuple[Callable[[], None], Callable[[], bool]]]:
-    """Yield what puts the model into training mode again, and what says whether Ctrl-C was pressed."""
-    with (
-        stored_as(layout, model),
-        random_state_kept(device),
-        cudnn_benchmark(device),
-        training(model) as train_mode,
-        interrupt_between_steps() as interrupted,
-    ):
-        yield train_mode, interrupted
+def surroundings(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
+    """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and layout as they were.
 
-
-@contextlib.contextmanager
-def stored_as(layout: torch.memory_format, model: nn.Module) -> Iterator[None]:
-    """Store 2-D convolution kernels in a layout, and contiguous afterwards, as files of weights must have them.
-
-    ``Module.to(memory_format=...)`` refuses models that also have 3-D kernels.
+    Kernels are contiguous afterwards, as files of weights must have them.
     """
-
-    def store(layout: torch.memory_format) -> None:
-        for parameter in model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
-
-    store(layout)
-    try:
-        yield
-    finally:
-        store(torch.contiguous_format)
-
-
-@contextlib.contextmanager
-def training(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Put the parts that learn into training mode and the frozen ones into evaluation mode; undo it in the end."""
-
-    def train() -> None:
-        model.train()
-        for module in model.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
-
-    with modes_kept(model):
-        train()
-        yield train
-
-
-@contextlib.contextmanager
-def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Give the caller the global generators back as they were."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  loss functions may draw from it
     on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    cudnn, benchmark = torch.backends.cudnn, torch.backends.cudnn.benchmark
+    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            yield
+            store_kernels(model, layout)
+            # cuDNN times its algorithms once: shapes hardly change from batch to batch.
+            cudnn.benchmark = benchmark or (device.type == "cuda" and not cudnn.deterministic)
+            train_what_learns(model)  # the model's own modes come back with the end of ``evaluating``
+            with interrupt_between_steps() as interrupted:
+                yield interrupted
         finally:
+            cudnn.benchmark = benchmark
+            store_kernels(model, torch.contiguous_format)
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
             if on_mps is not None:
                 torch.mps.set_rng_state(on_mps)
 
 
-@contextlib.contextmanager
-def cudnn_benchmark(device: torch.device) -> Iterator[None]:
-    """Let cuDNN time its algorithms once: shapes hardly change from batch to batch."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or (device.type == "cuda" and not torch.backends.cudnn.deterministic)
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+def store_kernels(model: nn.Module, layout: torch.memory_format) -> None:
+    """Store 2-D convolution kernels in a layout; ``Module.to`` refuses models that also have 3-D kernels."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def train_what_learns(model: nn.Module) -> None:
+    """Put the parts that learn into training mode and the frozen ones into evaluation mode."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
 
 
 @contextlib.contextmanager

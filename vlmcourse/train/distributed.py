@@ -1,11 +1,8 @@
 """Train on several processes: the rank of this one, and embeddings gathered with their gradients.
 
-Every process holds the whole model and a share of each batch. After the backward pass the gradients are averaged, so
-all processes take the same step. A contrastive loss needs the embeddings of *all* shares, because every image of the
-batch is a negative for every other: :func:`gather_embeddings` fetches them and carries the gradients back, and
-:func:`shared_nt_xent_loss` divides the work of the loss itself.
-
-Without ``torchrun`` there is one process, and everything here does nothing.
+Every process holds the whole model and a share of each batch, and gradients are averaged. A contrastive loss needs the
+embeddings of *all* shares, because every image of the batch is a negative for every other. Without ``torchrun`` there
+is one process, and everything here does nothing.
 """
 
 import atexit
@@ -20,29 +17,17 @@ from vlmcourse.ops.contrastive import nt_xent_loss
 
 
 def rank() -> int:
-    """Return the number of this process, from zero: let process 0 print and write files.
-
-    >>> rank()
-    0
-    """
+    """Return the number of this process, from zero: let process 0 print and write files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return how many processes train together.
-
-    >>> world_size()
-    1
-    """
+    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def join(device: torch.device) -> torch.device:
-    """Join the processes that ``torchrun`` started, if it did, and return the device of this one.
-
-    >>> join(torch.device("cpu"))
-    device(type='cpu')
-    """
+    """Join the processes that ``torchrun`` started, if it did, and return the device of this one."""
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
@@ -88,12 +73,11 @@ def any_process(answer: bool) -> bool:
 def gather_embeddings(embeddings: Tensor) -> Tensor:
     """Return the rows of all processes, in the order of the processes, through which gradients flow back.
 
-    Call it on every process, on each embedding that goes into a contrastive loss, as in
-    ``nt_xent_loss(gather_embeddings(z1), gather_embeddings(z2), temperature=0.2)``. Processes may hold different
-    numbers of rows. In a single process it returns its argument, so one loss serves a laptop and eight GPUs.
+    Call it on every process, as in ``nt_xent_loss(gather_embeddings(z1), gather_embeddings(z2), temperature=0.2)``.
+    Processes may hold different numbers of rows. In a single process it returns its argument.
 
-    The backward pass adds up what every process's loss asks of each row, and hands each process its own rows. The
-    gradient that :func:`vlmcourse.train.loop.fit` averages is then exactly the one of the whole batch in one process.
+    The backward pass adds up what every process's loss asks of each row. The gradient that
+    :func:`vlmcourse.train.loop.fit` averages is then exactly the one of the whole batch in one process.
 
     Shapes:
         ``(b, ...)``, with this process's own b → ``(sum of all b, ...)``.
@@ -101,7 +85,6 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     Source:
         The global batch of SimCLR: Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
 
-    >>> import torch
     >>> gather_embeddings(torch.eye(2))  # one process: nothing to gather
     tensor([[1., 0.],
             [0., 1.]])
@@ -117,20 +100,15 @@ def shared_nt_xent_loss(
     """Return SimCLR's loss of this process's images among the images of all processes.
 
     With gathered embeddings, :func:`vlmcourse.nt_xent_loss` computes the loss of the whole batch on every process. Here
-    each process computes the rows of its own images only, so p processes share the work. What
-    :func:`vlmcourse.train.loop.fit` averages, losses and gradients, is that of the whole batch in one process.
+    each process computes the rows of its own images only; what :func:`vlmcourse.train.loop.fit` averages is the same.
 
     Shapes:
-        view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
-        one on each process: their mean, weighted by b, is the loss of the batch.
-
-    Units:
-        ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+        view1 ``(b, d)``, view2 ``(b, d)``, with this process's own b → a scalar, another one on each process: their
+        mean, weighted by b, is the loss of the batch. ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
 
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
 
-    >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
     >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
     True

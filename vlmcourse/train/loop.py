@@ -9,7 +9,6 @@ are seeded anew at each step. So the number of the step is all that has to be re
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -25,15 +24,16 @@ from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
 from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
-from vlmcourse.train._identity import identity_of, identity_of_learning
+from vlmcourse.train._identity import identity_of
 from vlmcourse.train._resume import RunFile
 from vlmcourse.train._surroundings import (
-    bfloat16_where_it_pays,
     explained_out_of_memory,
+    has_bfloat16,
     layout_for,
     progress_bar,
     surroundings,
-)  # fmt: skip
+    train_what_learns,
+)
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
@@ -55,7 +55,6 @@ def fit(
     clip_norm: float | None = None,
     autocast: bool = True,
     channels_last: bool = True,
-    compile: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     resume: bool = True,
@@ -68,37 +67,33 @@ def fit(
     """Train ``model`` in place and return its history: one row a step with loss, learning rate, metrics, seconds.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All
-    that learns must be inside ``model``. Random numbers (dropout, augmentation) come from the global generators, which
-    follow ``seed`` during training and are put back afterwards. A callback sees ``callback(model, step)`` every
-    ``callback_every`` steps and after the last; numbers it returns become columns of the history.
+    that learns must be inside ``model``. The global random generators follow ``seed`` during training and are put back
+    afterwards. A callback sees ``callback(model, step)`` every ``callback_every`` steps and after the last; numbers it
+    returns become columns of the history.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains nothing, unless
-    the call asks for more steps: then it goes on, at the learning rates that the longer run has from there. A call with
-    other data, another loss or other settings is refused; ``resume=False`` starts anew, in the place of the old file.
-    For a warm start, see :func:`~vlmcourse.train.checkpoints.load_checkpoint`.
+    the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
+    starts anew, in the place of the old file.
 
-    Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen (they
-    have parameters, none of which asks for a gradient) stay in evaluation mode, so that their BatchNorm statistics do
-    not move either. ``autocast`` uses bfloat16 where the hardware has it, and float32 elsewhere.
+    Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
+    in evaluation mode, so that their BatchNorm statistics do not move either. ``autocast`` uses bfloat16 where the
+    hardware has it, and float32 elsewhere.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
-    every batch (``batch_size`` counts the whole one), gradients are averaged with each example weighing the same, and
-    process 0 shows progress and writes checkpoints, on a disk that all of them see. A contrastive loss gathers its
-    embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. One departure from a single process remains:
-    BatchNorm normalises with the statistics of each process's own share, and keeps those of process 0; convert the
-    model with ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` first where that matters.
+    every batch (``batch_size`` counts the whole one), and process 0 shows progress and writes checkpoints. A
+    contrastive loss gathers its embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees
+    each process's own share only; where that matters, convert it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of tensors of one length n, or a dataset with ``images`` and
         ``labels``; a batch has the same form, with ``(b, ...)``, b at most ``batch_size`` (256 unless said). Or it is
-        a ``Dataset`` of ``torch.utils.data``, or a ``DataLoader``, which brings workers, ``collate_fn`` and
-        ``batch_size``; the order of the examples is that of :func:`batch_of_step` in any case.
+        a ``Dataset`` or ``DataLoader`` of ``torch.utils.data``; the order is that of :func:`batch_of_step` in any case.
 
     Units:
-        uint8 pictures ``(b, c, h, w)`` or clips ``(b, c, t, h, w)`` that come first in a batch reach ``loss_fn`` as
-        float32 in [0, 1]; what comes after them, such as masks, as it is. ``warmup`` counts steps as an integer, and is
-        a share of all steps as a float below one. ``seconds`` counts training since step 0, over all resumed parts.
+        uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
+        are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one. ``seconds`` counts
+        training since step 0, over all resumed parts.
 
     Raises:
         ValueError: a checkpoint that is damaged or belongs to another run; the message says in what they differ.
@@ -107,10 +102,9 @@ def fit(
         MemoryError: the GPU's memory is too small; the message says which batch size to try.
 
     Source:
-        Loshchilov and Hutter 2017 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW; Goyal et al.
-        2017 (arXiv 1706.02677) for the warm-up. Slides S05, S07.
+        Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW;
+        Goyal et al. 2017, section 2.2 (arXiv 1706.02677) for the warm-up. Slides S05, S07.
 
-    >>> import torch
     >>> x = torch.linspace(-1, 1, 32)[:, None]
     >>> line = torch.nn.Linear(1, 1)
     >>> squared_error = lambda model, batch: (model(batch[0]) - batch[1]).square().mean()
@@ -131,16 +125,16 @@ def fit(
     layout = layout_for(model.to(device), device, channels_last=channels_last)
     updates = _make_optimizer(model, optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     file = RunFile(checkpoint, model, updates, settings.steps, lambda: _identity(model, loss_fn, examples, settings))
-    with file.held(), surroundings(model, device, layout) as (train_mode, interrupted):
+    with file.held(), surroundings(model, device, layout) as interrupted:
         start, history = file.start(resume=resume)
-        objective = distributed.data_parallel(_Objective(torch.compile(model) if compile else model, loss_fn))
+        objective = distributed.data_parallel(_Objective(model, loss_fn))
         with progress_bar(settings.steps, start=start, show=progress and distributed.rank() == 0) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, start, history):
                 bar.update()
                 last = step == settings.steps
                 if callback is not None and (step % callback_every == 0 or last):
                     history.add_columns(callback(model, step))
-                    train_mode()
+                    train_what_learns(model)
                 if step % FETCH_EVERY == 0 or last:
                     bar.set_postfix(loss=f"{history.fetch():.4g}", refresh=False)
                 file.keep(step, history, every=checkpoint_every, interrupted=interrupted())
@@ -159,23 +153,22 @@ def _steps(
     history: History,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
-    rank, processes, weights = distributed.rank(), distributed.world_size(), deque[float]()
+    rank, processes, steps = distributed.rank(), distributed.world_size(), range(start, settings.steps)
 
-    def plan() -> Iterator[tuple[int, Tensor]]:
-        for step in range(start, settings.steps):
-            rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
-            local_rows = share_of(rows, rank, processes)
-            weights.append(len(local_rows) * processes / len(rows))  # how much their mean counts in the mean of all
-            yield step, local_rows
+    def share(step: int) -> tuple[Tensor, float]:
+        """Return the rows of this process, and how much their mean counts in the mean of all."""
+        rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
+        own = share_of(rows, rank, processes)
+        return own, len(own) * processes / len(rows)
 
-    batches = examples.batches(plan(), device, seed=settings.seed)
-    autocast = bfloat16_where_it_pays(device, settings.autocast)
-    for step in range(start, settings.steps):
+    batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=settings.seed)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast and has_bfloat16(device))
+    for step in steps:
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         with explained_out_of_memory(settings.batch_size):
-            batch, weight = on_device(next(batches), device, layout), weights.popleft()
+            batch, weight = on_device(next(batches), device, layout), share(step)[1]
             reseed(mixed_seed(settings.seed, "step", step, "process", rank), device)
             with autocast:
                 loss, metrics = objective(batch)
@@ -195,14 +188,9 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     Units:
         ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
-    Source:
-        Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
-
     >>> [round(warmup_cosine(step, steps=6, warmup=2), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
-    if not 0 <= step < steps:
-        raise ValueError(f"step must lie between 0 and steps - 1 = {steps - 1}, received {step}")
     if not 0 <= warmup < steps:
         raise ValueError(f"warmup must lie between 0 and steps - 1 = {steps - 1} steps, received {warmup}")
     if step < warmup:
@@ -214,8 +202,7 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
     """Return which of the n examples step number ``step`` trains on: a function of the seed and the step alone.
 
     An epoch shows every example once, in an order of its own, in batches as equal as can be: ten examples at a
-    ``batch_size`` of 4 come as 4, 3 and 3. No example is dropped, and no epoch ends on a batch of one, which
-    BatchNorm could not take and a contrastive loss could not learn from.
+    ``batch_size`` of 4 come as 4, 3 and 3. So no epoch ends on a batch of one, which BatchNorm could not take.
 
     Shapes:
         → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
@@ -225,22 +212,14 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
     >>> sorted(torch.cat([batch_of_step(step, n=10, batch_size=4) for step in range(3)]).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    check_int("n", n)
-    check_int("batch_size", batch_size)
-    if step < 0:
-        raise ValueError(f"step must be at least 0, received {step}")
-    epoch, position = divmod(step, _steps_per_epoch(n, batch_size))
+    epoch, position = divmod(step, math.ceil(n / batch_size))
     return _epoch_batches(n, batch_size, seed, epoch)[position]
-
-
-def _steps_per_epoch(n: int, batch_size: int) -> int:
-    return math.ceil(n / batch_size)
 
 
 @lru_cache(maxsize=2)
 def _epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
     own = torch.Generator().manual_seed(mixed_seed(seed, "epoch", epoch))
-    return torch.randperm(n, generator=own).tensor_split(_steps_per_epoch(n, batch_size))
+    return torch.randperm(n, generator=own).tensor_split(math.ceil(n / batch_size))
 
 
 @dataclass(frozen=True)
@@ -279,7 +258,7 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
         raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
     check_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
     if steps is None:
-        steps = epochs * _steps_per_epoch(len(examples), batch_size)
+        steps = epochs * math.ceil(len(examples) / batch_size)
     if isinstance(warmup, float) and not 0 <= warmup < 1:
         raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
     warmup = int(warmup * steps) if isinstance(warmup, float) else warmup
@@ -293,11 +272,12 @@ def _identity(
     model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
 ) -> dict[str, dict[str, Any]]:
     """Say what run this is: a checkpoint of another is not continued."""
+    learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     return {
         "configuration": asdict(settings),
         "dataset": examples.identity(),
         "loss": identity_of(loss_fn, model),
-        "choice of what learns": identity_of_learning(model),
+        "choice of what learns": learns,
     }
 
 
@@ -305,18 +285,13 @@ def _make_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: flo
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         frozen = sum(1 for _ in model.parameters())
-        raise ValueError(
-            f"model must have parameters to train, received {type(model).__name__} with {frozen} parameters, all "
-            f"frozen; try requires_grad_(True) on the part that should learn"
-            if frozen
-            else f"model must have parameters to train, received {type(model).__name__} without any"
-        )
+        hint = f"with {frozen} parameters, all frozen; try requires_grad_(True) on a part" if frozen else "without any"
+        raise ValueError(f"model must have parameters to train, received {type(model).__name__} {hint}")
     # Decay pulls the strength of a map towards zero; the place of a bias or the gain of a norm has no such zero.
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=lr)
@@ -333,23 +308,20 @@ class _Objective(nn.Module):
         result = self.loss_fn(self.model, batch)
         loss, metrics = result if isinstance(result, tuple) else (result, {})
         if not isinstance(loss, Tensor) or not isinstance(metrics, Mapping):
+            received = type(result).__name__
             raise TypeError(
-                f"loss_fn must return a tensor, or a tensor and a dictionary of metrics, received "
-                f"{type(result).__name__}"
+                f"loss_fn must return a tensor, or a tensor and a dictionary of metrics, received {received}"
             )
         if loss.ndim > 0:
             raise ValueError(f"loss_fn must return a scalar, received shape {tuple(loss.shape)}; try .mean()")
         if loss.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"loss_fn must return float32 or float64, received {loss.dtype}; under autocast the model's output is "
-                f"coarse: compute the loss from model(x).float()"
-            )
+            hint = "compute the loss from model(x).float()"
+            raise TypeError(f"loss_fn must return float32 or float64, received {loss.dtype}; {hint}")
         if not loss.requires_grad:
+            hint = "look for .item(), .detach() or torch.no_grad() in it"
             raise ValueError(
-                "loss_fn must return a loss that depends on a trainable parameter of model, received one without a "
-                "gradient; look for .item(), .detach() or torch.no_grad() in it"
+                f"loss_fn must return a loss that model can learn from, received one without a gradient; {hint}"
             )
-        if metrics.keys() & RESERVED:
-            taken = sorted(metrics.keys() & RESERVED)
+        if taken := sorted(metrics.keys() & RESERVED):
             raise ValueError(f"metrics must have other names than the history's own, received {taken}")
         return loss, metrics

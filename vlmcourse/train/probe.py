@@ -35,17 +35,13 @@ def extract_features(
 ) -> Tensor:
     """Return the encoder's output for every image, without moving the encoder.
 
-    A module is run in evaluation mode and without gradients, on images of its own dtype, and handed back in the mode it
-    came in. Pass ``encoder.feature_map`` for maps instead of vectors. A function of your own must call its networks in
-    evaluation mode where that makes a difference.
+    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. Pass
+    ``encoder.feature_map`` for maps instead of vectors. A function of your own must call its networks in evaluation
+    mode where that makes a difference.
 
     Shapes:
         images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` →
         ``(n, ...)`` float32 on the CPU.
-
-    Raises:
-        ValueError: an encoder that does not return one row an image, or a function that calls a network in training
-            mode.
 
     Source:
         Chen et al. 2020, section 4 (arXiv 2002.05709); slides S04 and S09.
@@ -83,15 +79,10 @@ class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
     Minimised is the mean cross-entropy plus ``penalty / 2`` times the squared weights (not the biases), to convergence
-    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts. A warning says when
-    the best penalty is the weakest or the strongest one offered, since one beyond it may be better.
+    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
-
-    Raises:
-        ValueError: features that are not finite, labels that are below zero or were never seen in training, or a probe
-            that is used before it was fitted.
 
     Source:
         Chen et al. 2020, appendix B.6 (arXiv 2002.05709); slide S09.
@@ -146,12 +137,16 @@ class LinearProbe:
 
     def predict(self, features: Tensor) -> Tensor:
         """Return the most likely class of each row, ``(n,)`` int64."""
+        check_rank("features", features, "n d")
+        return self.logits(features).argmax(dim=1).to(features.device)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return one score a class, ``(..., num_classes)`` for features ``(..., d)``, float64 on the CPU."""
         if self.penalty is None:
             raise ValueError("the probe must be fitted before it predicts; call fit first")
-        check_rank("features", features, "n d")
-        if features.shape[1] != len(self.mean):
-            raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[1]}")
-        return (self.standardized(features) @ self.weight.T + self.bias).argmax(dim=1).to(features.device)
+        if features.shape[-1] != len(self.mean):
+            raise ValueError(f"features must have width {len(self.mean)} as in training, received {features.shape[-1]}")
+        return self.standardized(features) @ self.weight.T + self.bias
 
     def score(self, features: Tensor, labels: Tensor) -> float:
         """Return the accuracy, a fraction. On test data, call it once."""
@@ -184,8 +179,6 @@ def knn_accuracy(
 ) -> float:
     """Return the accuracy of the k nearest neighbours by cosine, each voting with exp(cosine / temperature).
 
-    Another measure than a linear probe; the two are never mixed in one column.
-
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64.
 
@@ -204,9 +197,8 @@ def knn_accuracy(
     check_positive("temperature", temperature)
     if k > len(train_features):
         raise ValueError(f"k must be at most the number of training examples, {len(train_features)}, received {k}")
-    num_classes = int(train_labels.max()) + 1
+    num_classes, correct = int(train_labels.max()) + 1, 0
     known = F.normalize(train_features.float(), dim=1)
-    correct = 0
     for queries, labels in zip(test_features.split(1024), test_labels.split(1024), strict=True):
         with no_autocast(known):
             cosine, neighbor = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
@@ -221,8 +213,7 @@ class SegmentationProbe:
     """One linear map, the same at every location of a frozen feature map, whose logits are enlarged to the mask's size.
 
     Fitted like :class:`LinearProbe`, with every location of the training maps as one example, labelled by the class
-    that most of its pixels have. Pixels of the class ``ignore_index``, such as the border round an object that nobody
-    was sure of, count nowhere: neither in training nor in a score.
+    that most of its pixels have. Pixels of the class ``ignore_index`` count neither in training nor in a score.
 
     Shapes:
         maps ``(n, c, h', w')``, masks ``(n, h, w)`` int64, with h and w multiples of h' and w'.
@@ -253,19 +244,15 @@ class SegmentationProbe:
     def predict(self, maps: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Return the class of every pixel, ``(n, *size)`` int64."""
         check_rank("maps", maps, "n c h w")
-        if self.probe.penalty is None:
-            raise ValueError("the probe must be fitted before it predicts; call fit first")
-        inputs = self.probe.standardized(rearrange(maps, "n c h w -> n h w c"))
-        logits = rearrange(inputs @ self.probe.weight.T + self.probe.bias, "n h w k -> n k h w")
-        return (
-            F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1).to(maps.device)
-        )
+        logits = self.probe.logits(rearrange(maps, "n c h w -> n h w c"))
+        logits = rearrange(logits.float(), "n h w k -> n k h w")
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits.argmax(dim=1).to(maps.device)
 
     def score(self, maps: Tensor, masks: Tensor) -> float:
         """Return the mean intersection over union, a fraction. On test data, call it once."""
         check_rank("masks", masks, "n h w")
-        height, width = masks.shape[1:]
-        predicted = self.predict(maps, size=(height, width)).to(masks.device)
+        predicted = self.predict(maps, size=(masks.shape[1], masks.shape[2])).to(masks.device)
         return mean_iou(predicted, masks, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
 
@@ -285,16 +272,14 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     """
     check_int("num_classes", num_classes)
     if predicted.shape != masks.shape or predicted.numel() == 0:
-        raise ValueError(
-            f"predicted must have the masks' shape {tuple(masks.shape)}, received {tuple(predicted.shape)}"
-        )
+        received = tuple(predicted.shape)
+        raise ValueError(f"predicted must have the masks' shape {tuple(masks.shape)}, received {received}")
     _check_classes("predicted", predicted)
     counted = _counted("masks", masks, ignore_index)
     predicted, masks = predicted[counted], masks[counted]
     for name, values in (("predicted", predicted), ("masks", masks)):
-        lowest, highest = int(values.min()), int(values.max())
-        if lowest < 0 or highest >= num_classes:
-            raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received {lowest} to {highest}")
+        if (highest := int(values.max())) >= num_classes:
+            raise ValueError(f"{name} must hold classes from 0 to {num_classes - 1}, received up to {highest}")
     pairs = torch.bincount(num_classes * masks + predicted, minlength=num_classes**2)
     confusion = rearrange(pairs, "(true guess) -> true guess", true=num_classes).cpu().double()
     intersection = confusion.diagonal()
@@ -326,10 +311,7 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
 @contextmanager
 def _training_mode_refused() -> Iterator[None]:
-    """Stop before a layer computes as in training: it would move, or blur what is measured.
-
-    What a function calls cannot be known before, so every module that is called meanwhile is looked at.
-    """
+    """Stop before any layer that is called meanwhile computes as in training: it would blur what is measured."""
 
     def refuse(part: nn.Module, inputs: Any) -> None:
         if part.training and _differs_in_training(type(part)):

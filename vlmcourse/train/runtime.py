@@ -13,10 +13,6 @@ def device() -> torch.device:
 
     The environment variable ``VLMCOURSE_DEVICE`` overrides the choice, as in ``VLMCOURSE_DEVICE=cpu`` or ``cuda:1``.
 
-    Raises:
-        ValueError: ``VLMCOURSE_DEVICE`` names no device that PyTorch knows.
-        RuntimeError: it names one that this machine, or this build of PyTorch, does not have.
-
     >>> import os
     >>> os.environ["VLMCOURSE_DEVICE"] = "cpu"
     >>> device()
@@ -56,10 +52,7 @@ def seed_everything(seed: int) -> None:
 
 
 def reseed(seed: int, device: torch.device | None) -> None:
-    """Seed as :func:`seed_everything` does, but of all devices only this one, which is quick enough for every step.
-
-    >>> reseed(7, torch.device("cpu"))
-    """
+    """Seed as :func:`seed_everything` does, but of all devices only this one, which is quick enough for every step."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  libraries that read the legacy generator are seeded too
     on_cpu = device is not None and device.type == "cpu"
@@ -67,10 +60,6 @@ def reseed(seed: int, device: torch.device | None) -> None:
 
 
 def mixed_seed(*parts: object) -> int:
-    """Return a seed of 32 bits that differs, as good as always, where any part does.
-
-    >>> mixed_seed(0, "step", 1) == mixed_seed(0, "step", 2)
-    False
-    """
+    """Return a seed of 32 bits that differs, as good as always, where any part does."""
     text = " ".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())

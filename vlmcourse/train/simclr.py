@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from vlmcourse._checks import check_int
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
-from vlmcourse.data.pictures import as_unit_range
-from vlmcourse.ops._modes import evaluating
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
 from vlmcourse.train.loop import fit
+from vlmcourse.train.probe import extract_features
 
 
 def train_simclr(
@@ -31,26 +30,20 @@ def train_simclr(
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
 
     Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings that
-    the projection head makes of the encoder's vectors. Probe the encoder, not the head: the head may throw away what
-    the views change, and what it throws away can be useful.
-
-    The head's weights come from the global generator, so call ``seed_everything`` before.
+    the projection head makes of the encoder's vectors. Probe the encoder, not the head, which may throw away what the
+    views change. The head's weights come from the global generator, so call ``seed_everything`` before.
 
     Shapes:
         images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the two
         modules together ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
-        views: the steps of :func:`~vlmcourse.data.augment.two_views`. embed_dim: length of the embeddings that the
-        loss compares. lr, warmup and options: those of :func:`~vlmcourse.train.loop.fit`, such as ``steps``,
-        ``batch_size``, ``seed``, ``callback``. A long warm-up, since the loss stays at that of guessing at first.
-
-    Raises:
-        ValueError: an encoder that does not return one vector an image; otherwise as ``fit``.
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`. lr, warmup and options: those of
+        :func:`~vlmcourse.train.loop.fit`. A long warm-up, since the loss stays at that of guessing at first.
 
     Source:
-        Chen, Kornblith, Norouzi and Hinton 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head;
-        slide S07. Departure: AdamW, which serves small batches better than the paper's LARS.
+        Chen et al. 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head; slide S07. Departure:
+        AdamW, which serves small batches better than the paper's LARS.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
     >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, device="cpu",
@@ -60,7 +53,10 @@ def train_simclr(
     """
     check_int("embed_dim", embed_dim)
     pictures = getattr(images, "images", images)
-    model = nn.Sequential(encoder, _projection_head(_width(encoder, pictures), embed_dim))
+    vectors = extract_features(encoder, pictures[:2], device="cpu")
+    if vectors.ndim != 2:
+        raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
+    model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim))
 
     def objective(model: nn.Module, batch: Tensor) -> Tensor:
         # Both views in one pass, so that BatchNorm sees them together.
@@ -72,22 +68,10 @@ def train_simclr(
 
 
 def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
-    """Two layers, both normalised over the batch, as in the paper's code.
-
-    The last normalisation matters most: an untrained network turns all images into nearly one vector, and the loss of
-    vectors that agree has almost no slope. Centred and scaled, they differ from the first step on.
-    """
+    """Two layers, both normalised over the batch, as in the paper's code."""
+    # The last norm matters most: an untrained network turns all images into nearly one vector, and the loss of vectors
+    # that agree has almost no slope. Centred and scaled, they differ from the first step on.
     return nn.Sequential(
         nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
         nn.Linear(width, embed_dim, bias=False), nn.BatchNorm1d(embed_dim, affine=False),
     )  # fmt: skip
-
-
-def _width(encoder: nn.Module, images: Tensor) -> int:
-    """Ask the encoder for two vectors, in evaluation mode so that nothing in it changes."""
-    where = next((tensor.device for tensor in (*encoder.parameters(), *encoder.buffers())), torch.device("cpu"))
-    with torch.no_grad(), evaluating(encoder):
-        vectors = encoder(as_unit_range(images[:2].to(where)).float())
-    if vectors.ndim != 2:
-        raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
-    return vectors.shape[1]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vlmcourse._checks import check_int
+from vlmcourse._checks import check_int, choose_names
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions, phrasebook
 from vlmcourse.models.cnn import ConvEncoder
@@ -56,18 +56,13 @@ def pairings(partners: int, *, colors: Sequence[str] = COLORS, shapes: Sequence[
     Colour k comes with shapes k, k + 1, … around the list. Its last shape, one before its own, is :func:`held_out`
     while ``partners`` is below the number of shapes.
 
-    Raises:
-        ValueError: as many colours as shapes are needed, and more shapes than partners.
-
     >>> pairings(1)[:2], len(pairings(2))
     ([('red', 'circle'), ('green', 'square')], 12)
     """
     check_int("partners", partners)
     if len(colors) != len(shapes) or partners >= len(shapes):
-        raise ValueError(
-            f"partners must be below the number of shapes, and shapes as many as colors, received "
-            f"partners={partners}, {len(shapes)} shapes, {len(colors)} colors"
-        )
+        received = f"{partners=}, {len(shapes)} shapes, {len(colors)} colors"
+        raise ValueError(f"partners must be below the number of shapes, and colors as many, received {received}")
     return [(color, shapes[(k + step) % len(shapes)]) for k, color in enumerate(colors) for step in range(partners)]
 
 
@@ -100,11 +95,7 @@ def build_vlm(
     """Return an untrained model for the drawn world, around ``encoder`` if one is given.
 
     The weights come from the global generator, so call ``seed_everything`` before. The context has room for one image
-    and 48 words, enough for every question and answer, unless ``context_length`` says otherwise.
-
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> model.connector.num_tokens
-    4
+    and 48 words, unless ``context_length`` says otherwise.
     """
     encoder = ConvEncoder() if encoder is None else encoder
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
@@ -120,11 +111,7 @@ def build_vlm(
 
 
 def small_encoder() -> ConvEncoder:
-    """Return the untrained encoder of the VLM chapter: two stages, and a map of a quarter of the picture's side.
-
-    >>> small_encoder().feature_map(torch.zeros(1, 3, 32, 32)).shape
-    torch.Size([1, 48, 8, 8])
-    """
+    """Return the untrained encoder of the VLM chapter: two stages, and a map of a quarter of the picture's side."""
     return ConvEncoder(width=24, depths=(1, 1), strides=(2, 1, 2))
 
 
@@ -155,24 +142,14 @@ def train_stage(
 
     ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
     encoder and a frozen language model, ``"joint"`` moves everything that ``freeze`` does not name. The loss counts the
-    answer's words only. Afterwards every part may learn again.
-
-    Options:
-        freeze: parts to leave as they are, from ``"encoder"``, ``"connector"``, ``"language_model"``. options: those of
-        :func:`~vlmcourse.train.loop.fit`, such as ``steps``, ``batch_size``, ``seed``, ``checkpoint``.
-
-    Raises:
-        ValueError: an unknown stage or part, or nothing left to train; otherwise as ``fit``.
+    answer's words only. Options are those of :func:`~vlmcourse.train.loop.fit`.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
     """
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, received {stage!r}")
-    freeze = tuple(freeze)
-    for frozen in freeze:
-        if frozen not in STAGES["joint"]:
-            raise ValueError(f"freeze has unknown {frozen!r}; the parts are {', '.join(STAGES['joint'])}")
+    freeze = choose_names("freeze", freeze, STAGES["joint"]) if freeze else ()
     parts = [part for part in STAGES[stage] if part not in freeze]
     if not parts:
         raise ValueError(f"freeze={freeze} leaves nothing to train in stage {stage!r}")
@@ -208,9 +185,8 @@ def train_vlm(
 ) -> tuple[VisionLanguageModel, pd.DataFrame]:
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
-    Without an encoder it starts from a new one. With the model comes the history of all stages, one below the other; a
-    column says which stage a row belongs to. With ``checkpoint="run.pt"`` each stage has a file of its own, such as
-    ``run-connector.pt``.
+    Without an encoder it starts from a new one. With the model comes the history of all stages, one below the other.
+    With ``checkpoint="run.pt"`` each stage has a file of its own, such as ``run-connector.pt``.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
@@ -222,19 +198,11 @@ def train_vlm(
     runtime.seed_everything(seed)
     image_size, file = asked.images.shape[-1], options.pop("checkpoint", None)
     model = build_vlm(deepcopy(encoder), image_size=image_size, embed_dim=embed_dim, depth=depth)
-    histories = [
-        train_stage(
-            model,
-            asked,
-            stage,
-            freeze=freeze if stage == "joint" else (),
-            steps=count,
-            seed=seed,
-            **options,
-            checkpoint=file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}"),
-        )
-        for stage, count in steps.items()
-    ]
+    histories = []
+    for stage, count in steps.items():
+        own: dict[str, Any] = {"steps": count, "seed": seed, "freeze": freeze if stage == "joint" else ()}
+        own["checkpoint"] = file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}")
+        histories.append(train_stage(model, asked, stage, **own, **options))
     return model, pd.concat(histories, keys=steps, names=["stage"]).reset_index("stage")
 
 
@@ -282,14 +250,10 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
     """Return how probable each right word is under teacher forcing: to the model that has read the right words before.
 
-    Averaged over questions; the last entry is the end of the answer. The loss is made of these numbers: it is the mean
-    of minus their logarithms.
+    Averaged over questions; the last entry is the end of the answer. The loss is the mean of minus their logarithms.
 
     Shapes:
         ``(words + 1,)``. All answers must have one length.
-
-    Raises:
-        ValueError: answers of different lengths.
     """
     images, prompts = _under(control, asked)
     ids, is_answer = model.tokenize(prompts, asked.answers)
@@ -321,21 +285,17 @@ def named(answer: str, attribute: str) -> tuple[str, ...]:
 
 def score(said: Sequence[str], asked: Questions) -> dict[str, float]:
     """Return the share of answers that are exact, and the share that name each attribute as it is."""
-    right: dict[str, list[bool]] = {metric: [] for metric in METRICS}
-    for answer, truth in zip(said, asked.answers, strict=True):
-        right["exact"].append(answer == truth)
-        for attribute in METRICS[1:]:
-            if named(truth, attribute):
-                right[attribute].append(named(answer, attribute) == named(truth, attribute))
+    pairs = list(zip(said, asked.answers, strict=True))
+    right = {"exact": [answer == truth for answer, truth in pairs]}
+    for attribute in METRICS[1:]:
+        right[attribute] = [
+            named(a, attribute) == named(truth, attribute) for a, truth in pairs if named(truth, attribute)
+        ]
     return {metric: sum(found) / len(found) for metric, found in right.items() if found}
 
 
 def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd.DataFrame:
-    """Return the score of every batch under every control: one row for each, one column a metric.
-
-    Units:
-        Fractions of answers. What a metric has nothing to judge by is left empty.
-    """
+    """Return the score of every batch under every control, in fractions of answers: one column a metric."""
     rows = {
         (name, control): score(answers(model, asked, control=control), asked)
         for name, asked in batches.items()
@@ -348,9 +308,6 @@ def confusion(said: Sequence[str], asked: Questions, *, attribute: str = "shape"
     """Return how often an object with the row's attribute is named with the column's, for pictures of one object.
 
     An answer that names no such attribute, or several, counts in the column "other".
-
-    Units:
-        Answers.
     """
     true = [named(truth, attribute) for truth in asked.answers]
     told = [named(answer, attribute) for answer in said]
@@ -366,8 +323,7 @@ def confusion(said: Sequence[str], asked: Questions, *, attribute: str = "shape"
 def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[str]) -> list[str]:
     """Put the first words of each answer into the model's mouth, and return the one word it says next.
 
-    The words come from you and the picture stays: what changes with the words is the language model's habit, what
-    stays with the picture was seen.
+    What changes with the words is the language model's habit, what stays with the picture was seen.
     """
     where = next(model.parameters()).device
     prompts = [f"{prompt} {opening}" for prompt, opening in zip(asked.prompts, openings, strict=True)]
@@ -381,9 +337,6 @@ def leading(model: VisionLanguageModel, asked: Questions, *, partners: int = 2) 
     answers that go on with the shape in the picture, ``"said color"`` the share that go on with a shape that usually
     comes with purple, ``"true color"`` with one that usually comes with blue. With two partners a colour, the first and
     the second never coincide for pictures of usual pairs, nor do the last two.
-
-    Units:
-        Fractions of pictures.
     """
     usual: dict[str, list[str]] = {color: [] for color in COLORS}
     for color, shape in pairings(partners):
@@ -407,8 +360,6 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
     """Return how far each part has moved since ``before``: the largest change of any of its numbers.
 
-    Zero means that not one bit is different. The model may have moved to another device meanwhile, as in training.
-
     >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
     >>> before = copy_weights(model)
     >>> with torch.no_grad():
@@ -418,8 +369,7 @@ def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]
     """
     moved = {part: 0.0 for part, _ in model.named_children()}
     for name, tensor in model.state_dict().items():
-        part = name.split(".")[0]
-        if not tensor.is_floating_point():  # BatchNorm counts its batches; its statistics are looked at
-            continue
-        moved[part] = max(moved[part], (tensor.cpu() - before[name].cpu()).abs().max().item())
+        if tensor.is_floating_point():  # BatchNorm also counts its batches
+            part = name.split(".")[0]
+            moved[part] = max(moved[part], (tensor.cpu() - before[name].cpu()).abs().max().item())
     return moved
