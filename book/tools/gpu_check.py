@@ -1,13 +1,13 @@
 """Try everything on a GPU: the tests that need one, every chapter in the quick profile, then the benches.
 
-Usage: python -m book.tools.gpu_check [--device cuda] [--slice SECONDS] [--only PART ...]
+Usage: python -m book.tools.gpu_check [--device cuda] [--slice SECONDS] [--only PART ...] [--small]
 
 Each test folder, chapter and bench is a part: a process of its own, whose log and result are kept in one folder, named
 after the commit and the machine. A part that is done is not done again, so a call that ended goes on with the same
 command. With --slice, a call ends within so many seconds: a part that the end of the call cuts off starts anew in the
 next one. The exit status is 0 when all is done and well, 1 when something failed, 4 when parts are left.
 
-CUDA_VISIBLE_DEVICES chooses among several GPUs. Without one, --device cpu tries this program itself.
+CUDA_VISIBLE_DEVICES chooses among several GPUs. Without one, --device cpu --small tries this program itself.
 """
 
 import argparse
@@ -34,19 +34,30 @@ from vlmcourse.course.contestants import BENCHES
 
 PASSED, FAILED = 0, 1
 TESTS = ("ops", "models", "data", "train", "course", "homework", "test_gpu.py")
-ASK = "import json; from vlmcourse.course.results import provenance; print(json.dumps(provenance()))"
+ASK = """
+import json, torch
+from vlmcourse.course.results import provenance
+from vlmcourse.train.runtime import device
+made = provenance()
+if device().type == "cuda":
+    card = torch.cuda.get_device_properties(device())
+    made |= {"memory": f"{card.total_memory / 2**30:.0f} GiB", "capability": f"{card.major}.{card.minor}"}
+    made |= {"cuda": torch.version.cuda}
+print(json.dumps(made))
+"""
 
 
 class Check:
     """One folder of results on one device, and the parts that fill it."""
 
-    def __init__(self, device: str, *, output: Path = ROOT / "_build" / "gpu") -> None:
-        self.device = device
+    def __init__(self, device: str, *, small: bool = False, output: Path = ROOT / "_build" / "gpu") -> None:
+        self.device, self.small = device, small
         self.environment = {**os.environ, "VLMCOURSE_DEVICE": device, "VLMCOURSE_PROFILE": "quick"}
         self.provenance = {**self.ask(), "system": f"{platform.system()} {platform.release()}"}
-        if self.provenance["commit"].endswith("-dirty"):
+        if not small and self.provenance["commit"].endswith("-dirty"):
             raise SystemExit("Files differ from the last commit, so no commit could be named; commit them first")
-        self.folder = output / re.sub(r"[^\w.-]+", "-", f"{self.provenance['commit']}_{self.provenance['device']}")
+        name = f"{self.provenance['commit']}_{self.provenance['device']}{'_small' if small else ''}"
+        self.folder = output / re.sub(r"[^\w.-]+", "-", name)
 
     def ask(self) -> dict[str, str]:
         """Return what a process on the device says of itself."""
@@ -61,7 +72,8 @@ class Check:
         for path in chapters():
             found[f"chapter {path.stem}"] = [*NBVAL, str(path)]
         bench = [sys.executable, "-m", "vlmcourse", "bench", "--output", str(self.folder / "bench.json")]
-        return found | {f"bench {name}": [*bench, "--device", self.device, name] for name in BENCHES}
+        bench += ["--device", self.device, *(["--small", "--repeats", "3"] if self.small else [])]
+        return found | {f"bench {name}": [*bench, name] for name in BENCHES}
 
     def result(self, part: str) -> dict[str, Any] | None:
         """Return what a part that is done left, else None."""
@@ -160,8 +172,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu only tries this program")
     parser.add_argument("--slice", type=float, default=float("inf"), help="end this call within so many seconds")
     parser.add_argument("--only", nargs="*", default=[], help="parts whose name holds one of these words")
+    parser.add_argument("--small", action="store_true", help="benches with tiny sizes, to try this program")
     options = parser.parse_args(argv)
-    return check(Check(options.device), options.only, options.slice)
+    return check(Check(options.device, small=options.small), options.only, options.slice)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ def test_results_of_files_that_no_commit_holds_are_refused(monkeypatch):
     monkeypatch.setattr(Check, "ask", lambda self: {"commit": "abc-dirty", "device": "cpu"})
     with pytest.raises(SystemExit, match="commit them first"):
         Check("cpu")
+    assert Check("cpu", small=True).folder.name == "abc-dirty_cpu_small"
 
 
 @pytest.mark.slow
