@@ -48,6 +48,8 @@ status=0
 nbgrader autograde "$assignment" --create --KernelManager.transport=ipc --KernelManager.ip="$apart/kernel" || status=$?
 nbgrader generate_feedback "$assignment" || status=$?
 nbgrader export || status=$?
+# Outside of a container, root may be somebody else; what was written belongs to whom the course belongs.
+chown -Rh --reference=. . || echo "grade.sh: files that were written here stay root's" >&2
 if [ $status -ne 0 ]; then
     echo "grade.sh: not everything could be graded, see above; who has no feedback was not graded, whatever grades.csv says" >&2
 fi

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +73,22 @@ def test_an_environment_that_only_root_may_enter_is_told_before_anybody_is_grade
     assert run.returncode == 1
     assert "May only root enter" in run.stderr
     assert not list(course.iterdir())
+
+
+@root_of_linux
+def test_what_grading_writes_belongs_to_the_owner_of_the_course():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to the user who runs students' code
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "python").symlink_to(shutil.which("true"))
+        nbgrader = folder / "nbgrader"
+        nbgrader.write_text('#!/bin/sh\nmkdir "$1"\ntouch "$1/page.html"\n', encoding="utf-8")
+        nbgrader.chmod(0o755)
+        course = folder / "course"
+        course.mkdir()
+        os.chown(course, 4321, 8765)
+        run = grade(course, "hw1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+        assert run.returncode == 0, run.stderr
+        pages = [course / command / "page.html" for command in ("autograde", "generate_feedback", "export")]
+        for path in (*pages, *(page.parent for page in pages)):
+            assert (path.stat().st_uid, path.stat().st_gid) == (4321, 8765)
