@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,13 +252,13 @@ HEADLINES = {
 }
 
 
-def tried(name: str, seed: int, data: Data) -> dict[str, Any]:
-    """Run a trial, or return what it left when it ran before."""
-    file = KEPT / f"{name}_{seed}.json"
+def once(folder: Path, name: str, seed: int, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a trial measures and its seconds, or what it left in the folder when it ran before."""
+    file = folder / f"{name}_{seed}.json"
     if not file.is_file():
         print(f"  {name}, seed {seed} ...", flush=True)
         start = time.monotonic()
-        values = TRIALS[name](seed, data)
+        values = measure()
         write_whole(file, json.dumps({**values, f"seconds {name}": time.monotonic() - start}).encode())
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
@@ -296,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
             if time.monotonic() - began > options.slice:
                 print(f"stopped before {name}, seed {seed}; call again to go on")
                 return 0
-            runs[seed] = tried(name, seed, data)
+            runs[seed] = once(KEPT, name, seed, partial(TRIALS[name], seed, data))
         record(name, runs, data)
     return 0
 

@@ -12,7 +12,6 @@ looked at after a network's last step, and choose nothing.
 """
 
 import argparse
-import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from book.experiments.photographs import SPLITS, Data, augmented, images, smooth
+from book.experiments.photographs import ROOT, SPLITS, Data, augmented, images, once, smooth
 from vlmcourse import (
     LinearProbe,
     VisionTransformer,
@@ -40,10 +39,8 @@ from vlmcourse import (
     seed_everything,
     train_simclr,
 )
-from vlmcourse._files import write_whole
 from vlmcourse.cli import UNFINISHED
 
-ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "_build" / "simclr_cifar10"
 # epochs of each training, images of a batch, looks at the validation images, steps that are timed
 FULL = {"short": 100, "long": 400, "supervised": 50, "ViT": 180, "batch": 512, "looks": 10, "timed": 100}
@@ -204,35 +201,40 @@ def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
     }
 
 
-def classifier(seed: int, lab: Lab, encoder: nn.Module, width: int, name: str) -> float:
-    """Train with labels on crops and flips; return the classifier's own accuracy on test."""
+def classifier(seed: int, lab: Lab, encoder: nn.Module, width: int, name: str) -> dict[str, float]:
+    """Train with labels on crops and flips; return the classifier's own accuracy on test, and the training's time."""
     model = nn.Sequential(encoder, nn.Linear(width, len(lab.data["train"].class_names)))
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        lab.stop_in_time()
         return F.cross_entropy(model(augmented(batch[0])).float(), batch[1])
 
-    pair = (lab.data["train"].images, lab.data["train"].labels)
-    fit(model, loss, pair, lr=1e-3, epochs=lab.sizes[name], batch_size=lab.sizes["batch"], warmup=0.05,
-        weight_decay=0.05, seed=seed, checkpoint=lab.kept / f"{name}_{seed}.pt", progress=False)  # fmt: skip
-    scores = extract_features(model, lab.data["test"].images)
-    return (scores.argmax(1).cpu() == lab.data["test"].labels.cpu()).double().mean().item()
+    def stop(model: nn.Module, step: int) -> None:  # not in the loss: a run goes on only with the same loss
+        lab.stop_in_time()
+
+    data, test = lab.data["train"], lab.data["test"]
+    history = fit(
+        model, loss, (data.images, data.labels), lr=1e-3, epochs=lab.sizes[name], batch_size=lab.sizes["batch"],
+        warmup=0.05, weight_decay=0.05, seed=seed, callback=stop, callback_every=lab.sizes["looks"],
+        checkpoint=lab.kept / f"{name}_{seed}.pt", progress=False,
+    )  # fmt: skip
+    right = extract_features(model, test.images).argmax(1).cpu() == test.labels.cpu()
+    return {"test": right.double().mean().item(), "training seconds": history["seconds"].iloc[-1]}
 
 
 def baselines(seed: int, lab: Lab) -> dict[str, Any]:
     """What pixels and an untrained network give to the same probe, and what the network learns from all labels."""
     found = {"pixels": lab.probe(None, on="test"), "random": lab.probe(network(seed, compiled=False), on="test")}
     taught = network(seed, compiled=True)
-    found["supervised, its own layer"] = classifier(seed, lab, taught, 512, "supervised")
-    found["supervised"] = lab.probe(taught, on="test")
-    return found
+    trained = classifier(seed, lab, taught, 512, "supervised")
+    found |= {"supervised, its own layer": trained.pop("test"), "supervised": lab.probe(taught, on="test")}
+    return found | trained
 
 
 def vit(seed: int, lab: Lab) -> dict[str, Any]:
     """A ViT with labels, of the size that tutorials train on CIFAR-10: patches of 4 × 4, six layers, 256 numbers."""
     seed_everything(seed)
     encoder = VisionTransformer(image_size=32, patch_size=4, embed_dim=256, depth=6, num_heads=8, mlp_ratio=2)
-    return {"test": classifier(seed, lab, encoder, 256, "ViT")}
+    return classifier(seed, lab, encoder, 256, "ViT")
 
 
 TRIALS: dict[str, Callable[[int, Lab], dict[str, Any]]] = {
@@ -253,16 +255,6 @@ HEADLINES = {
 ONE_SEED = ("throughput", "long", "ViT")
 
 
-def tried(name: str, seed: int, lab: Lab) -> dict[str, Any]:
-    """Run a trial, or return what it left when it ran before."""
-    file = lab.kept / f"{name}_{seed}.json"
-    if not file.is_file():
-        print(f"  {name}, seed {seed} ...", flush=True)
-        write_whole(file, json.dumps(TRIALS[name](seed, lab)).encode())
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
-
-
 def record(name: str, runs: Mapping[int, dict[str, Any]], lab: Lab) -> None:
     """Write what all seeds of a trial measured to book/results."""
     headline, unit = HEADLINES[name]
@@ -272,7 +264,8 @@ def record(name: str, runs: Mapping[int, dict[str, Any]], lab: Lab) -> None:
         unit=unit,
         data=lab.data["test"].name,
         seeds=list(runs),
-        seconds=sum(run.get("training seconds", 0.0) for run in runs.values()),
+        # A trial that was stopped and went on timed its last call; its training's own clock went on with it.
+        seconds=sum(run.get("training seconds", run[f"seconds {name}"]) for run in runs.values()),
         root=ROOT / "book" / "results",
         settings=dict(lab.sizes),
         table={what: [run[what] for run in runs.values()] for what in next(iter(runs.values()))},
@@ -303,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"stopped before {name}, seed {seed}; the same call goes on")
                 return UNFINISHED
             try:
-                runs[seed] = tried(name, seed, lab)
+                runs[seed] = once(kept, name, seed, partial(TRIALS[name], seed, lab))
             except KeyboardInterrupt:
                 print(f"stopped in {name}, seed {seed}; the same call goes on from its checkpoint")
                 return UNFINISHED

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from book.experiments import simclr_cifar10 as experiment
+from vlmcourse import load_result
 from vlmcourse.cli import UNFINISHED
 
 pytestmark = pytest.mark.slow
@@ -53,18 +54,35 @@ def test_every_trial_runs_and_a_small_one_is_not_recorded(folder):
     assert kept(folder, "baselines")["pixels"] == 1.0  # light and dark are no riddle
 
 
-def test_a_training_that_is_out_of_time_goes_on_from_its_checkpoint(folder, monkeypatch):
+@pytest.mark.parametrize("trial", ["short", "baselines", "ViT"])
+def test_a_training_that_is_out_of_time_goes_on_from_its_checkpoint(folder, monkeypatch, trial):
+    files = folder / "kept" / "small"
     clock = iter([0.0, 0.0, 2.0])  # the call begins, the trial begins, the first look comes too late
     monkeypatch.setattr(experiment, "monotonic", lambda: next(clock, 2.0))
-    assert call(folder, "short", "--slice", "1") == UNFINISHED
-    assert (folder / "kept" / "small" / "short_0.pt").is_file()
-    assert not (folder / "kept" / "small" / "short_0.json").exists()
-    assert call(folder, "short") == 0
-    stopped = kept(folder, "short")
-    assert len(stopped["curve, seconds"]) == len(stopped["curve, validation"]) == 2
-    assert 0 < stopped["curve, seconds"][0] < stopped["curve, seconds"][1] == round(stopped["training seconds"], 3)
+    assert call(folder, trial, "--slice", "1") == UNFINISHED
+    assert not (files / f"{trial}_0.json").exists()
+    assert len(list(files.glob("*_0.pt"))) == 1
+    assert call(folder, trial) == 0
+    stopped = kept(folder, trial)
+    if trial == "short":
+        seconds = stopped["curve, seconds"]
+        assert len(seconds) == len(stopped["curve, validation"]) == 2
+        assert 0 < seconds[0] < seconds[1] == round(stopped["training seconds"], 3)
 
-    for file in (folder / "kept" / "small").iterdir():
+    for file in files.iterdir():
         file.unlink()
-    assert call(folder, "short") == 0
-    assert kept(folder, "short")["curve, loss"] == stopped["curve, loss"]  # the run that nothing stopped
+    assert call(folder, trial) == 0
+    whole = kept(folder, trial)  # the run that nothing stopped
+    assert whole.keys() == stopped.keys()
+    assert [name for name in whole if "seconds" not in name and whole[name] != stopped[name]] == []
+
+
+def test_what_all_seeds_measured_is_recorded_with_the_time_it_took(folder, monkeypatch):
+    monkeypatch.setattr(experiment, "FULL", experiment.SMALL)
+    trials = ["short", "baselines", "ViT", "throughput"]
+    assert experiment.main(["--images", str(folder), "--seeds", "0", "1", "--trials", *trials]) == 0
+    for trial in trials:
+        result = load_result(f"simclr_cifar10_{trial.lower()}", root=folder / "book" / "results")
+        assert result["seeds"] == [0, 1][: 1 if trial in experiment.ONE_SEED else 2]
+        assert result["seconds"] > 0
+        assert result["values"] == result["table"][experiment.HEADLINES[trial][0]]
