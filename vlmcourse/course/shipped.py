@@ -36,9 +36,14 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    A picture is summarised by the mean of each channel of the encoder's map. Its distance from training pictures is
-    measured in standard deviations, along the directions in which they vary (Mahalanobis). Above ``threshold`` a
-    picture is out of distribution. A model's own confidence is about an answer; this is about the picture alone.
+    A picture is summarised by the mean of each channel of the encoder's map. Over training pictures these numbers have
+    a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
+    which training pictures vary (Mahalanobis). Above ``threshold`` a picture is out of distribution.
+
+    A model's own confidence is about an answer, and changes with the question; this is about the picture alone.
+
+    Shapes:
+        mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.
 
     Source:
         Lee et al. 2018, section 2 (arXiv 1807.03888), here without classes. Slide S05, whose pictures are outside.
@@ -63,7 +68,8 @@ class Familiarity:
     ) -> "Familiarity":
         """Learn what is usual from ``images``, and set the threshold so that the share ``accept`` of others is inside.
 
-        Others are ``held_back``, of the same world. There must be more images than the encoder has channels.
+        Shapes:
+            images ``(b, 3, h, w)``, b above the number of channels; held_back ``(m, 3, h, w)``, of the same world.
         """
         features = _summary(model, images).double()
         if not 0 < accept < 1:

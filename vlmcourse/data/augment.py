@@ -87,8 +87,8 @@ def crop_resize(
 ) -> Tensor:
     """Cut one box a sample and resize it, as ``v2.functional.resized_crop`` with ``antialias=True``.
 
-    Units:
-        top, left, height, width ``(b,)`` in whole pixels.
+    Shapes:
+        images ``(b, c, h, w)``; top, left, height, width ``(b,)`` whole pixels; result ``(b, c, *size)``.
 
     >>> image = torch.arange(16.).view(1, 1, 4, 4)
     >>> one = torch.tensor([1])
@@ -131,10 +131,11 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a random box from each image and resize it to ``size`` (the images' own if left out).
 
-    As ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, in distribution.
-
     Units:
         scale: part of the image's area. ratio: width over height of the box.
+
+    Source:
+        ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, the same in distribution.
 
     >>> random_resized_crop(torch.rand(3, 1, 8, 6), size=4).shape
     torch.Size([3, 1, 4, 4])
@@ -147,7 +148,10 @@ def random_resized_crop(
 
 
 def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generator | None = None) -> Tensor:
-    """Mirror each image, left for right, with probability ``p``, as ``v2.RandomHorizontalFlip``.
+    """Mirror each image, left for right, with probability ``p``.
+
+    Source:
+        ``torchvision.transforms.v2.RandomHorizontalFlip``.
 
     >>> random_horizontal_flip(torch.tensor([[[[1.0, 2.0]]]]), p=1.0)
     tensor([[[[2., 1.]]]])
@@ -163,8 +167,11 @@ def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tenso
     Departure: what comes in from outside repeats the edge, where torchvision fills with a constant. A black corner
     would tell the network the angle.
 
+    Shapes:
+        images ``(b, c, h, w)``; angle, right, down, scale ``(b,)``.
+
     Units:
-        ``(b,)`` each: angle in degrees, clockwise; right and down in pixels.
+        angle: degrees, clockwise. right, down: pixels.
     """
     height, width = images.shape[2:]
     cos, sin = torch.deg2rad(angle).cos() / scale, torch.deg2rad(angle).sin() / scale
@@ -190,10 +197,12 @@ def random_affine(
 ) -> Tensor:
     """Turn each image by up to ``degrees`` either way, shift it by whole pixels, scale it.
 
-    As ``v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where torchvision turns them black.
-
     Units:
         degrees: up to 180. translate: largest shift right and down, as a part of width and height.
+
+    Source:
+        ``torchvision.transforms.v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where
+        torchvision turns them black.
 
     >>> random_affine(torch.rand(3, 1, 8, 6), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.2)).shape
     torch.Size([3, 1, 8, 6])
@@ -267,11 +276,12 @@ def random_color_jitter(
 ) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image, in an order drawn for each.
 
-    As ``v2.ColorJitter`` inside ``v2.RandomApply(p=p)``, in distribution.
-
     Units:
         brightness, contrast, saturation: factors from ``1 - value`` (at least 0) to ``1 + value``. hue: up to this part
         of the colour wheel either way, at most 0.5. p: probability that an image is changed at all.
+
+    Source:
+        ``torchvision.transforms.v2.ColorJitter`` inside ``v2.RandomApply(p=p)``, the same in distribution.
 
     >>> random_color_jitter(torch.full((2, 3, 1, 1), 0.25), brightness=0.5).shape
     torch.Size([2, 3, 1, 1])
@@ -296,7 +306,11 @@ def random_color_jitter(
 
 
 def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | None = None) -> Tensor:
-    """Take the colour from each image with probability ``p``, as ``v2.RandomGrayscale``; the channels remain, equal."""
+    """Take the colour from each image with probability ``p``; three equal channels remain.
+
+    Source:
+        ``torchvision.transforms.v2.RandomGrayscale``.
+    """
     _check_images(images, channels=(1, 3))
     return _some(images, _luma(images).expand_as(images), p, generator)
 
@@ -307,9 +321,11 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 
     Colours that would not fit into [0, 1] lose contrast; nothing is clipped.
 
+    Shapes:
+        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)``.
+
     Units:
-        matrix ``(b, 3, 3)``; contrast ``(b,)``, a factor; place ``(b, 3)``, for each channel from 0, as dark as it can
-        be, to 1, as bright as it can be.
+        contrast: factor. place: for each channel, 0 for as dark as it can be to 1 for as bright as it can be.
     """
     turned = torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images)
     low, high = turned.amin((2, 3), keepdim=True), turned.amax((2, 3), keepdim=True)
@@ -327,11 +343,14 @@ def random_recolor(
 ) -> Tensor:
     """Turn or mirror the colour space of each image, scale its contrast, and move it to where it fits in [0, 1].
 
-    Any colour becomes any other; only outlines stay. torchvision has no such transform: it destroys colour as a clue
-    for generated scenes, whose colours are arbitrary. A turn alone would keep how far colours lie from each other and
-    from mid-grey, which is enough to tell one scene from hundreds.
+    Any colour becomes any other; only outlines stay. There is no such transform in torchvision: it destroys colour as
+    a clue for generated scenes, whose colours are arbitrary. A turn alone would not do: it keeps how far the colours
+    lie from each other and from mid-grey, which is enough to tell one scene from hundreds.
 
     The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R.
+
+    Units:
+        contrast: smallest and largest factor, in (0, 1].
 
     Source:
         Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050).
@@ -371,10 +390,16 @@ def two_views(
 ) -> tuple[Tensor, Tensor]:
     """Return two independent random views of every image: what contrastive learning is to recognise as the same.
 
+    Shapes:
+        images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
+
     Options:
         steps: name → function of ``(images, generator=...)``, applied in turn; ``SIMCLR_STEPS`` for photographs,
         ``SCENE_STEPS`` for generated scenes. generator: draws the parameters; the global one of the images' device if
         left out. A CPU generator gives the same views on every device, to rounding.
+
+    Raises:
+        TypeError: for images that are not floating point. ValueError: for a wrong shape or values outside [0, 1].
 
     Source:
         Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning", 2020 (arXiv 2002.05709);

@@ -256,8 +256,11 @@ def image_folder(
     """Read pictures from a folder with one subfolder a class, ``path/class/picture.jpg``.
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
-    ``val``, ``test`` …), and all splits number them alike, by name. Pictures are turned upright, made eight-bit RGB,
-    on black where they are transparent, and kept decoded until a file is added, removed or changed.
+    ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
+    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed.
+
+    Shapes:
+        images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
 
     Options:
         image_size: cut the middle square of every picture and resize it; left out, all must have one size. on_error:
@@ -265,7 +268,8 @@ def image_folder(
         results, the folder's own if left out. root: where the decoded copy is kept, as for :func:`load_dataset`.
 
     Raises:
-        ValueError: files that cannot be decoded. PNG, JPEG, GIF, WebP, BMP, TIFF and PPM can, HEIC of phones cannot.
+        ValueError: a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded. PNG, JPEG,
+            GIF, WebP, BMP, TIFF and PPM can, what phones save as HEIC cannot.
 
     >>> import tempfile
     >>> from PIL import Image

@@ -85,6 +85,9 @@ def questions(
 ) -> Questions:
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
 
+    Shapes:
+        images ``(n, 3, image_size, image_size)``, and ``n`` prompts, answers, kinds and tuples of objects.
+
     Options:
         kinds: names from ``KINDS``; a name may be given several times to be asked more often. num_objects: 1, 2 or
         both; with one object alone nothing can be asked about a relation or a number, and those kinds are left out

@@ -130,7 +130,13 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 
 def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
-    """Return the distance of points ``(x, y)`` from the outline of a shape in the unit circle, negative inside.
+    """Return the distance of points ``(x, y)`` from the outline of a shape of radius one, negative inside.
+
+    Shapes:
+        x, y: any equal shape, floating point; the result has that shape.
+
+    Units:
+        The shape fits into the unit circle; ``y`` points up.
 
     Source:
         The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
@@ -316,10 +322,13 @@ def images(
 
     Each class occurs equally often, to within one. Two batches are independent when their seeds differ.
 
+    Shapes:
+        images ``(n, 3, image_size, image_size)``, labels ``(n,)``, masks ``(n, image_size, image_size)``.
+
     Units:
-        radius: smallest and largest, in half-widths of the image. offset: how far from the middle the shape may lie, in
-        half-widths; it never leaves the picture. rotation: the largest turn either way, in radians. noise: standard
-        deviation, with colours between 0 and 1.
+        radius: the smallest and largest radius, in half-widths of the image. offset: how far from the middle the shape
+        may lie, right or left and up or down, in half-widths; it never leaves the picture. rotation: the largest turn
+        either way, in radians. noise: standard deviation, with colours between 0 and 1.
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
@@ -369,7 +378,10 @@ ATTRIBUTES = ("size", "texture", "color", "shape", "place")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a captioned picture, in words and in numbers; lengths in half-widths of the image, ``y`` up.
+    """One object of a captioned picture, in words and in numbers.
+
+    Units:
+        x, y: its centre from -1 to 1, ``y`` up. radius: in half-widths of the image.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> star.relation_to(SceneObject("blue", "large", "ring", "dots", "right", 0.5, 0.1, 0.4))
@@ -474,14 +486,21 @@ def captions(
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
-    Every object is drawn uniformly and independently from the allowed combinations. One object goes to the left, right,
-    top, bottom or middle; two go to opposite sides; three or four to the corners. Objects never touch.
+    Every object is drawn uniformly and independently from the allowed combinations of colour, size, shape and
+    texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
+    to the corners. Objects never touch.
+
+    Shapes:
+        images ``(n, 3, image_size, image_size)``, ``n`` captions, ``n`` tuples of objects, masks ``(n, h, w)``.
 
     Options:
         num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
         from. exclude: combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``.
         only: combinations of which every object must show one. phrasings: how many of the three ways of putting a
         caption are mixed. rotation: largest turn in radians. device: where to draw, the CPU if left out.
+
+    Raises:
+        ValueError: for unknown names, or where ``exclude`` and ``only`` leave nothing to draw.
 
     >>> batch = captions(2, seed=0, only=[("red", "star")])
     >>> batch.captions
@@ -620,7 +639,12 @@ def clips(
     * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
 
     The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
-    opposites: played backwards, a clip has the other label. All eight directions differ in the axis, too.
+    opposites: played backwards, a clip shows the same frames with the other label. With all eight directions a set
+    of frames does show the axis of motion, though not the sense.
+
+    Shapes:
+        clips ``(n, channels, num_frames, image_size, image_size)``, labels and sprites ``(n,)``, positions
+        ``(n, num_frames, 2)``.
 
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to

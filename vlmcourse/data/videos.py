@@ -66,13 +66,17 @@ def video_folder(
     Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
     ``split`` one level deeper, ``path/train/class/video.mp4``.
 
-    The official lists put videos of one scene, filmed in one go, on one side; a random split would report how well a
-    network remembers rooms. The validation split is cut from the training list in the same way: of each class, the
-    last sixth of the scenes.
+    With the official lists, videos of one scene, filmed in one go, lie on one side; they look alike, and a random split
+    would report how well a network remembers rooms. The lists know no validation split, so it is cut from the training
+    list in the same way: of each class, the last sixth of the scenes.
 
     From each video come ``num_frames`` frames, spread evenly over its seconds: upright, the middle square, resized. A
     video with fewer frames repeats some. Clips are kept decoded until a file is added, removed or changed. Decoding
     needs PyAV: ``pip install av``.
+
+    Shapes:
+        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in the alphabetical order of
+        the classes.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split:
@@ -80,6 +84,10 @@ def video_folder(
         the three official splits. on_error: ``"raise"`` refuses a video that cannot be decoded, or that ends early,
         ``"skip"`` leaves it out; both name it. name: the label for results, the folder's own if left out. root: as for
         :func:`~vlmcourse.load_dataset`.
+
+    Raises:
+        FileNotFoundError: no folder, no list, or not every listed video is there; the message says where to get them.
+        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.

@@ -110,8 +110,11 @@ class ConvEncoder(nn.Module):
     def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
         """Return ResNet-18 for small images: four stages of two blocks, 64 to 512 channels, 11.17 million parameters.
 
-        It is torchvision's ``resnet18`` without the classifier, and with the stem of Chen et al. 2020, appendix B.9
-        (arXiv 2002.05709): 3 × 3, stride 1, no pooling.
+        It is torchvision's ``resnet18`` with the stem that is usual for CIFAR-10 (3 × 3, stride 1, no pooling) and
+        without the classifier.
+
+        Source:
+            He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
 
         >>> encoder = ConvEncoder.resnet18()
         >>> encoder.embed_dim, sum(p.numel() for p in encoder.parameters())

@@ -15,6 +15,12 @@ class Tokenizer:
     A word is a run of letters and digits; punctuation marks are words of their own, and so is the placeholder
     ``<image>``. Capital letters matter.
 
+    Shapes:
+        ``encode`` gives a list of integers, one a word, each below ``len(tokenizer)``.
+
+    Source:
+        Slide S02, whose question it reads.
+
     >>> tokenizer = Tokenizer.from_texts(["What is in this image <image>? Answer:", "a red star"])
     >>> tokenizer.encode("a red image <image>?")
     [7, 11, 8, 2, 4]

@@ -165,14 +165,18 @@ class CNN3D(nn.Module):
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
 
+    Units:
+        kernel_size counts frames and pixels: one odd number, or three as (time, height, width). With 1 frame it is a
+        network for images that runs on every frame, with the very same parts.
+
     Options:
-        kernel_size: one odd number, or three as (time, height, width); with 1 frame it is a network for images that
-        runs on every frame. width: channels of the first convolution; each further one doubles them and halves height
-        and width. backend: see :class:`~vlmcourse.Conv3d`.
+        width: channels of the first convolution; each further one doubles them and halves height and width. backend:
+        ``"fused"`` or ``"einops"``, see :class:`~vlmcourse.Conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
 
+    >>> import torch
     >>> CNN3D(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """

@@ -171,7 +171,12 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def for_image_size(self, image_size: Size) -> "VisionTransformer":
-        """Return a copy for images of another size: patches as before, positions bicubic between the old ones.
+        """Return a copy for images of another size: patches as before, positions interpolated between the old ones.
+
+        The corners keep their positions, and the others are bicubic between them, as torchvision has it.
+
+        Source:
+            Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
 
         >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
         >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape

@@ -107,8 +107,10 @@ class VisionLanguageModel(nn.Module):
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the numbers of prompts and answers, and which of them belong to an answer, its end included.
 
-        Rows are padded on the left, so that all end in the same column and a batch can be continued: ids ``(b, n)``
-        int64 and is_answer ``(b, n)`` boolean, on the CPU.
+        Rows are padded on the left, so that all end in the same column and a batch can be continued.
+
+        Shapes:
+            ``b`` prompts and as many answers → ids ``(b, n)`` int64 and is_answer ``(b, n)`` boolean, on the CPU.
         """
         if isinstance(prompts, str) or isinstance(answers, str):
             raise TypeError("prompts and answers must be several strings, received one; try [text]")
@@ -300,11 +302,16 @@ _PARTS: dict[str, tuple[type, ...]] = {
 def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Write the whole model into one safetensors file, with how it is built and where it comes from.
 
+    The file is written beside its place, synced and renamed, so ``path`` is never half done.
+
     Options:
         provenance: what is worth knowing in a year (data, seed, scores, commit, date): anything that JSON can hold.
 
     Raises:
         TypeError: a part of your own class, which the file could not build again.
+
+    Source:
+        The safetensors format (huggingface.co/docs/safetensors).
 
     >>> import tempfile
     >>> tokenizer = Tokenizer.from_texts([PROMPT, "a star"])

@@ -88,11 +88,16 @@ class Conv3d(nn.Conv3d):
     changed on the module at any time.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``; sizes as for :func:`conv3d`.
+        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``, see :func:`conv3d`.
+
+    Units:
+        ``kernel_size``, ``stride`` and ``padding`` count frames and pixels: one integer, or three as
+        (time, height, width).
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767); slides S11 and S12.
 
+    >>> import torch
     >>> layer = Conv3d(3, 5, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2))
     >>> layer(torch.rand(1, 3, 8, 20, 20)).shape
     torch.Size([1, 5, 8, 10, 10])

@@ -100,15 +100,20 @@ def shared_nt_xent_loss(
     """Return SimCLR's loss of this process's images among the images of all processes.
 
     With gathered embeddings, :func:`vlmcourse.nt_xent_loss` computes the loss of the whole batch on every process. Here
-    each process computes the rows of its own images only; what :func:`vlmcourse.train.loop.fit` averages is the same.
+    each process computes the rows of its own images only, so p processes share the work. What
+    :func:`vlmcourse.train.loop.fit` averages, losses and gradients, is that of the whole batch in one process.
 
     Shapes:
-        view1 ``(b, d)``, view2 ``(b, d)``, with this process's own b → a scalar, another one on each process: their
-        mean, weighted by b, is the loss of the batch. ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+        view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
+        one on each process: their mean, weighted by b, is the loss of the batch.
+
+    Units:
+        ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
 
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
 
+    >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
     >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
     True

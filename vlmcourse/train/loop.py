@@ -188,6 +188,9 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     Units:
         ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
+    Source:
+        Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
+
     >>> [round(warmup_cosine(step, steps=6, warmup=2), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """

@@ -295,7 +295,11 @@ def score(said: Sequence[str], asked: Questions) -> dict[str, float]:
 
 
 def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd.DataFrame:
-    """Return the score of every batch under every control, in fractions of answers: one column a metric."""
+    """Return the score of every batch under every control: one row for each, one column a metric.
+
+    Units:
+        Fractions of answers. What a metric has nothing to judge by is left empty.
+    """
     rows = {
         (name, control): score(answers(model, asked, control=control), asked)
         for name, asked in batches.items()
@@ -308,6 +312,9 @@ def confusion(said: Sequence[str], asked: Questions, *, attribute: str = "shape"
     """Return how often an object with the row's attribute is named with the column's, for pictures of one object.
 
     An answer that names no such attribute, or several, counts in the column "other".
+
+    Units:
+        Answers.
     """
     true = [named(truth, attribute) for truth in asked.answers]
     told = [named(answer, attribute) for answer in said]
@@ -337,6 +344,9 @@ def leading(model: VisionLanguageModel, asked: Questions, *, partners: int = 2) 
     answers that go on with the shape in the picture, ``"said color"`` the share that go on with a shape that usually
     comes with purple, ``"true color"`` with one that usually comes with blue. With two partners a colour, the first and
     the second never coincide for pictures of usual pairs, nor do the last two.
+
+    Units:
+        Fractions of pictures.
     """
     usual: dict[str, list[str]] = {color: [] for color in COLORS}
     for color, shape in pairings(partners):

@@ -20,7 +20,10 @@ MOST_PICTURES = 8  # so that a phone shows them in two rows
 
 @dataclass(frozen=True)
 class AskedPicture:
-    """One picture ``(3, h, w)``, from 0 to 1, with the questions that a reader may ask of it.
+    """One picture with the questions that a reader may ask of it.
+
+    Shapes:
+        image ``(3, h, w)``, from 0 to 1.
 
     Options:
         seen_as: what the picture shows, for those who do not see it. group: the heading under which it stands. remark:

@@ -65,13 +65,18 @@ def forced_word(
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
     The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple", one
-    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked.
+    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked. Two radio
+    groups, so it works with a mouse, a finger and the arrow keys.
+
+    Shapes:
+        1 to 8 pictures of one object each, with answers that describe it, as ``questions(..., kinds="describe")``
+        draws them.
 
     Options:
-        models: one to three, by the name that stands above their bars. asked: 1 to 8 pictures of one object each, from
-        ``questions(..., kinds="describe")``, or more, of which ``rows`` chooses. usual: pairs of a colour and a shape,
-        as :func:`~vlmcourse.train.vlm.pairings` returns them. start: what is shown first, and on paper: a position in
-        ``rows`` and a colour; left out, the first picture and the next colour that is not usual with its shape.
+        models: one to three, by the name that stands above their bars. usual: pairs of a colour and a shape, as
+        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which pictures of ``asked``; all of them if left out.
+        start: what is shown first, and on paper: a position in ``rows`` and a colour. Left out, it is the first picture
+        and the next colour in ``colors`` that does not usually come with the shape in it.
 
     Source:
         Slides S03 and S05.

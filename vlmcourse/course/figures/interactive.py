@@ -39,15 +39,20 @@ def attention_picture(
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
+    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade into the page.
+
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
         in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image without a class token.
 
+    Units:
+        image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
+
     Options:
-        label: describes the picture in words to those who do not see it. names: what to call the layers, in place of
-        their numbers; so one picture can show several networks. layer, head, start: what is shown first, counted from
-        0, ``start`` as (row, column) of the patch that asks; left out, the last layer, the mean of its heads and the
-        middle. With neither layer nor head it is the head with the sharpest look, since a mean hides what each does.
+        names: what to call the layers, in place of their numbers; so one picture can show several networks.
+        layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
+        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
+        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
 
     Source:
         Slides S23 and S24.
@@ -147,8 +152,11 @@ def path_picture(
     What is computed stands on cards, the parts that compute it between them, with their numbers of weights. A feature
     map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
+    Shapes:
+        image ``(3, h, w)``, from 0 to 1.
+
     Options:
-        image: ``(3, h, w)``, from 0 to 1. links: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
+        links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
 
     Source:
         Slide S03.
@@ -216,13 +224,17 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Letters stand outside for first views, inside for second ones, so that views that meet hide no letter. Arrows point
-    where gradient descent would move a view; their length is the gradient times the temperature. A switch chooses
-    between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
+    Drag with a mouse or a finger, or move with the arrow keys. Letters stand outside for first views, inside for second
+    ones, so that views that meet hide no letter. Arrows point where gradient descent would move a view;
+    their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
+    NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
+
+    Shapes:
+        angles ``(2, n)``, the two views of 2 to 6 images.
 
     Units:
-        angles ``(2, n)``, the two views of 2 to 6 images, in radians, counted from the right against the clock.
-        temperature from 0.05 to 1, the slider's range.
+        angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
+        ``label`` describes the picture in words to those who do not see it.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.

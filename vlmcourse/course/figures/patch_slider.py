@@ -16,8 +16,14 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     Beside the photograph stands the matrix of all pairs, drawn to scale against the largest. Tokens are counted on what
     :func:`~vlmcourse.ops.patches.patchify` returns.
 
+    Shapes:
+        image ``(1 or 3, h, w)``, from 0 to 1.
+
     Units:
-        image ``(1 or 3, h, w)``, from 0 to 1; sizes and start in pixels, every size a divisor of height and width.
+        sizes and start in pixels; every size divides height and width. ``label`` describes the photograph in words.
+
+    Raises:
+        ValueError: a size that does not divide the image, or a start that is not among the sizes.
 
     Source:
         Slides S20 to S23.

@@ -15,9 +15,12 @@ from vlmcourse.course.figures.page import base64_of, check_label, filled
 def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, width: int = 240) -> str:
     """Return HTML that plays a clip over and over, and lets a reader stop it and play it backwards.
 
+    Shapes:
+        clip ``(1 or 3, t, h, w)``.
+
     Units:
-        clip ``(1 or 3, t, h, w)``, from 0 to 1. ``width`` counts pixels on the page, where there are so many. ``label``
-        describes the clip in words to those who do not see it.
+        clip from 0 to 1; other values are clipped. ``width`` counts pixels on the page, where there are so many.
+        ``label`` describes the clip in words to those who do not see it.
 
     Source:
         Slide S10.

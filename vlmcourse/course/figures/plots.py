@@ -90,7 +90,12 @@ def show_images(
 
 
 def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = "") -> Axes:
-    """Draw the cosine similarities of 2n views, ``(2n, 2n)``, with positives framed and masked self-pairs crossed out.
+    """Draw the cosine similarities of 2n views, view i of an image beside view i + n of the same.
+
+    Positives are framed, self-pairs crossed out: they are masked and take no part in the loss. Zero is the paper.
+
+    Shapes:
+        similarity ``(2n, 2n)``, from -1 to 1.
 
     >>> show_similarity(torch.eye(6)).get_xlabel()
     'view j'
@@ -119,7 +124,10 @@ def show_band(
     ax: Axes,
     color: str = COLORS[0],
 ) -> Axes:
-    """Draw the mean of runs ``(seeds, steps)`` over ``x``, and the range from the lowest to the highest as a band.
+    """Draw the mean of several runs over ``x``, and the range between the lowest and the highest as a band.
+
+    Shapes:
+        x ``(steps,)``, runs ``(seeds, steps)``.
 
     >>> ax = show_band([1, 2], [[0.0, 1.0], [2.0, 3.0]], label="two seeds", ax=plt.subplots()[1])
     >>> ax.lines[0].get_ydata().tolist()
@@ -136,9 +144,12 @@ def show_band(
 def show_on_circle(
     embeddings: Tensor, colors: Tensor, *, pairs: bool = False, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """Draw the directions of embeddings ``(b, 2)`` on the unit circle, in colours ``(b, 3)`` from 0 to 1.
+    """Draw embeddings of two entries on the unit circle, each in a colour of its own.
 
     With ``pairs`` row i and row i + n are two views of one image and are joined by a line.
+
+    Shapes:
+        embeddings ``(b, 2)``, of any length above zero: only directions are drawn. colors ``(b, 3)``, from 0 to 1.
 
     >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start")
     >>> ax.get_title()
@@ -209,9 +220,13 @@ def show_attention(
 
 
 def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw α ``(i, j)``: row i is a query and says how much it takes from each j, the stronger the colour the more.
+    """Draw α: row i is a query and says how much it takes from each j, the stronger the colour the more.
 
-    Shades follow the square root of the weight, so that small weights can be told from none.
+    Shades follow the square root of the weight, so that small weights can be told from none, which shows the paper.
+    The axis of the queries has their colour, the axis of the keys theirs.
+
+    Shapes:
+        weights ``(i, j)``, not negative.
 
     >>> show_attention_matrix(torch.eye(3)).get_ylabel()
     'i, the patch that looks'
@@ -267,7 +282,9 @@ def show_training(
 ) -> Axes:
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
-    Each recorded run has one value a step, or one for each of ``steps``; the run here may be longer.
+    Shapes:
+        as many values in every recorded run: one a step, or one for each of ``steps``. A reader who trains for longer
+        has a longer line than band.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
     >>> ax = show_training({"contrastive": loss})
@@ -323,8 +340,11 @@ def show_reach(
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
-    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines are set apart
-    by a hair, so that none hides another. ``accuracies`` maps names to curves over ``distances``.
+    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines that would
+    hide each other are set apart by a hair.
+
+    Shapes:
+        ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
 
     >>> near, far = Measurement("near", [1.0, 0.5], ()), Measurement("far", [1.0, 1.0], ())
     >>> upper, lower = show_reach([0, 2], {"near": near, "far": far}, reaches={"near": 0, "far": 2}, chance=0.5)
@@ -368,7 +388,10 @@ def show_reach(
 
 
 def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Draw events (year, text, group) from left to right, to scale, in one lane for each of the groups' ``names``.
+    """Draw dated events from left to right, to scale, in one lane for each group.
+
+    Shapes:
+        ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
 
     >>> ax = show_timeline([(2012.9, "AlexNet", 0), (2020.8, "ViT", 1)], names=["convolution", "attention"])
     >>> [text.get_text() for text in ax.texts]
@@ -400,7 +423,10 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
 
 
 def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw rows of images ``(b, 1 or 3, h, w)`` with their names to the left, and titles above the first row.
+    """Draw rows of images one above the other, each with its name to the left, and titles above the first row.
+
+    Shapes:
+        ``rows`` maps a name to images ``(b, 1 or 3, h, w)``, the same shape in every row.
 
     >>> ax = show_rows({"query": torch.rand(2, 3, 8, 8), "answer": torch.rand(2, 1, 8, 8)})
     >>> [text.get_text() for text in ax.texts]
