@@ -53,8 +53,10 @@ from vlmcourse.train import vlm
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "_build" / "photographs"
 LABELS = (10, 100, 500)  # of each class
-SIZES = (1_000, 5_000, 45_000)  # training images with labels, for the comparison of CNN and ViT
-STEPS = {"contrastive": 2000, "on scenes": 400, "supervised": 600, "growing": 300}
+STEPS = {"contrastive": 2000, "on scenes": 400, "supervised": 600}
+GROWING = {1_000: 600, 5_000: 1_200, 45_000: 2_400}  # CNN and ViT: training images with labels, and steps
+RATES = (1e-3, 2e-3, 4e-3)  # learning rates for them, chosen after CHOICE[1] steps on CHOICE[0] images
+CHOICE = (5_000, 200)
 STAGE_STEPS: dict[vlm.Stage, int] = {"language model": 100, "connector": 200, "joint": 400}
 BATCH = 128
 SPLITS = ("train", "validation", "test")
@@ -96,7 +98,9 @@ def augmented(batch: Tensor) -> Tensor:
     return random_horizontal_flip(random_resized_crop(batch, scale=(0.4, 1.0)))
 
 
-def classify(model: nn.Module, data: ImageDataset, steps: int, seed: int, name: str) -> list[float]:
+def classify(
+    model: nn.Module, data: ImageDataset, steps: int, seed: int, name: str, *, lr: float = 2e-3
+) -> list[float]:
     """Train a classifier with labels, on crops and flips; return its curve."""
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -109,7 +113,7 @@ def classify(model: nn.Module, data: ImageDataset, steps: int, seed: int, name: 
         "checkpoint": kept(name),
         "progress": False,
     }
-    return smooth(fit(model, loss, pair, lr=2e-3, steps=steps, weight_decay=0.05, **options)["loss"])
+    return smooth(fit(model, loss, pair, lr=lr, steps=steps, weight_decay=0.05, **options)["loss"])
 
 
 def contrastive(
@@ -193,22 +197,39 @@ def encoders(seed: int, data: Data) -> dict[str, Any]:
     return found
 
 
+def classifier(kind: str, seed: int) -> nn.Module:
+    """Return a CNN or a ViT for ten classes, untrained, with about as many parameters as the other."""
+    seed_everything(seed)
+    encoder = cnn() if kind == "CNN" else VisionTransformer(image_size=32, patch_size=4, embed_dim=96, depth=3)
+    return nn.Sequential(encoder, nn.Linear(encoder.embed_dim, 10))
+
+
+def accuracy(model: nn.Module, data: ImageDataset) -> float:
+    """Return the part of the images whose class has the highest score."""
+    return (extract_features(model, data.images).argmax(1) == data.labels).double().mean().item()
+
+
 def growing(seed: int, data: Data) -> dict[str, Any]:
-    """S18, S24: a CNN and a ViT with about as many parameters, trained with labels on more and more images."""
+    """S18, S24: a CNN and a ViT with about as many parameters, trained with labels on more and more images.
+
+    Each network has the learning rate with which it does best on validation images after a short training.
+    """
     found: dict[str, Any] = {}
-    for size in SIZES:
-        rows = labels_per_class(data["train"].labels, size // 10, seed=seed)
-        some = data["train"].subset(rows)
-        for name in ("CNN", "ViT"):
-            seed_everything(seed)
-            encoder = cnn() if name == "CNN" else VisionTransformer(image_size=32, patch_size=4, embed_dim=96, depth=3)
-            model = nn.Sequential(encoder, nn.Linear(encoder.embed_dim, 10))
-            found[f"{name}, parameters"] = sum(p.numel() for p in model.parameters())
-            print(f"    {name} on {size}", flush=True)
-            curve = classify(model, some, STEPS["growing"], seed, f"growing_{name}_{size}_{seed}")
-            found[f"curve {name}, {size} images"] = curve
-            scores = extract_features(model, data["test"].images)
-            found[f"{name}, {size} images"] = (scores.argmax(1) == data["test"].labels).double().mean().item()
+    parts = {n: data["train"].subset(labels_per_class(data["train"].labels, n // 10, seed=seed)) for n in GROWING}
+    for kind in ("CNN", "ViT"):
+        few, short = CHOICE
+        for lr in RATES:
+            model = classifier(kind, seed)
+            classify(model, parts[few], short, seed, f"growing_{kind}_lr{lr:g}_{seed}", lr=lr)
+            found[f"{kind}, validation, lr {lr:g}"] = accuracy(model, data["validation"])
+        best = max(RATES, key=lambda lr: found[f"{kind}, validation, lr {lr:g}"])
+        found |= {f"{kind}, lr": best, f"{kind}, parameters": sum(p.numel() for p in model.parameters())}
+        for size, steps in GROWING.items():
+            print(f"    {kind} on {size}, lr {best:g}", flush=True)
+            model = classifier(kind, seed)
+            name = f"growing_{kind}_{size}_{seed}"
+            found[f"curve {kind}, {size} images"] = classify(model, parts[size], steps, seed, name, lr=best)
+            found[f"{kind}, {size} images"] = accuracy(model, data["test"])
     return found
 
 
@@ -248,7 +269,7 @@ TRIALS: dict[str, Trial] = {"encoders": encoders, "answering": answering, "growi
 HEADLINES = {
     "encoders": f"contrastive, probe {LABELS[-1]}",
     "answering": "exact, real image",
-    "growing": f"ViT, {SIZES[-1]} images",
+    "growing": f"ViT, {max(GROWING)} images",
 }
 
 
@@ -275,7 +296,13 @@ def record(name: str, runs: dict[int, dict[str, Any]], data: Data) -> None:
         seeds=list(runs),
         seconds=sum(table[f"seconds {name}"]),
         root=ROOT / "book" / "results",
-        settings={"steps": STEPS | STAGE_STEPS, "batch": BATCH, "device": str(device())},
+        settings={
+            "steps": STEPS | STAGE_STEPS,
+            "growing": GROWING,
+            "rates": list(RATES),
+            "batch": BATCH,
+            "device": str(device()),
+        },
         table=table,
     )
 
