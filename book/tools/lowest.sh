@@ -12,7 +12,7 @@ $tool/bin/uv pip compile pyproject.toml --extra video --resolution lowest-direct
 [ -x $folder/bin/python ] || "${PYTHON:-.venv/bin/python}" -m venv $folder
 $folder/bin/python -m pip install --disable-pip-version-check --quiet --requirement $folder/pins
 $folder/bin/python -m pip install --disable-pip-version-check --quiet \
-    pytest pytest-xdist pytest-timeout hypothesis ipython ipykernel nbclient nbformat
+    pytest pytest-xdist pytest-timeout hypothesis ipython ipykernel nbclient nbformat sphinx playwright
 $folder/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 $folder/bin/python -m pytest -q -n 2 --dist loadfile \
     tests/ops tests/models tests/data tests/train tests/course vlmcourse "$@"

@@ -160,7 +160,7 @@ def valid_files(folder):
         picture = Image.fromarray(noise[..., :3])
         if name.startswith("grey16"):
             picture = Image.fromarray(noise[..., 0] * np.uint16(257))
-        for mode, word in (("P", "palette"), ("CMYK", "cmyk"), ("1", "g4")):
+        for mode, word in (("P", "palette"), ("CMYK", "cmyk"), ("1", "g4"), ("I", "grey16.pgm")):
             picture = picture.convert(mode) if name.startswith(word) else picture
         picture = Image.fromarray(noise) if name.startswith("alpha") else picture
         if options.get("save_all"):
