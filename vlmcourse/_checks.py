@@ -101,7 +101,7 @@ def check_mask(mask: Tensor, expected: Sequence[int]) -> None:
 
 
 def as_sizes(name: str, value: int | Sequence[int], *, axes: Sequence[str], minimum: int) -> tuple[int, ...]:
-    """Return one size an axis, from one integer for all of them or from a sequence of integers."""
+    """Return one size per axis, from one integer for all of them or from a sequence of integers."""
     sizes = (value,) * len(axes) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(sizes) != len(axes) or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
         raise TypeError(f"{name} must be one integer or {len(axes)} integers ({', '.join(axes)}), received {value!r}")

@@ -18,8 +18,13 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from vlmcourse.course.chapter import Claim, show_number
+from vlmcourse.course.doctor import processor
 
 SLIDE = re.compile(r"(S\d\d)")
+OVERLAP = (
+    "On a CPU some chapters run at once, each with its share of the cores: one alone is faster, and their sum is more "
+    "than the build took."
+)
 
 
 class Machine(SphinxDirective):
@@ -50,12 +55,13 @@ class ThisBuild(Machine):
         if not chapters:
             return [nodes.paragraph("", "No chapter was executed.")]
         system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical CPU cores"
-        machine = {**next(iter(chapters.values()))["machine"], "system": system}
+        machine = {**next(iter(chapters.values()))["machine"], "CPU": processor(), "system": system}
         rows = [[self.link("doc", f"/lectures/{name}"), *row(chapter)] for name, chapter in chapters.items()]
         seconds = f"{sum(chapter['seconds'] for chapter in chapters.values()):.1f}"
         rows.append([nodes.Text(text) for text in ("all chapters", seconds, "", "", "")])
         return [
             table(("", ""), [[nodes.Text(key), nodes.Text(value)] for key, value in machine.items()]),
+            nodes.paragraph("", OVERLAP),
             table(("chapter", "seconds", "outcome", "executed", "commit"), rows),
         ]
 

@@ -16,7 +16,7 @@ from vlmcourse.course.contestants import BENCHES
 NOT_MEASURED = "not measured yet"
 BENCH_COLUMNS = ("", "median", "middle half", "ours / it", "memory")
 COLUMNS = ("result", "value", "data", "where and when")
-RUN_COLUMNS = ("file", "holds", "seeds", "threads", "CPU", "seconds a run", "PyTorch", "when")
+RUN_COLUMNS = ("file", "holds", "seeds", "threads", "CPU", "seconds per run", "PyTorch", "when")
 
 
 class Recorded(SphinxDirective):

@@ -150,7 +150,7 @@ def vectors(encoder: nn.Module | None, data: Data) -> dict[str, Tensor]:
 
 
 def probe(features: dict[str, Tensor], data: Data, *, k: int, seed: int) -> float:
-    """Return the test accuracy of a linear probe with k labels a class; its penalty is chosen on validation images."""
+    """Return the test accuracy of a linear probe with k labels per class; validation images choose its penalty."""
     labels = {split: some.labels for split, some in data.items()}
     rows = labels_per_class(labels["train"], k, seed=seed)
     fitted = LinearProbe(penalties=[1e-2, 1e-1, 1.0, 10.0]).fit(

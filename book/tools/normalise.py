@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 NOTEBOOK_METADATA = {"kernelspec": KERNEL, "language_info": LANGUAGE}
-KEPT_METADATA = ("tags", "mystnb", "slideshow")  # the author's; editors and front ends leave the rest behind
+MADE_BY = "outputs_made_by"  # the digest of the source that a volatile cell's outputs are of
+KEPT_METADATA = ("tags", "mystnb", "slideshow", MADE_BY)  # editors and front ends leave the rest behind
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MEMORY_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 VOLATILE = "volatile"  # tag of cells whose output differs at every run: timings
@@ -59,9 +60,14 @@ def name_cells(cells: list[NotebookNode]) -> None:
     """Derive each cell's id from its content, so that converting a notebook from text again gives the same ids."""
     seen: dict[str, int] = {}
     for cell in cells:
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
-        seen[digest] = seen.get(digest, 0) + 1
-        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        name = digest(cell)
+        seen[name] = seen.get(name, 0) + 1
+        cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
+def digest(cell: NotebookNode) -> str:
+    """Return a short hash of a cell's source."""
+    return hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
 
 
 def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:

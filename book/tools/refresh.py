@@ -10,7 +10,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from book.tools.execute import ChapterError, execute, failures
-from book.tools.normalise import ROOT, VOLATILE, chapters, code_cells, normalise, read, text_of
+from book.tools.normalise import MADE_BY, ROOT, VOLATILE, chapters, code_cells, digest, normalise, read, text_of
 from vlmcourse._files import write_whole
 
 # Threads change the order of sums, and with it the last digits.
@@ -37,14 +37,16 @@ def refresh(path: Path, *, root: Path = ROOT) -> bool:
 
 
 def keep_volatile_outputs(fresh: NotebookNode, stored: NotebookNode) -> NotebookNode:
-    """Give cells tagged ``volatile`` the outputs that ``stored`` has for the same source."""
+    """Give cells tagged ``volatile`` the outputs that ``stored`` has, where these were made by the same source."""
 
-    def volatile(nb: NotebookNode) -> list[NotebookNode]:
-        return [cell for cell in code_cells(nb) if VOLATILE in cell.metadata.get("tags", [])]
+    def volatile(nb: NotebookNode) -> dict[str, NotebookNode]:
+        return {digest(cell): cell for cell in code_cells(nb) if VOLATILE in cell.metadata.get("tags", [])}
 
-    outputs = {cell.source: cell.outputs for cell in volatile(stored) if cell.outputs}
-    for cell in volatile(fresh):
-        cell.outputs = outputs.get(cell.source, cell.outputs)
+    known = volatile(stored)
+    for made_by, cell in volatile(fresh).items():
+        if made_by in known and known[made_by].metadata.get(MADE_BY) == made_by:
+            cell.outputs = known[made_by].outputs
+        cell.metadata[MADE_BY] = made_by
     return fresh
 
 

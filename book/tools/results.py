@@ -32,6 +32,7 @@ from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_mo
 from book.tools.normalise import ROOT, chapters, read
 from vlmcourse._files import write_whole
 from vlmcourse.course.chapter import Claim, Measurement
+from vlmcourse.course.doctor import processor
 from vlmcourse.course.runtime import profile
 
 # What the widest instructions of a CPU are called, and how a wider CPU is made to do without.
@@ -211,13 +212,6 @@ def summary(result: dict[str, Any]) -> str:
         elif not isinstance(values[0], list):  # a curve
             lines.append(f"{name}: {Measurement(name, None, tuple(values), result['units'][name])}")
     return "\n".join(lines)
-
-
-def processor() -> str:
-    """Return the name of this machine's CPU."""
-    info = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.is_file() else "", re.MULTILINE)
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def promised(log: dict[str, Any]) -> list[dict[str, Any]]:

@@ -40,6 +40,9 @@ FORBIDDEN = {
     "an exclamation mark": r"(?<=\w)!(?!\[)",
     "a place on somebody's machine": r"(?:/(?:home|root|Users|tmp|work|mnt)/|[A-Z]:\\)",
     "an unfinished thought": r"\b(?:TODO|FIXME|XXX|TBD)\b",
+    "a percent sign without its space": r"\d%(?!\w)",
+    "a rate with 'a' for 'per'": r"\b(?:one|labels?|numbers?|vectors?|values?|curves?|sizes?|rows?|shapes|seconds)"
+    r" an? (?:class|image|word|place|step|run|axis|frame|video|pixel|layer|picture|period|cell|colour)\b",
 }
 
 
@@ -156,6 +159,21 @@ def traces_of_a_machine(nb: dict) -> list[str]:
     return [text[max(0, m.start() - 20) : m.end() + 40] for text in printed for m in re.finditer(pattern, text)]
 
 
+def quoted_and_not_stored(nb: dict) -> list[str]:
+    """Return the names that the prose quotes and no output holds: an output of an earlier version of its cell."""
+    text = "\n".join(source(cell) for cell in nb["cells"] if cell["cell_type"] == "markdown")
+    outputs = [output for cell in code_cells(nb) for output in cell["outputs"]]
+    stored = {output.get("metadata", {}).get("scrapbook", {}).get("name") for output in outputs}
+    return sorted(set(re.findall(r"\{glue:text\}`([^`]+)`", text)) - stored)
+
+
+def printed_without_a_space(nb: dict) -> list[str]:
+    """Return the lines of printed text with a percent sign that touches its number."""
+    outputs = [output for cell in code_cells(nb) for output in cell["outputs"]]
+    texts = [text for o in outputs for text in (o.get("text", ""), o.get("data", {}).get("text/plain", ""))]
+    return [line for text in texts for line in "".join(text).splitlines() if re.search(r"\d%", line)]
+
+
 def outside_addresses(nb: dict) -> list[str]:
     """Return what an output would fetch from another host when the page is read."""
     html = [
@@ -173,6 +191,8 @@ NOTEBOOK_RULES = [
     code_without_prose,
     bad_start,
     traces_of_a_machine,
+    quoted_and_not_stored,
+    printed_without_a_space,
     outside_addresses,
 ]
 PROSE_RULES = [hand_typed_measurements, forbidden_in]
@@ -255,6 +275,8 @@ def test_a_good_notebook_breaks_no_rule(rule):
             notebook(code("x", {"output_type": "stream", "name": "stdout", "text": "in /home/me/x"})),
         ),
         (traces_of_a_machine, notebook(code("x", displayed(text_plain="WindowsPath('C:\\\\course')")))),
+        (quoted_and_not_stored, notebook(markdown("It is {glue:text}`accuracy`."))),
+        (printed_without_a_space, notebook(code("x", {"output_type": "stream", "name": "stdout", "text": "88%"}))),
         (outside_addresses, notebook(code("x", displayed(text_html='<script src="https://cdn.example/a.js">')))),
         (outside_addresses, notebook(code("x", displayed(text_html='<link href="//cdn.example/font.css">')))),
     ],
@@ -292,7 +314,7 @@ def test_a_hand_typed_measurement_is_found(text):
         "The norm is $\\sqrt{64}$ and $0.9\\,\\%$ in a formula.",
         "```python\nprint('88 %')\n```",
         "Write `timeout=30 s` in the file.",
-        "With 20 labels a class, and 300 steps.",
+        "With 20 labels per class, and 300 steps.",
     ],
 )
 def test_a_number_that_is_no_measurement_of_ours_may_be_typed(text):
@@ -300,7 +322,16 @@ def test_a_number_that_is_no_measurement_of_ours_may_be_typed(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["Simply call it. Now simply run.", "It works!", "See /home/me/notes.", "TODO: finish", "It is just a sum."]
+    "text",
+    [
+        "Simply call it. Now simply run.",
+        "It works!",
+        "See /home/me/notes.",
+        "TODO: finish",
+        "It is just a sum.",
+        "Chance is 10%.",
+        "With two labels a class.",
+    ],
 )
 def test_a_forbidden_turn_is_found(text):
     assert forbidden_in(text)

@@ -12,7 +12,8 @@ from vlmcourse.course import doctor
 def test_the_report_names_this_machine(capsys):
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for fact in (platform.python_version(), torch.__version__, torch.backends.cpu.get_cpu_capability()):
+    capability = torch.backends.cpu.get_cpu_capability()
+    for fact in (platform.python_version(), torch.__version__, capability, doctor.processor()):
         assert fact in said
 
 

@@ -579,9 +579,9 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
     ("call", "error", "message"),
     [
         (lambda m: m.generate(pictures(1), prompt="<image> and <image>"), ValueError,
-         r"prompt 0 has 2 of the placeholder <image>, one an image, received 1"),
+         r"prompt 0 has 2 of the placeholder <image>, one per image, received 1"),
         (lambda m: m.generate(pictures(2, 2), prompt=["<image> and <image>", "a <image>"]), ValueError,
-         r"prompt 1 has 1 of the placeholder <image>, one an image, received 2"),
+         r"prompt 1 has 1 of the placeholder <image>, one per image, received 2"),
         (lambda m: m.generate(prompt=PROMPT), ValueError, r"has 1 of the placeholder <image>, .* received 0"),
         (lambda m: m.generate(pictures(2), prompt=[PROMPT]), ValueError,
          r"images must come for each of the 1 prompts, received 2"),

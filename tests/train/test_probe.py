@@ -343,7 +343,7 @@ MAPS = torch.rand(2, 3, 4, 4)
         (lambda: mean_iou(Y, Y, num_classes=2), ValueError, "predicted must hold classes from 0 to 1"),
         (lambda: mean_iou(Y, Y.int(), num_classes=3), TypeError, "masks must be int64 class numbers, received .*int32"),
         (lambda: mean_iou(Y, Y * 0 + 255, num_classes=3), ValueError, "masks must have a pixel that counts"),
-        (lambda: labels_per_class(Y, 5, seed=0), ValueError, "k=5 labels a class .* has 4"),
+        (lambda: labels_per_class(Y, 5, seed=0), ValueError, "k=5 labels per class .* has 4"),
         *(
             (lambda kind=kind: SegmentationProbe().fit(*[MAPS, torch.zeros(2, 8, 8, dtype=kind)] * 2), TypeError, named)
             for kind, named in (

@@ -115,5 +115,5 @@ def test_the_loss_sees_the_embeddings_of_all_processes(monkeypatch):
 
 
 def test_an_encoder_that_returns_maps_is_refused():
-    with pytest.raises(ValueError, match=r"one vector an image, \(b, d\), received \(2, 3, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"one vector per image, \(b, d\), received \(2, 3, 5, 7\)"):
         train_simclr(nn.Conv2d(3, 3, 1), IMAGES, steps=1, **QUICK)

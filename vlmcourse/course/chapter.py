@@ -1,7 +1,7 @@
 """What a chapter measures: one run here, beside many recorded ones, and whether its claims hold.
 
-A chapter trains once, with one seed. The same cells were run before with other seeds, on other kinds of CPU and with
-other numbers of threads (``make results``), and what they measured is recorded in ``book/results``. So a reader sees
+A chapter trains once, with one seed. The same cells were run before with other seeds, numbers of threads and CPU
+instructions (``make results``), and what they measured is recorded in ``book/results``. So a reader sees
 their own run inside the range of many, and a claim is judged on all of them.
 """
 
@@ -85,6 +85,8 @@ class Claim:
     (True, 14)
     >>> Claim("a probe beats pixels", slide="S09", value=0.2, recorded=(0.88, 0.92), above=0.5).held
     False
+    >>> print(Claim("a probe beats pixels", slide="S09", value=0.68, recorded=(0.8, 0.9), above=0.7))
+    Holds in the recorded runs, and is missed here by less than three of their spreads: a probe ...
     """
 
     text: str
@@ -142,7 +144,10 @@ class Claim:
         if self.recorded:
             low, high = (show_number(x, self.unit) for x in (min(self.recorded), max(self.recorded)))
             runs = f"recorded {low} to {high} in {len(self.recorded)} runs"
-        return f"{'Holds' if self.held else 'Did not hold here'}: {self.text} ({here}expected {self.asked}, {runs})"
+        outcome = "Holds" if self.held else "Did not hold here"
+        if self.held and self.value is not None and not self.keeps(self.value):
+            outcome = "Holds in the recorded runs, and is missed here by less than three of their spreads"
+        return f"{outcome}: {self.text} ({here}expected {self.asked}, {runs})"
 
 
 class Chapter:
@@ -174,7 +179,7 @@ class Chapter:
         use_style()
 
     def recorded(self, name: str) -> list[Any]:
-        """Return what the recorded runs measured under this name, one value or curve a run."""
+        """Return what the recorded runs measured under this name, one value or curve per run."""
         return list(self._values.get(name, []))
 
     def measure(

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +36,8 @@ def findings() -> list[tuple[str, str]]:
         ("PyTorch", f"{torch.__version__}, torchvision {_version('torchvision') or 'missing'}"),
         (
             "CPU",
-            f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+            f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "
+            f"{torch.get_num_threads()} threads",
         ),
         ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
@@ -51,6 +53,13 @@ def findings() -> list[tuple[str, str]]:
     except (RuntimeError, ValueError) as error:
         rows.append(("chapters run on", f"nothing: {error}"))
     return rows
+
+
+def processor() -> str:
+    """Return the name of this machine's CPU."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.*)$", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def missing() -> list[str]:

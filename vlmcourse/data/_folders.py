@@ -1,4 +1,4 @@
-"""Folders with one subfolder a class, as people lay them out, and decoded copies of what lies in them."""
+"""Folders with one subfolder per class, as people lay them out, and decoded copies of what lies in them."""
 
 import hashlib
 import json

@@ -63,7 +63,7 @@ class ImageDataset:
             raise ValueError(f"images must be uint8 of shape (n, c, h, w), received {received}")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
             received = f"{self.labels.dtype} {tuple(self.labels.shape)}"
-            raise ValueError(f"labels must be int64 of shape ({len(self.images)},), one an image, received {received}")
+            raise ValueError(f"labels must be int64 of shape ({len(self.images)},), one per image, received {received}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -253,7 +253,7 @@ def image_folder(
     name: str | None = None,
     root: str | Path | None = None,
 ) -> ImageDataset:
-    """Read pictures from a folder with one subfolder a class, ``path/class/picture.jpg``.
+    """Read pictures from a folder with one subfolder per class, ``path/class/picture.jpg``.
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
     ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of

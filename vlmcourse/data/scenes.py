@@ -98,7 +98,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "pink": (1.00, 0.55, 0.75),
 }
 
-# A texture is positive where the second colour shows; (u, v) advance by one a period.
+# A texture is positive where the second colour shows; (u, v) advance by one per period.
 _PATTERNS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "plain": lambda u, v: torch.full_like(u, -1.0),
     "stripes": lambda u, v: torch.sin(2 * math.pi * u),
@@ -634,8 +634,8 @@ def clips(
     What leaves the picture on one side enters on the other. The start is uniform over the pixels and all steps are
     whole pixels, so every single frame has the same distribution under every label: a lone frame says nothing.
 
-    * ``direction``: two pixels a frame, in one of eight directions (diagonals step on both axes).
-    * ``speed``: one, two or three pixels a frame, in a random direction.
+    * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
+    * ``speed``: one, two or three pixels per frame, in a random direction.
     * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
 
     The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of

@@ -22,12 +22,12 @@ SOURCES = """
 UCF-101 (7 GB): UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from https://www.crcv.ucf.edu/data/UCF101.php
 HMDB-51 (2 GB): hmdb51_org.rar, an archive of archives, and test_train_splits.rar from
 https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/
-Unpack both; path is the folder with one subfolder of videos a class, annotations the folder with the lists."""
+Unpack both; path is the folder with one subfolder of videos per class, annotations the folder with the lists."""
 
 
 @dataclass(frozen=True)
 class VideoDataset:
-    """Clips and labels in memory, one clip a video.
+    """Clips and labels in memory, one clip per video.
 
     Shapes:
         clips: ``(n, 3, t, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
@@ -61,7 +61,7 @@ def video_folder(
     name: str | None = None,
     root: str | Path | None = None,
 ) -> VideoDataset:
-    """Read videos from a folder with one subfolder a class, split by folders or by the lists of UCF-101 or HMDB-51.
+    """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
     Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
     ``split`` one level deeper, ``path/train/class/video.mp4``.
@@ -95,7 +95,7 @@ def video_folder(
     >>> video_folder("UCF-101", annotations="ucfTrainTestlist")
     Traceback (most recent call last):
     ...
-    FileNotFoundError: path must be a folder with one subfolder of videos a class, received ...UCF-101, ...
+    FileNotFoundError: path must be a folder with one subfolder of videos per class, received ...UCF-101, ...
     """
     check_on_error(on_error)
     for option, value in (("fold", fold), ("num_frames", num_frames), ("image_size", image_size)):
@@ -141,7 +141,7 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     if not path.is_dir():
         raise FileNotFoundError(
-            f"path must be a folder with one subfolder of videos a class, received {path}, which is none. {SOURCES}"
+            f"path must be a folder with one subfolder of videos per class, received {path}, which is none. {SOURCES}"
         )
     if (annotations / f"trainlist{fold:02}.txt").is_file():
         lists = {part: _ucf_list(annotations / f"{part}list{fold:02}.txt") for part in ("train", "test")}
@@ -186,7 +186,7 @@ _HMDB_MARKS = {"train": "1", "test": "2"}  # a video marked 0 belongs to neither
 
 
 def _hmdb_list(file: Path, mark: str) -> list[_Video]:
-    """Read lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file a class."""
+    """Read lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file per class."""
     label = re.sub(r"_test_split\d+\.txt$", "", file.name)
     rows = _lines_of(file)
     for row in rows:

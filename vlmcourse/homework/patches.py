@@ -97,7 +97,7 @@ def check_patchify(draw: Draw) -> Iterator[Case]:
     b, c, nh, nw, p = draw.primes(5)
     yield Case("an oblong image", (draw.normal(b, c, nh * p, nw * p),), {"patch_size": p})
     yield Case("a square image", (draw.normal(b, c, nh * p, nh * p),), {"patch_size": p})
-    yield Case("one patch a pixel", (draw.normal(b, c, nh, nw),), {"patch_size": 1})
+    yield Case("one patch per pixel", (draw.normal(b, c, nh, nw),), {"patch_size": 1})
     yield Case("one patch in all", (draw.normal(1, c, p, p),), {"patch_size": p})
 
 
@@ -147,7 +147,7 @@ def check_unpatchify(draw: Draw) -> Iterator[Case]:
     for what, height, width, size, channels in (
         ("an oblong image", nh, nw, p, c),
         ("a square image", nh, nh, p, c),
-        ("one patch a pixel", nh, nw, 1, c),
+        ("one patch per pixel", nh, nw, 1, c),
         ("one channel", nw, nh, p, 1),
     ):
         options = {"patch_size": size, "image_size": (height * size, width * size)}
@@ -227,7 +227,7 @@ def check_patch_embed(draw: Draw) -> Iterator[Case]:
     yield Case("an oblong image", (draw.normal(b, c, nh * p, nw * p), *weights))
     yield Case("a square image", (draw.normal(b, c, nh * p, nh * p), *weights))
     yield Case("one patch in all", (draw.normal(b, c, p, p), *weights))
-    yield Case("one patch a pixel", (draw.normal(b, c, nh, nw), draw.normal(d, c, 1, 1), draw.normal(d)))
+    yield Case("one patch per pixel", (draw.normal(b, c, nh, nw), draw.normal(d, c, 1, 1), draw.normal(d)))
 
 
 def _proportional(case: Case, got: Tensor) -> bool:

@@ -129,5 +129,5 @@ class ConvEncoder(nn.Module):
         return self.stages(self.stem(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one vector an image, ``(b, embed_dim)``: the feature map averaged and flattened."""
+        """Return one vector per image, ``(b, embed_dim)``: the feature map averaged and flattened."""
         return F.adaptive_avg_pool2d(self.feature_map(images), self.pool_size).flatten(1)

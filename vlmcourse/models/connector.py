@@ -56,7 +56,7 @@ class Connector(nn.Module):
         self.position_embedding = small_weights(self.num_tokens, out_features)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return one vector a place, as wide as a word's."""
+        """Return one vector per place, as wide as a word's."""
         (height, width), r = self.in_grid, self.reduction
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         if shape[1:] == (height * width, self.in_features):

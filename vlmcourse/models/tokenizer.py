@@ -1,4 +1,4 @@
-"""Words become numbers, one a word (slide S02)."""
+"""Words become numbers, one per word (slide S02)."""
 
 import re
 from collections import Counter
@@ -10,13 +10,13 @@ _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
 
 
 class Tokenizer:
-    """One number a word: enough for a small world, and every number can be read.
+    """One number per word: enough for a small world, and every number can be read.
 
     A word is a run of letters and digits; punctuation marks are words of their own, and so is the placeholder
     ``<image>``. Capital letters matter.
 
     Shapes:
-        ``encode`` gives a list of integers, one a word, each below ``len(tokenizer)``.
+        ``encode`` gives a list of integers, one per word, each below ``len(tokenizer)``.
 
     Source:
         Slide S02, whose question it reads.

@@ -93,7 +93,7 @@ def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     The fused kernel never forms α, so meanwhile the attentions run their readable form.
 
     Shapes:
-        a growing list of ``(b, num_heads, n, n)``, one a layer and call.
+        a growing list of ``(b, num_heads, n, n)``, one per layer and call.
 
     >>> block = TransformerBlock(embed_dim=6, num_heads=2)
     >>> with record_attention(block) as maps:

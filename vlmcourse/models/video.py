@@ -41,7 +41,7 @@ class FrameEncoder(nn.Module):
         self.norm = nn.BatchNorm1d(embed_dim)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one vector a frame, ``(b, t, embed_dim)``."""
+        """Return one vector per frame, ``(b, t, embed_dim)``."""
         check_clips(clips)
         vectors = self.norm(self.encoder(rearrange(clips, "b c t h w -> (b t) c h w")))
         return rearrange(vectors, "(b t) d -> b t d", b=len(clips))
@@ -77,7 +77,7 @@ class FrameAverage(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score a class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``."""
         vectors = self.mlp(self.frames(clips))
         return self.head(reduce(vectors, "b t d -> b d", "mean"))
 
@@ -108,7 +108,7 @@ class CNNLSTM(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score a class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``."""
         states, _ = self.lstm(self.frames(clips))
         return self.head(states[:, -1])
 
@@ -153,7 +153,7 @@ class CNNTransformer(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score a class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``."""
         tokens = self.frame_proj(self.frames(clips))
         tokens = self.norm(self.blocks(tokens + sinusoids(tokens)))
         return self.head(reduce(tokens, "b t d -> b d", "mean"))
@@ -212,7 +212,7 @@ class CNN3D(nn.Module):
         return self.layers(clips)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score a class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``."""
         return self.head(reduce(self.feature_map(clips), "b d t h w -> b d", "mean"))
 
 

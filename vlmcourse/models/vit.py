@@ -62,7 +62,7 @@ class SlideViT(nn.Module):
         self.head = MLP(nh * nw * embed_dim, hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one score a class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``."""
         _check_size(images, self.image_size)
         tokens = self.layers(self.patch_embed(images))
         return self.head(rearrange(tokens, "b n d -> b (n d)"))
@@ -131,7 +131,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Identity() if num_classes is None else nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one vector an image, or one score a class if the model has ``num_classes``."""
+        """Return one vector per image, or one score per class if the model has ``num_classes``."""
         tokens = self.tokens(images)
         if self.pool == "class":
             return self.head(tokens[:, 0])

@@ -153,7 +153,7 @@ class VisionLanguageModel(nn.Module):
         placeholder = ids == self.tokenizer.image_id
         for row, (found, came) in enumerate(zip(placeholder.sum(1).tolist(), counts, strict=True)):
             if found != came:
-                raise ValueError(f"prompt {row} has {found} of the placeholder {IMAGE}, one an image, received {came}")
+                raise ValueError(f"prompt {row} has {found} of the placeholder {IMAGE}, one per image, received {came}")
         ends = torch.where(placeholder, self.connector.num_tokens, 1).cumsum(1)  # where each token's last copy lands
         columns = torch.arange(int(ends[:, -1].max()), device=ids.device)
         columns = columns - (len(columns) - ends[:, -1:])  # below zero: padding on the left

@@ -1,4 +1,4 @@
-"""The numbers of a training, one row a step."""
+"""The numbers of a training, one row per step."""
 
 import math
 import time
@@ -16,7 +16,7 @@ RESERVED = {"step", "loss", "lr", "seconds"}
 
 
 class History:
-    """Keeps one row of numbers a step. Those on the device wait, so that the loop does not wait for the device."""
+    """Keeps one row of numbers per step. Those on the device wait, so that the loop does not wait for the device."""
 
     def __init__(self, rows: Iterable[dict[str, float]] = ()) -> None:
         self.rows = list(rows)

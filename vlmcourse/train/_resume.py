@@ -120,7 +120,7 @@ class RunFile:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": saved})
 
     def _max_bytes(self) -> int:
-        """Return more than any checkpoint of this run takes: weights, two moments, and thousand numbers a step."""
+        """Return more than any checkpoint of this run takes: weights, two moments, and a thousand numbers per step."""
         weights = sum(t.nbytes for t in self.model.state_dict().values() if isinstance(t, Tensor))
         return 4 * weights + 8_000 * self.steps + 2**24
 

@@ -64,7 +64,7 @@ def fit(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train ``model`` in place and return its history: one row a step with loss, learning rate, metrics, seconds.
+    """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All
     that learns must be inside ``model``. The global random generators follow ``seed`` during training and are put back

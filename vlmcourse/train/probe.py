@@ -107,7 +107,7 @@ class LinearProbe:
     def fit(
         self, train_features: Tensor, train_labels: Tensor, validation_features: Tensor, validation_labels: Tensor
     ) -> "LinearProbe":
-        """Fit one map a penalty on the training data and keep the one that is best on the validation data."""
+        """Fit one map per penalty on the training data and keep the one that is best on the validation data."""
         _check_features("train", train_features, train_labels)
         _check_features("validation", validation_features, validation_labels)
         # On the CPU, wherever the features lie: not every device has float64.
@@ -141,7 +141,7 @@ class LinearProbe:
         return self.logits(features).argmax(dim=1).to(features.device)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return one score a class, ``(..., num_classes)`` for features ``(..., d)``, float64 on the CPU."""
+        """Return one score per class, ``(..., num_classes)`` for features ``(..., d)``, float64 on the CPU."""
         if self.penalty is None:
             raise ValueError("the probe must be fitted before it predicts; call fit first")
         if features.shape[-1] != len(self.mean):
@@ -304,7 +304,7 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     for label in labels[labels >= 0].unique():
         members = (labels == label).nonzero().flatten().cpu()
         if len(members) < k:
-            raise ValueError(f"k={k} labels a class are asked for, but class {int(label)} has {len(members)}")
+            raise ValueError(f"k={k} labels per class are asked for, but class {int(label)} has {len(members)}")
         chosen.append(members[torch.randperm(len(members), generator=generator)[:k]])
     return torch.cat(chosen).sort().values
 

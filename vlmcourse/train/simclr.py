@@ -55,7 +55,7 @@ def train_simclr(
     pictures = getattr(images, "images", images)
     vectors = extract_features(encoder, pictures[:2], device="cpu")
     if vectors.ndim != 2:
-        raise ValueError(f"encoder must return one vector an image, (b, d), received {tuple(vectors.shape)}")
+        raise ValueError(f"encoder must return one vector per image, (b, d), received {tuple(vectors.shape)}")
     model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim))
 
     def objective(model: nn.Module, batch: Tensor) -> Tensor:

@@ -252,7 +252,7 @@ def show_runs(
 ) -> Axes:
     """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
 
-    ``results`` maps a method's name to what a chapter measured, or to one number a run.
+    ``results`` maps a method's name to what a chapter measured, or to one number per run.
 
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
@@ -283,7 +283,7 @@ def show_training(
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
     Shapes:
-        as many values in every recorded run: one a step, or one for each of ``steps``. A reader who trains for longer
+        as many values in every recorded run: one per step, or one for each of ``steps``. A reader who trains for longer
         has a longer line than band.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
@@ -467,7 +467,7 @@ def show_grouped_runs(
 ) -> Axes:
     """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
 
-    ``results`` maps a task to the methods' names to one number a run; ``chance`` maps tasks to their own chance level.
+    ``results`` maps a task to the methods' names to one number per run; ``chance`` maps tasks to their chance levels.
 
     >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
     >>> [tick.get_text() for tick in ax.get_yticklabels()], [text.get_text() for text in ax.get_legend().get_texts()]
