@@ -120,8 +120,8 @@ def shared_nt_xent_loss(
     """
     first = sum(_lengths(view1)[: rank()])
     own = slice(first, first + len(view1))
-    everyone = gather_embeddings(view1), gather_embeddings(view2)
-    return nt_xent_loss(*everyone, temperature=temperature, chunk_size=chunk_size, anchors=own)
+    gathered = gather_embeddings(view1), gather_embeddings(view2)
+    return nt_xent_loss(*gathered, temperature=temperature, chunk_size=chunk_size, anchors=own)
 
 
 def _lengths(rows: Tensor) -> list[int]:
