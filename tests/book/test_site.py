@@ -455,3 +455,19 @@ def test_no_page_prints_a_placeholder_for_an_address(path):
 )
 def test_a_placeholder_is_found(text):
     assert PLACEHOLDER.search(text)
+
+
+def test_the_card_of_the_site_has_the_size_that_cards_have():
+    from PIL import Image
+
+    assert Image.open(ROOT / "book" / "_static" / "book.png").size == (1200, 630)
+
+
+def test_a_second_title_does_not_describe_a_page():
+    nodes = pytest.importorskip("docutils.nodes")
+    page = nodes.section()
+    page += nodes.paragraph(
+        "", "A second title below the title, which says little about the page", classes=["under-title"]
+    )
+    page += nodes.paragraph("", "The first words of the running text, which say what a reader finds here")
+    assert furniture.description(page).startswith("The first words")
