@@ -35,6 +35,8 @@ MENDS: list[tuple[str, str]] = [
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
     (r'(<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="Search"', r"\1"),
     (r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"', r"\1"),
+    # What a formatter has to know is noise to a reader.
+    (r' *<span class="c1"># fmt: skip</span>', ""),
     # A notebook or a script that is offered is downloaded, not opened in a tab.
     (r'<a href="([^"]*(?:_sources/[^"]*\.ipynb|_static/scripts/[^"]*\.py))" target="_blank"', r'<a href="\1" download'),
     # The button called .pdf only opened the browser's dialog; book/tools/pdf.py puts the whole book in its place.

@@ -36,6 +36,7 @@ def test_its_examples_are_true():
             '<div class="citation" id="id5" role="doc-biblioentry">',
             '<div class="citation" id="id5" role="listitem">',
         ),
+        ('<span class="p">)</span>  <span class="c1"># fmt: skip</span>\n', '<span class="p">)</span>\n'),
         ('<summary aria-label="Toggle hidden content">\n<p>Show', "<summary>\n<p>Show"),
         (
             '<button class="btn search-button-field a" title="Search" aria-label="Search" data-a="b"><i></i>',
