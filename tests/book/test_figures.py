@@ -117,7 +117,8 @@ NAMED_SCALE = r"(?:cmap=|colormaps\[|get_cmap\()[\"']\w"  # white or dark at zer
 BY_HAND = {
     "a colour by position": r"COLORS\[\d|color=f?[\"']C\d|color=f[\"']C\{",
     "a colour by its number": r"[\"']#[0-9A-Fa-f]{6}[\"']",
-    "a width of its own": r"figsize=\((?!plots\.(?:WIDE|NARROW),|width,)|set_size_inches\((?!plots\.(?:WIDE|NARROW),)",
+    "a width of its own": r"figsize=\((?!(?:vlmcourse\.)?plots\.(?:WIDE|NARROW),|width,)"
+    r"|set_size_inches\((?!plots\.(?:WIDE|NARROW),)",
     "type under nine points": r"fontsize=[1-8](?:\.\d+)?\b|\"fontsize\": [1-8]\b|labelsize=[1-8]\b",
     "a scale by its name": NAMED_SCALE,
 }
