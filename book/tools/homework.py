@@ -21,7 +21,8 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells, rewrite, text_of
+from book.tools.first_cell import address_in, handout
+from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells, read, rewrite, text_of
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
@@ -113,7 +114,9 @@ def main() -> int:
         if not (config := course / "nbgrader_config.py").exists():
             wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
-        wanted = {PAGES / f"{name}.ipynb": text_of(student(sources[name])) for name in sources}
+        pages = {name: PAGES / f"{name}.ipynb" for name in sources}
+        here = {name: address_in(read(page)) if page.is_file() else None for name, page in pages.items()}
+        wanted = {pages[name]: handout(student(source), here[name]) for name, source in sources.items()}
     outdated = "not what the sources give; run python -m book.tools.homework"
     return rewrite(wanted, check=options.check, outdated=outdated, done="written")
 

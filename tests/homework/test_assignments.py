@@ -14,7 +14,7 @@ import pytest
 from browsers import unavailable
 
 from book.tools import homework
-from book.tools.normalise import text_of
+from book.tools.first_cell import address_in, handout
 from vlmcourse.homework import CHECKS, Report, grading, notebook
 
 pytestmark = pytest.mark.slow  # nearly every test below starts a kernel
@@ -35,7 +35,8 @@ def solutions(source):
 def test_the_students_file_is_what_the_source_gives_and_holds_no_solution(path):
     source = path.read_text(encoding="utf-8")
     file = (homework.PAGES / f"{path.stem}.ipynb").read_text(encoding="utf-8")
-    assert file == text_of(homework.student(source)), "run python -m book.tools.homework"
+    here = address_in(nbformat.reads(file, as_version=4))
+    assert file == handout(homework.student(source), here), "run python -m book.tools.homework"
     assert len(solutions(source)) > 8
     text = "\n".join("".join(cell["source"]) for cell in json.loads(file)["cells"])
     assert [line for line in solutions(source) if line in text] == []

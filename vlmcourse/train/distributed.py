@@ -115,7 +115,8 @@ def shared_nt_xent_loss(
 
     >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
-    >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
+    >>> loss = shared_nt_xent_loss(same, same, temperature=0.1)
+    >>> torch.isclose(loss, torch.tensor(7.0).log()).item()
     True
     """
     first = sum(_lengths(view1)[: rank()])

@@ -110,9 +110,10 @@ def fit(
 
     >>> x = torch.linspace(-1, 1, 32)[:, None]
     >>> line = torch.nn.Linear(1, 1)
-    >>> squared_error = lambda model, batch: (model(batch[0]) - batch[1]).square().mean()
-    >>> history = fit(line, squared_error, (x, 3 * x + 1), lr=0.1, epochs=300, batch_size=32, device="cpu",
-    ...               autocast=False, progress=False)
+    >>> def squared_error(model, batch):
+    ...     return (model(batch[0]) - batch[1]).square().mean()
+    >>> history = fit(line, squared_error, (x, 3 * x + 1), lr=0.1, epochs=300,
+    ...               batch_size=32, device="cpu", autocast=False, progress=False)
     >>> [round(p.item(), 2) for p in line.parameters()]
     [3.0, 1.0]
     >>> list(history.columns)
@@ -217,7 +218,8 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
 
     >>> [batch_of_step(step, n=10, batch_size=4).tolist() for step in range(3)]
     [[...], [...], [...]]
-    >>> sorted(torch.cat([batch_of_step(step, n=10, batch_size=4) for step in range(3)]).tolist())
+    >>> epoch = [batch_of_step(step, n=10, batch_size=4) for step in range(3)]
+    >>> sorted(torch.cat(epoch).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     check_positive_ints(n=n, batch_size=batch_size)
