@@ -394,14 +394,17 @@ def examine(
         if not _same(again.value, outcomes[failed].value, nan=True):
             return Report(task.name, False, "the same input gives another result the second time: leave chance out")
     evidence = _tried(task, case)
-    future = _future(task, function, case, seconds) if values_differ else ""
     if mistake := _mistake(task, cases, outcomes):
+        differ = [c for c, fault in zip(cases, faults, strict=True) if fault == DIFFERENT]
+        future = next(filter(None, (_future(task, function, c, seconds) for c in differ)), "")
         return Report(task.name, False, _in_numbers(task, mistake, case, outcomes[failed], future), evidence)
     hint = faults[failed]
     right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault and not c.hint]
     contrast = f"right for {right[0]}, but " if right else ""
     if values_differ:
-        relation = future and f"{future}: {LEAK}" or _relation(task, cases, outcomes, failed)
+        relation = _relation(task, cases, outcomes, failed)
+        if future := _future(task, function, case, seconds):
+            relation = f"{future}: {LEAK}"
         seen = case.hint if contrast and case.hint else _symptom(task, case, outcomes[failed]) or relation
         hint = f"{contrast}wrong for {case.what}" + f": {seen}" * bool(seen) if contrast else seen or DIFFERENT
         evidence = _smallest(task, function, failed, draw, seconds) or evidence
@@ -572,7 +575,7 @@ def _same(one: Any, other: Any, *, nan: bool = False) -> bool:
 def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> str | None:
     """Return the hint of the mistake, or of the two together, that gives the student's results in every case.
 
-    Where no mistake explains all ordinary cases, it may explain the plainest of those that fail: who forgets a step need
+    Where no mistake explains all ordinary cases, it may explain the plainest, or all of these that fail: who forgets a step need
     not get the mask, or infinity, wrong in our way.
     """
     known = list(task.mistakes.items()) if task.variant else []
@@ -583,7 +586,9 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
     with torch.no_grad():
         wrong = [pair for pair in came if not _same(task.right(*pair[0].args, **pair[0].options), pair[1])]
     plainest = [pair for pair in ordinary if wrong and pair[0].options.keys() == wrong[0][0].options.keys()]
-    for compared in (ordinary, plainest, wrong[:1]):
+    failing = [pair for pair in plainest if any(pair is other for other in wrong)] or wrong[:1]
+    first = [(hint, knobs) for hint, knobs in known + pairs if _explains(task, knobs, wrong[:1])] if wrong else []
+    for compared in (ordinary, plainest, failing):
         # One whole number may agree by chance.
         numbers = [tensor for _, value in compared for tensor in _tensors(value)]
         telling = (
@@ -592,7 +597,7 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
             or len(compared) > 3
         )
         if telling and any(pair is other for pair in compared for other in wrong):
-            for hint, knobs in known + pairs:
+            for hint, knobs in first if any(pair is wrong[0] for pair in compared) else known + pairs:
                 if _explains(task, knobs, compared):
                     return hint
     return None

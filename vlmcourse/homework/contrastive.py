@@ -114,6 +114,9 @@ def _partners(n: int, *, kind: str = "roll") -> Tensor:
         "zeros": lambda: torch.zeros_like(rows),
         "one-hot": lambda: torch.eye(2 * n, dtype=torch.bool).roll(n, dims=1),
         "rows": lambda: (rows + n) % (2 * n) + 1,
+        "half": lambda: rows.roll(n // 2),
+        "one less": lambda: rows.roll(n - 1),
+        "one more": lambda: rows.roll(n + 1),
         "pairs": lambda: torch.stack([rows, rows.roll(n)], dim=1),
     }[kind]()
 
@@ -138,6 +141,9 @@ def _partners(n: int, *, kind: str = "roll") -> Tensor:
         "all rows name row 0": {"kind": "zeros"},
         "this is a table of which pairs belong together: return the partner's number, 2n of them": {"kind": "one-hot"},
         "the numbers count from 1: rows count from 0": {"kind": "rows"},
+        "the rows are shifted by n // 2: the other view is n rows away": {"kind": "half"},
+        "the rows are shifted by n - 1: the other view is n rows away": {"kind": "one less"},
+        "the rows are shifted by n + 1: the other view is n rows away": {"kind": "one more"},
         "these are pairs, a row and its partner: return the partners alone, one number a row": {"kind": "pairs"},
     },
 )  # fmt: skip
@@ -172,6 +178,7 @@ def _pair_logits(
         "none": 1.0,
         "squared": temperature**-2,
         "root": temperature**-0.5,
+        "fixed": 2.0,
     }
     logits = products - temperature if heat == "minus" else products * scales.get(heat, 1.0)
     if math.isnan(diagonal):
@@ -188,6 +195,10 @@ def _pair_logits(
         logits, diagonal = logits.exp(), 0.0
     if kind == "positives":
         self_pairs = self_pairs.roll(len(units) // 2, dims=1)
+    if kind == "first half":
+        self_pairs = self_pairs & (torch.arange(len(units), device=units.device) < len(units) // 2)
+    if kind == "other diagonal":
+        self_pairs = self_pairs.flip(1)
     if kind == "upper":
         self_pairs = torch.ones_like(self_pairs).tril()
     return logits.masked_fill(self_pairs, diagonal)
@@ -209,6 +220,9 @@ def _pair_logits(
         "you divide by the temperature twice": {"heat": "squared"},
         "you divide by the root of the temperature": {"heat": "root"},
         "the temperature is taken away: divide by it": {"heat": "minus"},
+        "the temperature is 0.5, whatever was asked for": {"heat": "fixed"},
+        "the self-pairs of the second view are not masked: the diagonal is 2n long": {"kind": "first half"},
+        "the other diagonal is masked, from the upper right to the lower left: self-pairs stand from the upper left": {"kind": "other diagonal"},
         "these are distances: the logit is the dot product": {"kind": "distance"},
         "these are distances, with a root: the logit is the dot product": {"kind": "root of distance"},
         "the partners are masked too, and nobody is left to be found: only the diagonal is -inf": {"kind": "partners too"},
@@ -400,6 +414,15 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
     return tuple(results[::-1] if kind == "order" else [train, results[1]] if kind == "test only" else results)
 
 
+def _added(case: Case, got: Any, _right: Any) -> str | None:
+    """Say what is added to every deviation, where the same number is."""
+    deviations = case.args[0].double().std(0, correction=0)
+    more = deviations / got[0].double().std(0, correction=0) - deviations
+    if not torch.allclose(more, more[:1], rtol=0.02) or float(more[0]) < 1e-5:
+        return None
+    return f"{float(more[0]):.2g} is added to every deviation: only one that is smaller than 1e-6 is replaced"
+
+
 @check(
     "standardise(train, test)",
     _standardise,
@@ -429,6 +452,7 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         "the two parts come back in the wrong order: train, then test": {"kind": "order"},
         "the training features come back as they were: scale both": {"kind": "test only"},
     },
+    symptoms=[_added],
     gradients=False,  # features for a probe: nobody trains through them
 )  # fmt: skip
 def check_standardise(draw: Draw) -> Iterator[Case]:
