@@ -45,6 +45,11 @@ from vlmcourse.homework.grading import regrade
 
 regrade("{name}", {function})
 ### END HIDDEN TESTS"""
+INSTALL = "`%pip install --quiet git+{address}`"
+NO_ADDRESS = (
+    INSTALL.format(address="ADDRESS")
+    + ", where ADDRESS is that of the repository you cloned (`git remote get-url origin` prints it)"
+)
 COMPARE = """from vlmcourse.homework import is_mine_normal
 
 print(is_mine_normal("{name}", mine))"""
@@ -100,6 +105,17 @@ def student(source: str) -> NotebookNode:
             cell.source = HIDDEN.sub("", SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source)).strip()
     name_cells(notebook.cells)
     return notebook
+
+
+def with_address(page: str, address: str | None) -> str:
+    """Return the homework's first page with the command that installs from a repository, where its address is known.
+
+    >>> with_address(f"Run {NO_ADDRESS}.", "https://example.org/a/b")
+    'Run `%pip install --quiet git+https://example.org/a/b`.'
+    >>> with_address("Run it.", None)
+    'Run it.'
+    """
+    return page.replace(NO_ADDRESS, INSTALL.format(address=address)) if address else page
 
 
 def main() -> int:

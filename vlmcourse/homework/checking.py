@@ -155,8 +155,12 @@ class Task:
     variant: Callable[..., Any] | None = None
     mistakes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     symptoms: Sequence[Symptom] = ()
-    numbers: Mapping[str, Symptom] = field(default_factory=dict)  # words of a mistake, and the same in this case's numbers
-    future: Callable[[Case, Callable[[Case], Any]], str] | None = None  # says which word noticed that a later one changed
+    numbers: Mapping[str, Symptom] = field(
+        default_factory=dict
+    )  # words of a mistake, and the same in this case's numbers
+    future: Callable[[Case, Callable[[Case], Any]], str] | None = (
+        None  # says which word noticed that a later one changed
+    )
     layout: str = ""
     forbidden: frozenset[str] = frozenset()
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None  # for functions that return nothing
@@ -642,15 +646,11 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
     ]
     case, right, got = next(found for found in compared if found[0] is cases[failed])
     if isinstance(right, int) and isinstance(got, Integral):  # one number a call: look at all calls together
-        if said := _scaled(*(torch.tensor([int(found[k]) for found in compared]).double() for k in (1, 2))):
-            return said
+        said = _scaled(*(torch.tensor([int(found[k]) for found in compared]).double() for k in (1, 2)))
+        return said or _explaining(task, _all_changes(task, case), compared)
     results, received = _tensors(right), _tensors(got)
-    if len(results) != len(received) or (not results and not isinstance(right, int)):
+    if len(results) != len(received) or not results:
         return ""
-    full = replace(case, options={**_defaults(task.right), **case.options})
-    changes = _changes(_arguments(task), full)
-    if not results:
-        return _explaining(task, changes, compared)
     place = next((k for k, pair in enumerate(zip(results, received, strict=True)) if not _same(*pair)), 0)
     which = f"result {place + 1} of {len(results)}: " if len(results) > 1 else ""
     letters = task.layout.split() if len(task.layout.split()) == results[place].ndim else []
@@ -667,7 +667,7 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
                 return f"{which}`{argument}` is added to the result"
             if got.ndim > 1 and got.shape == value.shape and all(any(_same(v, g) for v in value) for g in got):
                 return f"{which}these are entries of `{argument}` along axis 0 as they came, moved or repeated"
-    if said := _explaining(task, changes, compared):
+    if said := _explaining(task, _all_changes(task, case), compared):
         return said
     where = _where(right, got, names) if right.ndim and right.shape == got.shape else ""
     return which + where if where else ""
@@ -850,7 +850,10 @@ def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Te
         yield "if {} is sorted", lambda x: x.sort(-1).values
         return
     yield "if {} is cut to whole numbers", lambda x: x.long().to(x)
-    yield "if {} goes through bytes (uint8), which know no fractions and nothing below 0", lambda x: (255 * x).to(torch.uint8) / 255
+    yield (
+        "if {} goes through bytes (uint8), which know no fractions and nothing below 0",
+        lambda x: (255 * x).to(torch.uint8) / 255,
+    )
     yield "if {} has the other sign", torch.neg
     yield "if {} is not used, or 0", torch.zeros_like
     yield "if {} is twice as large", lambda x: 2 * x
@@ -893,6 +896,11 @@ def _only_the_first(x: Tensor, *, axis: int) -> Tensor:
     """Keep what comes first along an axis, and put zeros in place of the rest."""
     first = torch.arange(x.shape[axis], device=x.device) == 0
     return x * first.view(-1, *[1] * (x.ndim - 1 - axis))
+
+
+def _all_changes(task: Task, case: Case) -> Iterator[tuple[str, Change]]:
+    """Yield the changes of what a case hands over, options that it leaves out included."""
+    return _changes(_arguments(task), replace(case, options={**_defaults(task.right), **case.options}))
 
 
 def _explaining(task: Task, changes: Iterable[tuple[str, Change]], compared: Sequence[tuple[Case, Any, Any]]) -> str:

@@ -50,7 +50,9 @@ def _wrong_length(case: Case, got: Tensor, right: Tensor) -> str | None:
     divisors = (before / lengths)[before > 0]
     short = divisors > before[before > 0] + 1e-4  # what is limited from below is limited to one number
     floor = short.any() and torch.allclose(divisors[short], divisors[short][:1], rtol=1e-3)
-    added = short.all() and torch.allclose(divisors - before[before > 0], (divisors - before[before > 0])[:1], rtol=1e-2)
+    added = short.all() and torch.allclose(
+        divisors - before[before > 0], (divisors - before[before > 0])[:1], rtol=1e-2
+    )
     why = "every row is divided by its own length"
     if added or (floor and (~short).any()):
         why = f"what {'is added to the length' if added else 'limits it from below'} must be very small, such as 1e-12"
@@ -471,4 +473,8 @@ def check_standardise(draw: Draw) -> Iterator[Case]:
     constant[:, 0] = 1.0
     other = test.clone()
     other[:, 0] = 1.5  # which may differ in the test, and shows by what is divided
-    yield Case("a feature that never changes", (constant, other), hint="its deviation is 0: divide by 1e-6, in the test too")
+    yield Case(
+        "a feature that never changes",
+        (constant, other),
+        hint="its deviation is 0: divide by 1e-6 at least, in the test too",
+    )
