@@ -14,7 +14,8 @@ import pytest
 from browsers import unavailable
 
 from book.tools import homework
-from book.tools.normalise import text_of
+from book.tools.first_cell import write_address
+from book.tools.normalise import code_cells, text_of
 from vlmcourse.homework import CHECKS, Report, grading, notebook
 
 pytestmark = pytest.mark.slow  # nearly every test below starts a kernel
@@ -62,6 +63,17 @@ def test_a_leaked_solution_would_be_found(path):
     source = path.read_text(encoding="utf-8")
     text = "\n".join(cell.source for cell in homework.instructor(source).cells)
     assert all(line in text for line in solutions(source))
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
+def test_pages_install_from_the_repository_where_its_address_is_known(path):
+    made = write_address(homework.student(path.read_text(encoding="utf-8")), "https://example.org/a/b")
+    assert "    %pip install --quiet git+https://example.org/a/b\n" in code_cells(made)[0].source
+    page = (homework.PAGES / "index.md").read_text(encoding="utf-8")
+    assert homework.NO_ADDRESS in page
+    assert "before all others: `%pip install --quiet git+https://example.org/a/b`." in homework.with_address(
+        page, "https://example.org/a/b"
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, **ids)
