@@ -295,7 +295,7 @@ def attempt(
                     outcome.value = function(*args, **case.options)
             finally:
                 sys.setprofile(None)
-                threading.setprofile(None)  # type: ignore[arg-type]
+                threading.setprofile(None)
             try:
                 outcome.gradients = _gradients(outcome.value, args) if gradients else None
             except RuntimeError as error:  # the values may be right or wrong all the same: they are judged first
@@ -582,7 +582,7 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
     Where no mistake explains all ordinary cases, it may explain the plainest, or all of these that fail: who forgets a step need
     not get the mask, or infinity, wrong in our way.
     """
-    known = list(task.mistakes.items()) if task.variant else []
+    known: list[tuple[str, Mapping[str, Any]]] = list(task.mistakes.items()) if task.variant else []
     pairs = [(f"{h1}; and also: {h2}", {**k1, **k2}) for (h1, k1), (h2, k2) in itertools.combinations(known, 2)
              if not k1.keys() & k2.keys()]  # fmt: skip
     came = [(case, outcome.value) for case, outcome in zip(cases, outcomes, strict=True) if outcome.error is None]
@@ -646,7 +646,8 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
     ]
     case, right, got = next(found for found in compared if found[0] is cases[failed])
     if isinstance(right, int) and isinstance(got, Integral):  # one number a call: look at all calls together
-        said = _scaled(*(torch.tensor([int(found[k]) for found in compared]).double() for k in (1, 2)))
+        wanted, came = zip(*((int(one), int(other)) for _, one, other in compared), strict=True)
+        said = _scaled(torch.tensor(wanted).double(), torch.tensor(came).double())
         return said or _explaining(task, _all_changes(task, case), compared)
     results, received = _tensors(right), _tensors(got)
     if len(results) != len(received) or not results:

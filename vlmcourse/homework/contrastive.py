@@ -354,8 +354,8 @@ def _nt_xent(
         "one loss a row came back: return their mean": {"ending": "per row"},
     },
     symptoms=[
-        lambda case, got, right: "the loss is infinite, or nearly: a masked candidate is a target, wholly or by label smoothing; the "
-        "positive of row i is row i + n, never the row itself" if got > 1e3 else None,
+        lambda case, got, right: "the loss is infinite, or nearly: the positive of some row is masked, or label smoothing gives masked "
+        "candidates a share; the positive of row i is row i + n, never the row itself" if got > 1e3 else None,
         lambda case, got, right: "the loss is negative: minus the log of a probability never is" if got < 0 else None,
     ],
 )  # fmt: skip

@@ -41,10 +41,10 @@ def _cut(
         row, column = torch.arange(nh)[:, None], torch.arange(nw)
         if read == "snake":
             return patches[:, torch.where(row % 2 == 0, row * nw + column, row * nw + nw - 1 - column).flatten()]
-        out = torch.zeros_like(patches)
+        written = torch.zeros_like(patches)
         for k, place in enumerate((row * nh + column).flatten().tolist()):
-            out[:, min(place, nh * nw - 1)] = patches[:, k]
-        return out
+            written[:, min(place, nh * nw - 1)] = patches[:, k]
+        return written
     if read == "count":
         return rearrange(images, f"{WHOLE} -> {pattern}", nh=patch_size, nw=patch_size)
     if read == "mean":
@@ -197,7 +197,7 @@ def _embed(
 ) -> Tensor:
     """Embed by a strided convolution, or by something near it."""
     _, c, ph, pw = weight.shape
-    stride = {OF_CHANNELS: c, OF_OUTPUTS: len(weight)}.get(stride, stride)  # type: ignore[call-overload]
+    stride = c if stride == OF_CHANNELS else len(weight) if stride == OF_OUTPUTS else stride
     weight = weight.flip(flip)
     if flat == "view":
         weight, flat = weight.reshape(-1, len(weight)).T.reshape(weight.shape), "c ph pw"
