@@ -583,6 +583,7 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
     not get the mask, or infinity, wrong in our way.
     """
     known: list[tuple[str, Mapping[str, Any]]] = list(task.mistakes.items()) if task.variant else []
+    pairs: list[tuple[str, Mapping[str, Any]]]
     pairs = [(f"{h1}; and also: {h2}", {**k1, **k2}) for (h1, k1), (h2, k2) in itertools.combinations(known, 2)
              if not k1.keys() & k2.keys()]  # fmt: skip
     came = [(case, outcome.value) for case, outcome in zip(cases, outcomes, strict=True) if outcome.error is None]
