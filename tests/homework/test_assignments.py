@@ -31,6 +31,23 @@ def solutions(source):
     return [line.strip() for text in blocks + answers for line in text.splitlines() if len(line.strip()) > 12]
 
 
+def without_spaces(text):
+    """Return a text as no layout, quotation mark or backslash changes it."""
+    return re.sub(r"\s+|[\"'\\]", "", text.replace("\\n", "\n"))
+
+
+def shown(page):
+    """Return the text of an HTML page."""
+    return html.unescape(re.sub(r"<[^>]+>", "", page))
+
+
+def whole_solutions(source):
+    """Return each solution and answer as one text without spaces; shorter ones say what anybody might."""
+    blocks = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source, re.DOTALL)
+    answers = re.findall(r"^```answer \S+ \d+\n(.*?)^```", source, re.DOTALL | re.MULTILINE)
+    return [text for text in map(without_spaces, blocks + answers) if len(text) > 60]
+
+
 @pytest.mark.parametrize("path", SOURCES, **ids)
 def test_the_students_file_is_what_the_source_gives_and_holds_no_solution(path):
     source = path.read_text(encoding="utf-8")
@@ -185,9 +202,9 @@ def test_each_part_costs_itself_only(small):
 
 
 def test_the_next_step_is_the_first_that_is_not_done(small):
-    assert notebook.next_step(small).startswith(
-        "next: wrong\ncausal_mask is not right yet: the mask lets the future in"
-    )
+    step = notebook.next_step(small)
+    assert step.startswith("next: wrong\ncausal_mask is not right yet: changing word")
+    assert "the mask lets the future in" in step
 
 
 CRASHES = {
@@ -276,15 +293,35 @@ def test_the_built_wheel_holds_no_solution_and_works_in_an_empty_folder(tmp_path
     assert "next: by-hand\nnot written yet" in run.stdout
 
 
+TEXTS = {".html", ".txt", ".md", ".ipynb", ".py", ".js", ".json", ".xml", ".csv"}
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
+def test_a_solution_would_be_found_on_a_page_in_another_layout(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(whole_solutions(source)) >= 4
+    cells = homework.instructor(source).cells
+    page = "<pre>" + "</pre>\n<pre>".join(html.escape(cell.source).replace("(", "<span>(</span>") for cell in cells)
+    for text in (shown(page.replace("    ", "\t")), json.dumps([cell.source for cell in cells], ensure_ascii=False)):
+        assert all(found in without_spaces(text) for found in whole_solutions(source))
+
+
 @pytest.mark.browser  # which needs none, but a built book
 def test_no_page_that_was_rendered_holds_a_solution():
     site = homework.ROOT / "_build" / "html"
     if not site.is_dir():
         unavailable("there is no built book; run: make book")
     # The library's own code, under _modules, is the book's subject and open to everybody.
-    files = [path for path in site.rglob("book/homework/*") if path.is_file()]
+    files = [
+        path for path in site.rglob("*") if path.is_file() and path.suffix in TEXTS and "_modules" not in path.parts
+    ]
     assert {f"{path.stem}.html" for path in SOURCES} <= {path.name for path in files}
+    sources = [path.read_text(encoding="utf-8") for path in SOURCES]
     for file in files:
+        text = file.read_text(encoding="utf-8", errors="ignore")
+        text = without_spaces(shown(text) if file.suffix == ".html" else text)
+        assert [found for source in sources for found in whole_solutions(source) if found in text] == [], file
+    for file in site.rglob("book/homework/*.*"):
         text = html.unescape(re.sub(r"<[^>]+>", "", file.read_text(encoding="utf-8", errors="ignore"))).replace(
             '\\"', '"'
         )
@@ -328,8 +365,34 @@ def made_of(path, *sources):
     return path
 
 
-def test_a_notebook_without_any_part_is_told(tmp_path):
-    assert "no part of an assignment is in this notebook" in notebook.summary(made_of(tmp_path / "x.ipynb", "1"))
+@pytest.mark.parametrize("report", [notebook.summary, notebook.next_step])
+def test_a_notebook_without_any_part_is_told(tmp_path, report):
+    for sources in ((), ("1",)):
+        said = report(made_of(tmp_path / "x.ipynb", *sources))
+        assert "no part of an assignment is in this notebook" in said
+        assert "lost the marks" not in said
+
+
+def test_cells_that_have_lost_their_marks_are_told(tmp_path):
+    cells = homework.student((homework.SOURCES / "hw1.md").read_text(encoding="utf-8")).cells
+    path = made_of(tmp_path / "x.ipynb", *(cell.source for cell in cells if cell.cell_type == "code"))
+    assert "have lost the marks by which they are known" in notebook.next_step(path)
+
+
+def test_cells_without_metadata_are_read_and_what_is_no_cell_is_told(tmp_path):
+    path = tmp_path / "x.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": "1 / 0"}]}))
+    assert "ZeroDivisionError" in notebook.summary(path)
+    for cells in ("cells", [{"metadata": {}}], [1]):
+        path.write_text(json.dumps({"cells": cells}))
+        with pytest.raises(ValueError, match="is no notebook that can be read: one of its cells"):
+            notebook.next_step(path)
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_a_time_limit_is_positive(small, seconds):
+    with pytest.raises(ValueError, match=f"must be a positive number, received {seconds}"):
+        notebook.summary(small, seconds=seconds)
 
 
 def test_what_only_waits_for_unwritten_parts_is_no_fault(tmp_path):
@@ -359,5 +422,8 @@ def test_the_only_notebook_in_a_folder_is_meant_and_its_ending_may_be_left_out(t
         notebook.find(Path("hw3"))
 
 
-def test_what_is_done_is_run_once_more_before_it_is_handed_in(tmp_path):
-    assert "run all cells" in notebook.next_step(made_of(tmp_path / "x.ipynb", "1"))
+def test_what_is_done_is_run_once_more_before_it_is_handed_in(small):
+    made = json.loads(small.read_text())
+    made["cells"] = made["cells"][:2]  # the imports, and the part that is right
+    small.write_text(json.dumps(made))
+    assert "run all cells" in notebook.next_step(small)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_grading import SCRIPT, root_of_linux
 
 from book.tools import homework
 from book.tools.normalise import text_of
@@ -54,7 +55,15 @@ STUDENTS = {
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     """Grade the four submissions; return the course's folder."""
-    folder = tmp_path_factory.mktemp("course")
+    folder = handed_in(tmp_path_factory.mktemp("course"))
+    nbgrader(folder, "autograde", "hw1", "--create")
+    nbgrader(folder, "generate_feedback", "hw1")
+    nbgrader(folder, "export")
+    return folder
+
+
+def handed_in(folder):
+    """Make a course folder in which four have handed in homework 1, up to its experiment."""
     source = (homework.SOURCES / "hw1.md").read_text(encoding="utf-8").partition("## 5. Experiment")[0]
     target = folder / "source" / "hw1" / "hw1.ipynb"
     target.parent.mkdir(parents=True)
@@ -67,24 +76,21 @@ def course(tmp_path_factory):
             grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
             if grade_id in work:
                 cell.source = cell.source.replace("raise NotImplementedError", work[grade_id])
-        handed_in = folder / "submitted" / name / "hw1" / "hw1.ipynb"
-        handed_in.parent.mkdir(parents=True)
-        nbformat.write(notebook, handed_in)
-    nbgrader(folder, "autograde", "hw1", "--create")
-    nbgrader(folder, "generate_feedback", "hw1")
-    nbgrader(folder, "export")
+        path = folder / "submitted" / name / "hw1" / "hw1.ipynb"
+        path.parent.mkdir(parents=True)
+        nbformat.write(notebook, path)
     return folder
 
 
 def nbgrader(folder, *command):
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}",
-        "VLMCOURSE_DEVICE": "cpu",
-    }
-    run = subprocess.run(
-        [PYTHON, "-m", "nbgrader", *command], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    run_in(folder, PYTHON, "-m", "nbgrader", *command)
+
+
+def run_in(folder, *command):
+    """Run a command with the Python that has nbgrader first on the path."""
+    path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "VLMCOURSE_DEVICE": "cpu"}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-4000:]
 
 
@@ -111,3 +117,11 @@ def test_feedback_says_what_was_wrong(course):
     assert "SyntaxError" in page["broken"]
     assert "loop without end" in page["broken"]
     assert "which is the solution" in page["cheating"]
+
+
+@root_of_linux
+def test_the_instructors_script_as_root_gives_the_same_scores_and_feedback(course, tmp_path):
+    folder = handed_in(tmp_path)
+    run_in(folder, "sh", str(SCRIPT), "hw1")
+    assert scores(folder) == scores(course)
+    assert "which is the solution" in (folder / "feedback" / "cheating" / "hw1" / "hw1.html").read_text()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from vlmcourse.homework.checking import Case, Draw, check
 from vlmcourse.ops.attention import attention_weights, self_attention
 
-KERNELS = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"})
+KERNELS = frozenset({"scaled_dot_product", "multi_head_attention", "flash_attention", "efficient_attention"})
 
 
 def _weights(
@@ -25,6 +26,7 @@ def _weights(
     activation: str = "softmax",
     transposed: bool = False,
     cosine: bool = False,
+    causal: bool = False,
 ) -> Tensor:
     """Return α, or what comes out when one step of the formula is another."""
     n, d = keys.shape[-2:]
@@ -40,8 +42,13 @@ def _weights(
         "sqrt i": queries.shape[-2] ** 0.5,
         "sqrt 2d": (2 * d) ** 0.5,
         "minus": -(d**0.5),
+        "fourth": d**0.25,
+        "base 2": d**0.5 / math.log(2),
     }
     scores = scores / divisors[scale]
+    if causal:
+        triangle = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        mask = triangle if mask is None else mask & triangle
     if mask is not None and masking == "transposed":
         mask, masking = mask.mT, "before"
     if mask is not None and masking in ("before", "inverted"):
@@ -52,6 +59,8 @@ def _weights(
         scores = scores + mask
     weights = {
         "softmax": lambda: scores.softmax(axis),
+        "twice": lambda: scores.softmax(axis).softmax(axis),
+        "column maximum": lambda: _shares((scores - scores.amax(-2, keepdim=True)).exp()),
         "none": lambda: scores,
         "sigmoid": scores.sigmoid,
         "shares": lambda: scores / scores.sum(axis, keepdim=True),
@@ -67,17 +76,46 @@ def _weights(
     return weights.mT if transposed else weights
 
 
-def _row_sums(_case: Case, got: Tensor, _right: Tensor) -> str | None:
-    """Say which rows do not sum to one, and what that shows."""
+def _shares(weights: Tensor) -> Tensor:
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _a_row(case: Case, got: Tensor, _right: Any) -> str | None:
+    """Say which row does not sum to one, and to what it sums."""
     sums = got.sum(-1)
-    off = ((sums - 1).abs() > 1e-3) & ((sums.abs() > 1e-6) if _case.options.get("mask") is not None else True)
+    off = ((sums - 1).abs() > 1e-3) & ((sums.abs() > 1e-6) if case.options.get("mask") is not None else True)
     if not off.any():
         return None
     row = off.nonzero()[0].tolist()
-    where = ", softmax runs over queries, not keys" if ((got.sum(-2) - 1).abs() < 1e-3).all() else ""
+    return f"row {row[-1]} sums to {float(sums[tuple(row)]):.3g}"
+
+
+def _row_sums(case: Case, got: Tensor, right: Tensor) -> str | None:
+    """Say what a row that does not sum to one shows."""
+    if (row := _a_row(case, got, right)) is None:
+        return None
     if ((got.sum((-2, -1)) - 1).abs() < 1e-3).all() or abs(float(got.sum()) - 1) < 1e-3:
-        where = ": yours sum to 1 all together, so the softmax runs over more than the keys"
-    return f"row {row[-1]} sums to {float(sums[tuple(row)]):.3g}, and every row of weights must sum to 1{where}"
+        why = ": yours sum to 1 all together, so the softmax runs over more than the keys"
+    else:
+        why = ": softmax runs over queries, not keys" if ((got.sum(-2) - 1).abs() < 1e-3).all() else ""
+    return f"{row}, and every row of weights must sum to 1{why}"
+
+
+def lets_the_future_in(words: Tensor, read: Callable[[Tensor], Tensor], *, first: int = 0, what: str = "result") -> str:
+    """Change each of the ``words`` ``(..., n, d)``, the last first, and say which earlier one got another result.
+
+    >>> lets_the_future_in(torch.zeros(3, 1), lambda words: words.flip(0).cumsum(0).flip(0))
+    'changing word 2 changed the result at word 1'
+    """
+    before = read(words)
+    for late in range(words.shape[-2] - 1, 0, -1):
+        other = words.clone()
+        other[..., late, :] += 1
+        moved = (read(other) - before)[..., :late, :].abs() > 1e-4
+        if moved.any():
+            early = int(moved.movedim(-2, 0).flatten(1).any(1).nonzero()[-1])
+            return f"changing word {first + late} changed the {what} at word {first + early}"
+    return ""
 
 
 def _sees_what_it_may_not(case: Case, got: Tensor, _right: Tensor) -> str | None:
@@ -109,6 +147,11 @@ FORMULA_MISTAKES: dict[str, dict[str, Any]] = {
     "scores below 0 are cut off and the rest divided by its sum: exponentiate, that is the softmax": {"activation": "relu"},
     "each query takes its best key alone: the softmax gives every key a share": {"activation": "hard"},
     "the weights are transposed: row i belongs to query i, column j to key j": {"transposed": True},
+    "the softmax is taken twice: once makes the weights": {"activation": "twice"},
+    "each column's maximum is taken away, which changes the weights: take each row's, along the last axis": {"activation": "column maximum"},
+    "the scores are divided by the fourth root of d: by its square root, d**0.5": {"scale": "fourth"},
+    "these are powers of 2 (exp2): the softmax takes powers of e": {"scale": "base 2"},
+    "key j is hidden from query i wherever j > i, though nobody asked for a causal mask: only `mask` hides": {"causal": True},
     "the mask is ignored": {"masking": "ignored"},
     "the mask is inverted: True is where i may look at j": {"masking": "inverted"},
     "the mask is transposed: its row i says where query i may look": {"masking": "transposed"},
@@ -153,6 +196,7 @@ def _masked_cases(draw: Draw, *, values: bool) -> Iterator[Case]:
     variant=_weights,
     mistakes=FORMULA_MISTAKES,
     symptoms=[_sees_what_it_may_not, _row_sums],
+    numbers={"row sums are not 1": _a_row},
     forbidden=KERNELS,
 )
 def check_attention_weights(draw: Draw) -> Iterator[Case]:
@@ -236,19 +280,35 @@ def _heads(
     if width == "embedding":
         queries = queries / num_heads**0.5
     weights = _weights(queries, keys, mask=mask, **knobs)
+    if shared == "queries":
+        weights = _weights(queries[:, :1], keys, mask=mask, **knobs)
+    if shared == "keys":
+        weights = _weights(queries, keys[:, :1], mask=mask, **knobs)
     if shared == "mean":
         weights = weights.mean(1, keepdim=True)
     if shared == "first":
         weights = weights[:, :1]
     mixed = weights @ values
     mixed = mixed.transpose(1, 2) if cut == "over heads" else mixed
-    if reduced:
+    if reduced == "last":
+        mixed = mixed[:, -1:].expand(mixed.shape)
+    elif reduced:
         mixed = getattr(mixed, reduced)(1, keepdim=True).expand(mixed.shape)
     mixed = mixed.reshape(tokens.shape) if merge == "reshape" else rearrange(mixed, f"b head n d -> b n {merge}")
     if project == "none":
         return mixed
     mixed = mixed @ (out_weight if project == "transposed" else out_weight.T)
+    mixed = mixed @ out_weight.T if project == "twice" else mixed
     return mixed + tokens if project == "residual" else mixed
+
+
+def _later_tokens(case: Case, run: Callable[[Case], Any]) -> str:
+    """Change one token after another where the mask is causal."""
+    tokens, *weights = case.args
+    mask = case.options.get("mask")
+    if mask is None or mask.triu(1).any():
+        return ""
+    return lets_the_future_in(tokens, lambda words: run(replace(case, args=(words, *weights))))
 
 
 @check(
@@ -287,11 +347,17 @@ def _heads(
             "width": "embedding"
         },
         "the output projection is missing": {"project": "none"},
+        "the output projection comes twice": {"project": "twice"},
+        "all heads use the queries of the first: each has its own": {"shared": "queries"},
+        "all heads use the keys of the first: each has its own": {"shared": "keys"},
+        "the last head's result stands in the place of all: is a loop's result overwritten?": {"reduced": "last"},
         "the output weight is transposed: like nn.Linear, x @ weight.T": {"project": "transposed"},
         "the input is added: the residual belongs to the block, not to the attention": {"project": "residual"},
         "the heads are averaged: put them side by side": {"reduced": "mean"},
         "the heads are added: put them side by side": {"reduced": "sum"},
-    } | {hint: knobs for hint, knobs in FORMULA_MISTAKES.items() if {"axis", "scale", "masking"} & knobs.keys()},
+    } | {hint: knobs for hint, knobs in FORMULA_MISTAKES.items()
+        if {"axis", "scale", "masking", "causal"} & knobs.keys() or knobs.get("activation") == "twice"},
+    future=_later_tokens,
     forbidden=KERNELS,
 )  # fmt: skip
 def check_multi_head(draw: Draw) -> Iterator[Case]:
@@ -331,6 +397,11 @@ def _block(
     """Return a transformer block's tokens, with its parts in another order if asked."""
     if wiring == "parallel":
         return tokens + attention(norm1(tokens)) + mlp(norm2(tokens))
+    if wiring == "attention twice":
+        tokens = tokens + attention(norm1(tokens))
+    if wiring == "sandwich":
+        x = tokens + norm1(attention(norm1(tokens)))
+        return x + norm2(mlp(norm2(x)))
     if wiring == "halved":
         x = (tokens + attention(norm1(tokens))) / 2
         return (x + mlp(norm2(x))) / 2
@@ -361,6 +432,7 @@ def _block(
     again = norm2(x)
     base = {"from input": tokens, "from normed": again}.get(wiring, x)
     out = residuals[1] * base + mlp(again)
+    out = out + mlp(norm2(out)) if wiring == "mlp twice" else out
     return norm2(out) if wiring == "norm at the end" else out
 
 
@@ -390,6 +462,9 @@ def _block(
         "the second norm is missing": {"wiring": "no second norm"},
         "each sum is halved: add, and no more": {"wiring": "halved"},
         "there is one norm too many, at the end": {"wiring": "norm at the end"},
+        "attention comes twice, one after the other: once, then the MLP": {"wiring": "attention twice"},
+        "the MLP comes twice, one after the other: once": {"wiring": "mlp twice"},
+        "the norms stand before and behind each layer: before it alone": {"wiring": "sandwich"},
     },
 )  # fmt: skip
 def check_transformer_block(draw: Draw) -> Iterator[Case]:

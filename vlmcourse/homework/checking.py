@@ -11,6 +11,7 @@ import ctypes
 import functools
 import inspect
 import itertools
+import re
 import sys
 import sysconfig
 import threading
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +30,8 @@ from vlmcourse.train import runtime
 
 PACKAGE, HERE, TORCH = (str(path.parent) for path in (Path(__file__).parent, Path(__file__), Path(torch.__file__)))
 LIBRARIES = (str(Path(TORCH).parent), sysconfig.get_path("stdlib"))
+OPERATORS = str(Path(TORCH, "_ops.py"))  # where torch.ops.aten.name(...) passes
+HARMLESS = (str(Path(PACKAGE, "__init__.py")), runtime.__file__)  # to ask for a name or a device solves nothing
 PRIMES = (2, 3, 5, 7, 11, 13)
 PATIENCE = 6  # how often the time limit may pass while a function does not compute
 
@@ -151,6 +155,12 @@ class Task:
     variant: Callable[..., Any] | None = None
     mistakes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     symptoms: Sequence[Symptom] = ()
+    numbers: Mapping[str, Symptom] = field(
+        default_factory=dict
+    )  # words of a mistake, and the same in this case's numbers
+    future: Callable[[Case, Callable[[Case], Any]], str] | None = (
+        None  # says which word noticed that a later one changed
+    )
     layout: str = ""
     forbidden: frozenset[str] = frozenset()
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None  # for functions that return nothing
@@ -263,21 +273,29 @@ def attempt(
 
     def spy(frame: Any, event: str, argument: Any) -> None:
         file = frame.f_code.co_filename
-        if event == "call" and file.startswith(PACKAGE) and not file.startswith(HERE):
-            called.append(f"vlmcourse's `{frame.f_code.co_name}`")
-        elif event == "call" and frame.f_code.co_name in forbidden and file.startswith(TORCH):
-            called.append(f"PyTorch's `{frame.f_code.co_name}`")
-        elif event == "c_call" and getattr(argument, "__name__", "") in forbidden:
-            called.append(f"PyTorch's `{argument.__name__}`")
+        if file.startswith(HERE):
+            return
+        name = frame.f_code.co_name if event == "call" else getattr(argument, "__name__", "")
+        if event == "call" and file == OPERATORS and name == "__call__":  # torch.ops.aten.name
+            name = str(next(iter(frame.f_locals.values()), ""))
+        if event == "call" and file.startswith(PACKAGE) and file not in HARMLESS and name != "<module>":
+            called.append(f"vlmcourse's `{name}`, which is the solution")
+        elif (event == "call" and file.startswith(TORCH)) or event == "c_call":
+            if any(part in name for part in forbidden):
+                called.append(f"PyTorch's `{name}`, which is the solution")
+            if event == "c_call" and name == "setprofile":
+                called.append("`sys.setprofile`, which blinds the check")
 
     def work() -> None:
         try:
+            threading.setprofile(spy)  # for threads that the function may start
             sys.setprofile(spy)
             try:
                 with torch.enable_grad():
                     outcome.value = function(*args, **case.options)
             finally:
                 sys.setprofile(None)
+                threading.setprofile(None)
             try:
                 outcome.gradients = _gradients(outcome.value, args) if gradients else None
             except RuntimeError as error:  # the values may be right or wrong all the same: they are judged first
@@ -381,12 +399,16 @@ def examine(
             return Report(task.name, False, "the same input gives another result the second time: leave chance out")
     evidence = _tried(task, case)
     if mistake := _mistake(task, cases, outcomes):
-        return Report(task.name, False, mistake, evidence)
+        differ = [c for c, fault in zip(cases, faults, strict=True) if fault == DIFFERENT]
+        future = next(filter(None, (_future(task, function, c, seconds) for c in differ)), "")
+        return Report(task.name, False, _in_numbers(task, mistake, case, outcomes[failed], future), evidence)
     hint = faults[failed]
-    right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault]
+    right = [c.what for c, fault in zip(cases, faults, strict=True) if not fault and not c.hint]
     contrast = f"right for {right[0]}, but " if right else ""
     if values_differ:
         relation = _relation(task, cases, outcomes, failed)
+        if future := _future(task, function, case, seconds):
+            relation = f"{future}: {LEAK}"
         seen = case.hint if contrast and case.hint else _symptom(task, case, outcomes[failed]) or relation
         hint = f"{contrast}wrong for {case.what}" + f": {seen}" * bool(seen) if contrast else seen or DIFFERENT
         evidence = _smallest(task, function, failed, draw, seconds) or evidence
@@ -398,6 +420,30 @@ def examine(
 
 
 DIFFERENT = "the values differ"
+LEAK = "the mask lets the future in"
+
+
+def _future(task: Task, function: Callable[..., Any], case: Case, seconds: float) -> str:
+    """Change one word after another, and say where an earlier one noticed; nothing if none did, or none may be late."""
+
+    def run(changed: Case) -> Any:
+        return attempt(function, changed, seconds=seconds, forbidden=frozenset(), gradients=False).value
+
+    try:
+        with torch.no_grad():
+            return task.future(case, run) if task.future else ""
+    except Exception:  # a result of an unexpected kind
+        return ""
+
+
+def _in_numbers(task: Task, mistake: str, case: Case, outcome: Outcome, future: str) -> str:
+    """Return a mistake's sentence with what this case shows of it: a row's sum, or a word that saw a later one."""
+    for words, symptom in task.numbers.items():
+        if words in mistake and outcome.error is None:
+            mistake = mistake.replace(words, symptom(case, _mapped(torch.detach, outcome.value), None) or words)
+    if not future or not re.search("mask|future|look", mistake):
+        return mistake
+    return f"{future}: {mistake}" if mistake.startswith(LEAK) else f"{future}: {LEAK}; {mistake}"
 
 
 def _with_generic(cases: list[Case], task: Task) -> list[Case]:
@@ -419,9 +465,7 @@ def _fatal(task: Task, outcome: Outcome, seconds: float) -> Report | None:
     if isinstance(outcome.error, TimeUp):
         return Report(task.name, False, f"it has not ended after {seconds:g} seconds: is there a loop without end?")
     if outcome.called:
-        return Report(
-            task.name, False, f"it calls {outcome.called[0]}, which is the solution: write the formula yourself"
-        )
+        return Report(task.name, False, f"it calls {outcome.called[0]}: write the formula yourself")
     return None
 
 
@@ -444,7 +488,7 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
     if complaint := _other_kind(expected.value, outcome.value, task.layout):
         return complaint
     if not _same(expected.value, outcome.value):
-        return DIFFERENT
+        return _rounded(expected.value, outcome.value) or DIFFERENT
     for right, received in zip(_tensors(expected.value), _tensors(outcome.value), strict=True):
         if received.dtype != right.dtype:
             advice = "follow the dtype of the input (`torch.zeros(...)` is float32 unless told)"
@@ -455,6 +499,15 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
             return f"the result is on {received.device}, the input on {right.device}: stay on the input's device"
     smooth = task.gradients and not case.hint  # at an extreme, such as a length of zero, right answers may differ
     return _side_effect(outcome) or (_wrong_gradient(expected, outcome) if smooth else "")
+
+
+def _rounded(expected: Any, received: Any) -> str:
+    """Say that the values are right but for the few digits of half precision."""
+    if not isinstance(received, Tensor) or received.dtype not in (torch.float16, torch.bfloat16):
+        return ""
+    if not torch.allclose(expected.detach().double(), received.detach().double(), rtol=0.02, atol=0.02):
+        return ""
+    return f"the values have only the few digits of {received.dtype} where {expected.dtype} was expected: follow the input's dtype"
 
 
 def _line(error: BaseException) -> str:
@@ -499,7 +552,7 @@ def _other_kind(expected: Any, received: Any, layout: str) -> str:
         return next(filter(None, (_other_kind(e, r, "") for e, r in zip(expected, received, strict=True))), "")
     if isinstance(expected, Tensor) and not isinstance(received, Tensor):
         return f"a torch.Tensor is expected, a {type(received).__module__}.{type(received).__name__} came"
-    if isinstance(expected, int | tuple) and not isinstance(received, type(expected)):
+    if isinstance(expected, int | tuple) and not isinstance(received, Integral if type(expected) is int else tuple):
         kind = "a whole number" if isinstance(expected, int) else f"a tuple of {len(expected)}"
         return f"{kind} is expected, a {type(received).__name__} came"
     if not isinstance(expected, Tensor) or expected.shape == received.shape:
@@ -515,7 +568,8 @@ def _same(one: Any, other: Any, *, nan: bool = False) -> bool:
     if isinstance(one, tuple | list) and isinstance(other, tuple | list):
         return len(one) == len(other) and all(_same(a, b, nan=nan) for a, b in zip(one, other, strict=True))
     if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return type(one) is type(other) and one == other
+        same_kind = type(one) is type(other) or (isinstance(one, Integral) and isinstance(other, Integral))
+        return bool(same_kind and one == other)
     if one.shape != other.shape:
         return False
     a, b = (tensor.detach().cpu().double() for tensor in (one, other))  # not every device has float64
@@ -525,10 +579,11 @@ def _same(one: Any, other: Any, *, nan: bool = False) -> bool:
 def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> str | None:
     """Return the hint of the mistake, or of the two together, that gives the student's results in every case.
 
-    Where no mistake explains all ordinary cases, it may explain the plainest of those that fail: who forgets a step need
+    Where no mistake explains all ordinary cases, it may explain the plainest, or all of these that fail: who forgets a step need
     not get the mask, or infinity, wrong in our way.
     """
-    known = list(task.mistakes.items()) if task.variant else []
+    known: list[tuple[str, Mapping[str, Any]]] = list(task.mistakes.items()) if task.variant else []
+    pairs: list[tuple[str, Mapping[str, Any]]]
     pairs = [(f"{h1}; and also: {h2}", {**k1, **k2}) for (h1, k1), (h2, k2) in itertools.combinations(known, 2)
              if not k1.keys() & k2.keys()]  # fmt: skip
     came = [(case, outcome.value) for case, outcome in zip(cases, outcomes, strict=True) if outcome.error is None]
@@ -536,7 +591,9 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
     with torch.no_grad():
         wrong = [pair for pair in came if not _same(task.right(*pair[0].args, **pair[0].options), pair[1])]
     plainest = [pair for pair in ordinary if wrong and pair[0].options.keys() == wrong[0][0].options.keys()]
-    for compared in (ordinary, plainest, wrong[:1]):
+    failing = [pair for pair in plainest if any(pair is other for other in wrong)] or wrong[:1]
+    first = [(hint, knobs) for hint, knobs in known + pairs if _explains(task, knobs, wrong[:1])] if wrong else []
+    for compared in (ordinary, plainest, failing):
         # One whole number may agree by chance.
         numbers = [tensor for _, value in compared for tensor in _tensors(value)]
         telling = (
@@ -545,7 +602,7 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
             or len(compared) > 3
         )
         if telling and any(pair is other for pair in compared for other in wrong):
-            for hint, knobs in known + pairs:
+            for hint, knobs in first if any(pair is wrong[0] for pair in compared) else known + pairs:
                 if _explains(task, knobs, compared):
                     return hint
     return None
@@ -589,8 +646,10 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
         if outcome.error is None and (case is cases[failed] or (case.options.keys() == options and not case.hint))
     ]
     case, right, got = next(found for found in compared if found[0] is cases[failed])
-    if isinstance(right, int) and type(got) is int:  # one number a call: look at all calls together
-        right, got = (torch.tensor([found[k] for found in compared]) for k in (1, 2))
+    if isinstance(right, int) and isinstance(got, Integral):  # one number a call: look at all calls together
+        wanted, came = zip(*((int(one), int(other)) for _, one, other in compared), strict=True)
+        said = _scaled(torch.tensor(wanted).double(), torch.tensor(came).double())
+        return said or _explaining(task, _all_changes(task, case), compared)
     results, received = _tensors(right), _tensors(got)
     if len(results) != len(received) or not results:
         return ""
@@ -610,10 +669,8 @@ def _relation(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome], fa
                 return f"{which}`{argument}` is added to the result"
             if got.ndim > 1 and got.shape == value.shape and all(any(_same(v, g) for v in value) for g in got):
                 return f"{which}these are entries of `{argument}` along axis 0 as they came, moved or repeated"
-    full = replace(case, options={**_defaults(task.right), **case.options})
-    for sentence, change in _changes(_arguments(task), full):
-        if all(_explained(task, change, seen, value) for seen, _, value in compared):
-            return f"this is what comes out {sentence}"
+    if said := _explaining(task, _all_changes(task, case), compared):
+        return said
     where = _where(right, got, names) if right.ndim and right.shape == got.shape else ""
     return which + where if where else ""
 
@@ -630,11 +687,14 @@ def _same_numbers(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
     if got.shape != right.shape and got.numel() == right.numel() and _same(right.flatten(), got.flatten()):
         return f"the numbers are right, but the result has shape {tuple(got.shape)}, expected {tuple(right.shape)}"
     if got.ndim == right.ndim and got.numel() and all(g <= r for g, r in zip(got.shape, right.shape, strict=True)):
-        fits = [slice(0, n) for n in got.shape], [slice(-n, None) for n in got.shape]
-        if got.shape != right.shape and any(_same(right[tuple(fit)], got) for fit in fits):
-            return (
-                f"the numbers are right, but of {tuple(right.shape)} only {tuple(got.shape)} came: the end is missing"
-            )
+        cut = " and ".join(name for k, name in enumerate(names) if got.shape[k] < right.shape[k])
+        fits = {"end": [slice(0, n) for n in got.shape], "beginning": [slice(-n, None) for n in got.shape]}
+        for what, fit in fits.items():
+            if cut and _same(right[tuple(fit)], got):
+                return (
+                    f"the numbers are right, but of {tuple(right.shape)} only {tuple(got.shape)} came: the {what} is missing "
+                    f"along {cut}"
+                )
     for axis, name in enumerate(names):
         n, came = right.shape[axis], got.shape[axis] if got.ndim == right.ndim else 0
         if came > n and (_same(right, got.narrow(axis, 0, n)) or _same(right, got.narrow(axis, came - n, n))):
@@ -670,6 +730,11 @@ def _same_after_a_step(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
     for step, result in steps.items():
         if len(right.unique()) > 2 and _same(result, got):  # yes and no are numbers that many steps give
             return f"the right result goes through {step} once more: nothing follows"
+    return _scaled(right, got)
+
+
+def _scaled(right: Tensor, got: Tensor) -> str:
+    """Say by what one number, the same everywhere, a result is off."""
     if not torch.equal(right.isfinite(), got.isfinite()):
         return ""
     usable = right.isfinite() & (right.abs() > 1e-6)
@@ -684,10 +749,12 @@ def _same_after_a_step(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
 def _where(right: Tensor, got: Tensor, names: Sequence[str]) -> str:
     """Say where the wrong numbers are, and along which axes they are wrong by the same amount."""
     wrong = ~torch.isclose(right, got, rtol=1e-4, atol=1e-5)
-    for axis, name in enumerate(names):
-        places = wrong.movedim(axis, 0).reshape(right.shape[axis], -1).any(1).nonzero().flatten().tolist()
-        if len(places) < right.shape[axis]:
-            return f"the numbers are wrong only where {name} is {', '.join(map(str, places[:5]))}"
+    along = [wrong.movedim(axis, 0).flatten(1).any(1) if right.ndim > 1 else wrong for axis in range(right.ndim)]
+    axis = min(range(right.ndim), key=lambda k: float(along[k].double().mean()))  # where the fewest places are wrong
+    places = along[axis].nonzero().flatten().tolist()
+    if len(places) < right.shape[axis]:
+        more = f" and {len(places) - 5} more of {right.shape[axis]}" if len(places) > 5 else ""
+        return f"the numbers are wrong only where {names[axis]} is {', '.join(map(str, places[:5]))}{more}"
     if ((got == 0) & (right != 0)).sum() * 3 > wrong.sum():
         return "many numbers are 0: were these places never written?"
     for axis, name in enumerate(names):
@@ -784,6 +851,11 @@ def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Te
     if not tensor.is_floating_point():
         yield "if {} is sorted", lambda x: x.sort(-1).values
         return
+    yield "if {} is cut to whole numbers", lambda x: x.long().to(x)
+    yield (
+        "if {} goes through bytes (uint8), which know no fractions and nothing below 0",
+        lambda x: (255 * x).to(torch.uint8) / 255,
+    )
     yield "if {} has the other sign", torch.neg
     yield "if {} is not used, or 0", torch.zeros_like
     yield "if {} is twice as large", lambda x: 2 * x
@@ -806,6 +878,7 @@ def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Te
             f"if {{}} is normalised along axis {k}, to length 1",
             functools.partial(torch.nn.functional.normalize, dim=k),
         )
+        yield f"if the last of {{}} along axis {k} is left out, or 0", functools.partial(_without_the_last, axis=k)
         yield f"if only the first of {{}} along axis {k} is used", functools.partial(_only_the_first, axis=k)
         yield (
             f"if the first of {{}} along axis {k} is used for all",
@@ -816,10 +889,28 @@ def _tensor_changes(tensor: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Te
         yield "if {} is reshaped where it should be transposed", lambda x: x.reshape(x.mT.shape).mT
 
 
+def _without_the_last(x: Tensor, *, axis: int) -> Tensor:
+    """Put zeros in place of what comes last along an axis."""
+    return torch.cat([x.narrow(axis, 0, x.shape[axis] - 1), torch.zeros_like(x.narrow(axis, 0, 1))], dim=axis)
+
+
 def _only_the_first(x: Tensor, *, axis: int) -> Tensor:
     """Keep what comes first along an axis, and put zeros in place of the rest."""
     first = torch.arange(x.shape[axis], device=x.device) == 0
     return x * first.view(-1, *[1] * (x.ndim - 1 - axis))
+
+
+def _all_changes(task: Task, case: Case) -> Iterator[tuple[str, Change]]:
+    """Yield the changes of what a case hands over, options that it leaves out included."""
+    return _changes(_arguments(task), replace(case, options={**_defaults(task.right), **case.options}))
+
+
+def _explaining(task: Task, changes: Iterable[tuple[str, Change]], compared: Sequence[tuple[Case, Any, Any]]) -> str:
+    """Name the change of the inputs that gives all the results, if there is one."""
+    for sentence, change in changes:
+        if all(_explained(task, change, case, got) for case, _, got in compared):
+            return f"this is what comes out {sentence}"
+    return ""
 
 
 def _explained(task: Task, change: Change, case: Case, got: Any) -> bool:
@@ -862,7 +953,9 @@ def _smallest(task: Task, function: Any, index: int, draw: Callable[..., Draw], 
         outcome = attempt(function, case, seconds=min(seconds, 2), forbidden=frozenset(), gradients=False)
         expected = None if task.property_only else task.right(*case.args, **case.options)
         if outcome.error is None and not task.property_only and not _same(expected, outcome.value):
-            failing.append((sum(t.numel() for t in _tensors(case.args)), seed, case, expected, outcome.value))
+            lines = [len(_printed(value)) for value in (*case.args, expected)]
+            size = sum(lines), sum(t.numel() for t in _tensors(case.args))
+            failing.append((size, seed, case, expected, outcome.value))
         elif isinstance(outcome.error, TimeUp):
             return ""
     if not failing:

@@ -30,6 +30,10 @@ def _unit(
         return embeddings.clone()
     if kind == "mean of squares":
         return embeddings / embeddings.square().mean(1, keepdim=True).sqrt()
+    if kind == "longest":
+        return embeddings / embeddings.norm(dim=1).amax().clamp(min=1e-12)
+    if kind == "centred":
+        return F.normalize(embeddings - embeddings.mean(0), dim=1)
     if kind == "eps":
         return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-12)
     length = embeddings.norm(p=power, dim=dim, keepdim=True) if dim is not None else embeddings.norm(p=power)
@@ -37,16 +41,22 @@ def _unit(
     return embeddings * length if kind == "times" else embeddings / length.clamp(min=1e-12)
 
 
-def _wrong_length(_case: Case, got: Tensor, right: Tensor) -> str | None:
+def _wrong_length(case: Case, got: Tensor, right: Tensor) -> str | None:
     """Say how long a row is that points the right way."""
-    lengths = got.norm(dim=1)
+    lengths, before = got.norm(dim=1), case.args[0].detach().norm(dim=1)
     if not torch.allclose(F.normalize(got, dim=1), right, atol=1e-4):
         return None
     row = int((lengths - right.norm(dim=1)).abs().argmax())
-    return (
-        f"row {row} points the right way, but its length is {float(lengths[row]):.3g}, not 1: what is added to the length, or "
-        "limits it from below, must be very small, such as 1e-12"
+    divisors = (before / lengths)[before > 0]
+    short = divisors > before[before > 0] + 1e-4  # what is limited from below is limited to one number
+    floor = short.any() and torch.allclose(divisors[short], divisors[short][:1], rtol=1e-3)
+    added = short.all() and torch.allclose(
+        divisors - before[before > 0], (divisors - before[before > 0])[:1], rtol=1e-2
     )
+    why = "every row is divided by its own length"
+    if added or (floor and (~short).any()):
+        why = f"what {'is added to the length' if added else 'limits it from below'} must be very small, such as 1e-12"
+    return f"row {row} points the right way, but its length is {float(lengths[row]):.3g}, not 1: {why}"
 
 
 @check(
@@ -67,6 +77,8 @@ def _wrong_length(_case: Case, got: Tensor, right: Tensor) -> str | None:
         "you divide by the sum of the entries: divide by the length": {"kind": "sum"},
         "you multiply by the length: divide": {"kind": "times"},
         "nothing is normalised: divide each row by its length": {"kind": "as it was"},
+        "all rows are divided by the length of the longest: every row has its own": {"kind": "longest"},
+        "the mean of the batch is taken away first: divide by the length alone": {"kind": "centred"},
     },
     symptoms=[_wrong_length],
 )  # fmt: skip
@@ -104,6 +116,10 @@ def _partners(n: int, *, kind: str = "roll") -> Tensor:
         "zeros": lambda: torch.zeros_like(rows),
         "one-hot": lambda: torch.eye(2 * n, dtype=torch.bool).roll(n, dims=1),
         "rows": lambda: (rows + n) % (2 * n) + 1,
+        "half": lambda: rows.roll(n // 2),
+        "one less": lambda: rows.roll(n - 1),
+        "one more": lambda: rows.roll(n + 1),
+        "pairs": lambda: torch.stack([rows, rows.roll(n)], dim=1),
     }[kind]()
 
 
@@ -127,6 +143,10 @@ def _partners(n: int, *, kind: str = "roll") -> Tensor:
         "all rows name row 0": {"kind": "zeros"},
         "this is a table of which pairs belong together: return the partner's number, 2n of them": {"kind": "one-hot"},
         "the numbers count from 1: rows count from 0": {"kind": "rows"},
+        "the rows are shifted by n // 2: the other view is n rows away": {"kind": "half"},
+        "the rows are shifted by n - 1: the other view is n rows away": {"kind": "one less"},
+        "the rows are shifted by n + 1: the other view is n rows away": {"kind": "one more"},
+        "these are pairs, a row and its partner: return the partners alone, one number a row": {"kind": "pairs"},
     },
 )  # fmt: skip
 def check_partners(draw: Draw) -> Iterator[Case]:
@@ -160,8 +180,9 @@ def _pair_logits(
         "none": 1.0,
         "squared": temperature**-2,
         "root": temperature**-0.5,
+        "fixed": 2.0,
     }
-    logits = products * scales[heat]
+    logits = products - temperature if heat == "minus" else products * scales.get(heat, 1.0)
     if math.isnan(diagonal):
         return logits
     if kind == "across":
@@ -176,6 +197,10 @@ def _pair_logits(
         logits, diagonal = logits.exp(), 0.0
     if kind == "positives":
         self_pairs = self_pairs.roll(len(units) // 2, dims=1)
+    if kind == "first half":
+        self_pairs = self_pairs & (torch.arange(len(units), device=units.device) < len(units) // 2)
+    if kind == "other diagonal":
+        self_pairs = self_pairs.flip(1)
     if kind == "upper":
         self_pairs = torch.ones_like(self_pairs).tril()
     return logits.masked_fill(self_pairs, diagonal)
@@ -196,6 +221,10 @@ def _pair_logits(
         "the temperature is ignored": {"heat": "none"},
         "you divide by the temperature twice": {"heat": "squared"},
         "you divide by the root of the temperature": {"heat": "root"},
+        "the temperature is taken away: divide by it": {"heat": "minus"},
+        "the temperature is 0.5, whatever was asked for": {"heat": "fixed"},
+        "the self-pairs of the second view are not masked: the diagonal is 2n long": {"kind": "first half"},
+        "the other diagonal is masked, from the upper right to the lower left: self-pairs stand from the upper left": {"kind": "other diagonal"},
         "these are distances: the logit is the dot product": {"kind": "distance"},
         "these are distances, with a root: the logit is the dot product": {"kind": "root of distance"},
         "the partners are masked too, and nobody is left to be found: only the diagonal is -inf": {"kind": "partners too"},
@@ -210,6 +239,8 @@ def _pair_logits(
         "the diagonal is -1 over the temperature, the opposite of a candidate but still one: put -inf there": {"kind": "opposite"},
     },
     symptoms=[
+        lambda case, got, right: f"the diagonal holds {float(got[0, 0]):.3g}, whose exp is 0 by rounding alone: put -inf there"
+        if got.diagonal().isfinite().all() and (got.diagonal() < -1e3).all() else None,
         lambda case, got, right: f"the diagonal holds {float(got[0, 0]):.3g}, so an embedding is still a candidate for "
         "itself: put -inf there" if got.diagonal().isfinite().all() else None,
     ],
@@ -246,6 +277,14 @@ def _nt_xent(
     if ending == "across":  # only the other view's rows are candidates
         across = scores[:n, n:]
         return (F.cross_entropy(across, target[:n] - n) + F.cross_entropy(across.T, target[:n] - n)) / 2
+    if ending == "same view":  # the positive, and negatives of the row's own view
+        others = (torch.arange(2 * n) < n)[:, None] == (torch.arange(2 * n) >= n)
+        wanted = F.one_hot(target, 2 * n).bool()
+        return F.cross_entropy(scores.masked_fill(others.to(wanted.device) & ~wanted, -math.inf), target)
+    if ending == "log of mean":
+        return -scores.softmax(1).gather(1, target[:, None]).mean().log()
+    if ending == "smoothed":
+        return F.cross_entropy(scores.masked_fill(scores.isinf(), -1e4), target, label_smoothing=0.1)
     if ending == "without positive":
         positive = scores.gather(1, target[:, None])
         others = scores.masked_fill(F.one_hot(target, 2 * n).bool(), -math.inf)
@@ -294,6 +333,11 @@ def _nt_xent(
         "the positives point to the wrong rows, in reverse order: i pairs with i + n": {"partners": "reversed"},
         "only the first view is asked for its partner: average over all 2n rows": {"ending": "one side"},
         "negatives come from the other view alone (as in CLIP): all 2n - 2 other rows are negatives": {"ending": "across"},
+        "negatives come from the row's own view alone: all 2n - 2 other rows are negatives": {"ending": "same view"},
+        "this is the logarithm of a mean: take each row's logarithm first, then the mean": {"ending": "log of mean"},
+        "the mean of the batch is taken away before you normalise: divide each embedding by its length, and no more": {"unit": {"kind": "centred"}},
+        "the temperature is taken away from the cosines: divide by it": {"logits": {"heat": "minus"}},
+        "label smoothing gives a share to wrong candidates, masked ones too: the positive alone is the target": {"ending": "smoothed"},
         "the positive is missing from the denominator": {"ending": "without positive"},
         "the denominator is a mean: SimCLR's is a sum": {"ending": "mean of negatives"},
         "the denominator is a mean over 2n: SimCLR's is a sum": {"ending": "mean of all"},
@@ -310,8 +354,8 @@ def _nt_xent(
         "one loss a row came back: return their mean": {"ending": "per row"},
     },
     symptoms=[
-        lambda case, got, right: "the loss is infinite, or nearly: the positive of some row is masked; that of row i is row i + n, "
-        "never the row itself" if got > 1e4 else None,
+        lambda case, got, right: "the loss is infinite, or nearly: the positive of some row is masked, or label smoothing gives masked "
+        "candidates a share; the positive of row i is row i + n, never the row itself" if got > 1e3 else None,
         lambda case, got, right: "the loss is negative: minus the log of a probability never is" if got < 0 else None,
     ],
 )  # fmt: skip
@@ -357,6 +401,12 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
             return features / spread.clamp(min=1e-6) - center
         if kind == "add":
             spread = spread + 1
+        if kind == "rms":
+            spread = statistics.square().mean(0).sqrt()
+        if kind == "absolute":
+            spread = (statistics - center).abs().mean(0)
+        if kind == "rounded":
+            center = center.round()
         if kind == "range":
             low, high = statistics.amin(0), statistics.amax(0)
             return (features - low) / (high - low).clamp(min=1e-6)
@@ -364,6 +414,15 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
 
     results = [scaled(x, by) for x, by in zip((train, test), sources[source], strict=True)]
     return tuple(results[::-1] if kind == "order" else [train, results[1]] if kind == "test only" else results)
+
+
+def _added(case: Case, got: Any, _right: Any) -> str | None:
+    """Say what is added to every deviation, where the same number is."""
+    deviations = case.args[0].double().std(0, correction=0)
+    more = deviations / got[0].double().std(0, correction=0) - deviations
+    if not torch.allclose(more, more[:1], rtol=0.02) or float(more[0]) < 1e-5:
+        return None
+    return f"{float(more[0]):.2g} is added to every deviation: only one that is smaller than 1e-6 is replaced"
 
 
 @check(
@@ -389,15 +448,19 @@ def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: An
         "you take the median away: take the mean": {"kind": "median"},
         "you divide before you take the mean away: first the mean, then the deviation": {"kind": "divide first"},
         "something is added to every deviation: only one that is smaller than 1e-6 is replaced": {"kind": "add"},
+        "the spread is the root of the mean square: take the mean away before you square, that is the deviation": {"kind": "rms"},
+        "this is the mean absolute deviation: square, take the mean, and the root": {"kind": "absolute"},
+        "the mean is rounded to a whole number: take it as it is": {"kind": "rounded"},
         "the two parts come back in the wrong order: train, then test": {"kind": "order"},
         "the training features come back as they were: scale both": {"kind": "test only"},
     },
+    symptoms=[_added],
     gradients=False,  # features for a probe: nobody trains through them
 )  # fmt: skip
 def check_standardise(draw: Draw) -> Iterator[Case]:
     """Check ``standardise(train, test)`` → both with the mean and deviation of the training features.
 
-    A feature that never changes in training has no deviation; divide it by a small number such as 1e-6.
+    A feature that never changes in training has no deviation; divide it by 1e-6.
 
     >>> check_standardise(lambda train, test: (train - train.mean(0), test - train.mean(0))).passed
     False
@@ -408,6 +471,10 @@ def check_standardise(draw: Draw) -> Iterator[Case]:
     yield Case("random features", (train, test))
     constant = train.clone()
     constant[:, 0] = 1.0
-    same = test.clone()
-    same[:, 0] = 1.0
-    yield Case("a feature that never changes", (constant, same), hint="its deviation is 0: divide by 1e-6 at least")
+    other = test.clone()
+    other[:, 0] = 1.5  # which may differ in the test, and shows by what is divided
+    yield Case(
+        "a feature that never changes",
+        (constant, other),
+        hint="its deviation is 0: divide by 1e-6 at least, in the test too",
+    )

@@ -1,13 +1,16 @@
 """Homework 5: a language model's mask, loss, sampling and cache (slides S02 and S03)."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmcourse.homework.attention import KERNELS
+from vlmcourse.homework.attention import KERNELS, lets_the_future_in
 from vlmcourse.homework.checking import Case, Draw, check
 from vlmcourse.models.language_model import next_token_loss, next_token_probabilities
 
@@ -31,7 +34,15 @@ def _causal_mask(n: int, *, kind: str = "right") -> Tensor:
         "additive": lambda: torch.zeros(n, n).masked_fill(~ones.tril(), -math.inf),
         "corner": lambda: ones.tril().flip(1),
         "first": lambda: torch.arange(n) <= n - 1,
+        "upside down": lambda: ones.tril().flip(0),
+        "prefix": lambda: ones.tril() | (torch.arange(n) < n // 2),
     }[kind]()
+
+
+def _read_through(case: Case, run: Callable[[Case], Tensor]) -> str:
+    """Read words through the mask, with logits that are sums of what may be seen."""
+    mask = run(case).double()
+    return lets_the_future_in(torch.zeros(case.args[0], 1).double(), lambda words: mask @ words, what="logits")
 
 
 @check(
@@ -46,13 +57,16 @@ def _causal_mask(n: int, *, kind: str = "right") -> Tensor:
         "word i may look at word i + 1, the very word it has to predict": {"kind": "one ahead"},
         "word i may look two words ahead: True where j <= i": {"kind": "two ahead"},
         "nobody may look at the first word: True where j <= i, column 0 included": {"kind": "without the first"},
-        "nothing is hidden: the mask lets the future in": {"kind": "all"},
+        "the mask lets the future in: nothing is hidden": {"kind": "all"},
+        "the mask lets the future in among the first half of the words, which all may look at: True where j <= i": {"kind": "prefix"},
         "a word may look at itself alone: all earlier words are allowed too": {"kind": "itself"},
         "only the word before is seen: all earlier words are allowed": {"kind": "window"},
         "the values are -inf and 0, to be added to scores: here the mask is boolean, True where i may look": {"kind": "additive"},
         "the triangle is mirrored: column j is the word that is looked at": {"kind": "corner"},
+        "the triangle is upside down: row i is the word that looks": {"kind": "upside down"},
         "one row came back: every query i has a row of its own, (n, n)": {"kind": "first"},
     },
+    future=_read_through,
 )  # fmt: skip
 def check_causal_mask(draw: Draw) -> Iterator[Case]:
     """Check ``causal_mask(n)`` → ``(n, n)`` boolean, True where word i may look at word j.
@@ -71,6 +85,12 @@ def _misread(logits: Tensor, ids: Tensor, loss_mask: Tensor, given: str, joined:
         logits, ids, loss_mask = (x.transpose(0, 1) for x in (logits, ids, loss_mask))
     if joined == "a ring":
         logits, ids, loss_mask = (torch.cat([x, x[:, :1]], dim=1) for x in (logits, ids, loss_mask))
+    if joined == "cut":
+        logits, ids, loss_mask = (x[:, :-1] for x in (logits, ids, loss_mask))
+    if joined == "cut, mask shifted":
+        logits, ids, loss_mask = logits[:, :-1], ids[:, :-1], loss_mask[:, 1:]
+    if given == "positions":
+        logits = logits.log_softmax(1)
     if given == "logits times mask":
         logits = logits * loss_mask[..., None]
     if given == "words times mask":
@@ -87,6 +107,7 @@ def _ended(loss: Tensor, mask: Tensor, loss_mask: Tensor, ending: str) -> Tensor
         "over all": lambda: total / mask.numel(),
         "over n": lambda: total / loss_mask.numel(),
         "first too": lambda: total / loss_mask.sum(),
+        "one too many": lambda: total / (count + 1),
         "all over marked": lambda: loss.sum() / count,
         "rows": lambda: ((loss * mask).sum(1) / mask.sum(1)).mean(),
         "minus": lambda: -total / count,
@@ -130,7 +151,7 @@ def _shifted_loss(
         read = read.softmax(-1)
     loss = F.cross_entropy(read.flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
     loss = loss if given != "no log" else -(-loss).exp()
-    if given == "scores":
+    if given in ("scores", "positions"):
         loss = -read.gather(-1, target[..., None])[..., 0]
     if given == "squares":
         loss = (read.softmax(-1) - F.one_hot(target, read.shape[-1])).square().sum(-1)
@@ -152,6 +173,13 @@ def _shifted_loss(
         "you divide by the number of all words: divide by the number of marked words": {"ending": "over all"},
         "you divide by all words, the first of each row included: divide by the number of marked words": {"ending": "over n"},
         "you divide by all marked words, the first of each row too, which has no prediction: cut the mask first": {"ending": "first too"},
+        "1 is added to the number of marked words: divide by the number itself": {"ending": "one too many"},
+        "logits and ids both lose their last word, and nothing is shifted: cut the logits behind, [:, :-1], and the ids in "
+        "front, [:, 1:]": {"joined": "cut", "shift": 0},
+        "logits and ids both lose their last word, and only the mask is shifted: cut the ids in front, [:, 1:]": {
+            "joined": "cut, mask shifted", "shift": 0
+        },
+        "the softmax runs over positions: take the last axis, the words": {"given": "positions"},
         "the shift runs along the batch: texts stand on axis 0, words on axis 1": {"joined": "batch"},
         "word 0 never counts, marked or not: use another number for what is to be ignored, such as -100": {"marks": "not word 0"},
         "this is a mean of means, one a row: every marked word counts the same, whatever its row": {"ending": "rows"},
@@ -195,6 +223,9 @@ def check_shifted_loss(draw: Draw) -> Iterator[Case]:
         yield Case(what, (logits, ids, mask))
 
 
+FEW = (1, 2, 3, 4, 5)
+
+
 def _kept(ranked: Tensor, top_p: float, cut: str) -> Tensor:
     """Return which of the ranked words stay, or which would by a mistaken rule."""
     words = ranked.shape[-1]
@@ -209,6 +240,7 @@ def _kept(ranked: Tensor, top_p: float, cut: str) -> Tensor:
         "far threshold": lambda: ranked >= 1 - top_p,
         "count": lambda: rank < top_p * words,
         "count down": lambda: rank < max(1, int(top_p * words)),
+        **{f"{k} words": functools.partial(rank.lt, k) if top_p < 1 else lambda: keep for k in FEW},
         "share of the likeliest": lambda: ranked >= top_p * ranked[..., :1] if top_p < 1 else keep,
         "one more": lambda: keep | (reached - ranked).roll(1, -1).lt(top_p),
         "inverted": lambda: ~keep,
@@ -228,6 +260,7 @@ def _probabilities(
         "times": 1 / temperature,
         "none": 1.0,
         "root": temperature**0.5,
+        "twice": temperature**2,
         "coldest": temperature,
     }
     heated = logits / divisors[heat]
@@ -258,6 +291,18 @@ def _probabilities(
     return kept if cut in ("not renormalised", "rows together") else kept / kept.sum(-1, keepdim=True)
 
 
+def _other_temperature(case: Case, got: Tensor, _right: Tensor) -> str | None:
+    """Say which temperature would give these probabilities."""
+    logits, asked = case.args[0].double(), case.options["temperature"]
+    centred = logits - logits.mean(-1, keepdim=True)
+    slopes = (centred * got.double().log()).sum(-1) / centred.square().sum(-1)
+    if not torch.allclose((logits * slopes[:, None]).softmax(-1), got.double(), atol=1e-4) or not (slopes > 1e-3).all():
+        return None
+    if not torch.allclose(slopes, slopes[:1], rtol=1e-2) or abs(1 / float(slopes[0]) - asked) < 1e-2 * asked:
+        return None
+    return f"these are the probabilities at temperature {1 / float(slopes[0]):.3g}, and {asked:g} was asked for"
+
+
 @check(
     "next_word_probabilities(logits, *, temperature, top_p=1.0)",
     lambda logits, *, temperature, top_p=1.0: next_token_probabilities(
@@ -269,6 +314,7 @@ def _probabilities(
         "the temperature multiplies: divide the logits by it": {"heat": "times"},
         "the temperature changes nothing: it divides the logits (probabilities that sum to 1 again forget it)": {"heat": "none"},
         "you divide by the root of the temperature": {"heat": "root"},
+        "you divide by the temperature twice": {"heat": "twice"},
         "at temperature 0 the largest of all logits is taken: each row has its own, along the last axis": {"heat": "coldest"},
         "top_p is ignored": {"cut": "none"},
         "the word that crosses top_p is dropped: the kept words must have at least top_p together": {"cut": "too few"},
@@ -277,6 +323,8 @@ def _probabilities(
         "the least likely words are kept: sort in descending order": {"cut": "least likely"},
         "the words are not sorted before you add up: the likeliest come first": {"cut": "unsorted"},
         "the probabilities stay in sorted order: scatter them back to their words": {"cut": "left in order"},
+        **{f"{k} word{'s' * (k > 1)} a row {'are' if k > 1 else 'is'} kept, however likely: top_p is a share of probability": {"cut": f"{k} words"}
+           for k in FEW},
         "top_p is taken as a threshold for each word: it is a limit for the sum": {"cut": "threshold"},
         "1 - top_p is taken as a threshold for each word: top_p is a limit for the sum": {"cut": "far threshold"},
         "a share of the words is kept, however likely: top_p is a share of probability": {"cut": "count"},
@@ -293,6 +341,7 @@ def _probabilities(
         "all kept words are equally likely: they keep their shares": {"cut": "equal"},
     },
     symptoms=[
+        _other_temperature,
         lambda case, got, right: "one word a row came back: return the probabilities of all words, nothing is drawn yet"
         if got.shape in (right.shape[:-1], (*right.shape[:-1], 1)) else None,
         lambda case, got, right: f"the probabilities sum to {float(got.sum(-1).flatten()[0]):.3g}: they must sum to 1"
@@ -347,6 +396,8 @@ def _attend(
     parts = [*old, new] if join != "front" else [new, *old]
     axis = 0 if join == "batch" else -2
     all_keys, all_values = (torch.cat(tensors, dim=axis) for tensors in zip(*parts, strict=True))
+    if join == "oldest lost" and cache is not None:
+        all_keys, all_values = all_keys[..., 1:, :], all_values[..., 1:, :]
     if join == "heads" and cache is not None:
         all_keys, all_values = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
     if join == "old only" and cache is not None:
@@ -356,7 +407,8 @@ def _attend(
     i, j = queries.shape[-2], all_keys.shape[-2]
     ones = torch.ones(i, j, dtype=torch.bool, device=queries.device)
     may = {"causal": ones.tril(j - i), "square": ones.tril(), "none": ones, "strict": ones.tril(j - i - 1),
-           "ahead": ones.tril(j - i + 1), "zero": ones.tril(j - i),
+           "ahead": ones.tril(j - i + 1), "zero": ones.tril(j - i), "future": ones.triu(j - i),
+           "pair": ones.tril(0 if cache is None else len(cache)),
            "no past": ones.tril(j - i) & (torch.arange(j, device=queries.device) >= j - i)}[mask]  # fmt: skip
     scores = queries @ all_keys.mT / queries.shape[-1] ** scale
     mixed = scores.masked_fill(~may, 0.0 if mask == "zero" else -math.inf).softmax(over) @ all_values
@@ -364,6 +416,18 @@ def _attend(
     kept = {"last": (all_keys, all_values), "queries": (queries, all_keys), "all": (all_keys, all_values), "new": new, "old": cache or new, "swapped": (all_values, all_keys),
             "none": None, "keys twice": (all_keys, all_keys)}[returned]  # fmt: skip
     return mixed, kept
+
+
+def _later_words(case: Case, run: Callable[[Case], Any]) -> str:
+    """Change one new word after another: its query, key and value."""
+    cache = case.args[3] if len(case.args) > 3 else None
+    sizes = [part.shape[-1] for part in case.args[:3]]
+
+    def read(words: Tensor) -> Tensor:
+        return run(replace(case, args=(*words.split(sizes, dim=-1), *case.args[3:])))[0]
+
+    past = 0 if cache is None else cache[0].shape[-2]
+    return lets_the_future_in(torch.cat(case.args[:3], dim=-1), read, first=past)
 
 
 @check(
@@ -381,17 +445,22 @@ def _attend(
         "no cache comes back: return (mixed, (keys, values))": {"returned": "none"},
         "the cache that comes back holds the keys twice": {"returned": "keys twice"},
         "the mask is aligned with the first key: row i of the new tokens is position past + i, tril(diagonal=past)": {"mask": "square"},
-        "several new tokens see each other's future: among them the mask is causal": {"mask": "none"},
+        "the mask lets the future in: new tokens see each other's future, and among them it must be causal": {"mask": "none"},
+        "the mask lets the future in and hides the past: triu in place of tril": {"mask": "future"},
+        "the mask's diagonal is len(cache), which is 2, keys and values: past is how many tokens they hold, "
+        "cache[0].shape[-2]": {"mask": "pair"},
+        "the oldest token is dropped from the cache: it keeps all": {"join": "oldest lost"},
         "a new token does not see itself": {"mask": "strict"},
         "the mask hides the cache: a new token sees all that is in it": {"mask": "no past"},
         "masked scores are 0, and exp(0) is 1: put -inf there": {"mask": "zero"},
         "softmax runs over queries, not keys: take the last axis": {"over": -2},
         "only the last new token's result comes back: return all": {"returned": "last"},
         "queries are cached: keep keys and values": {"returned": "queries"},
-        "a new token sees the one after it": {"mask": "ahead"},
+        "the mask lets the future in: a new token sees the one after it": {"mask": "ahead"},
         "the scores are not divided by the square root of d": {"scale": 0.0},
         "the scores are divided by d, not by its square root": {"scale": 1.0},
     },
+    future=_later_words,
     forbidden=KERNELS,
 )  # fmt: skip
 def check_kv_cache(draw: Draw) -> Iterator[Case]:
@@ -437,9 +506,17 @@ def _generate(
         if stop == "seen" and end_id in ids:
             break
         newest = ids[:, -1:] if ids.shape[1] > prompt.shape[1] else ids
-        shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt, "newest": newest}[context]
+        shown = {"all": ids, "last": ids[:, -1:], "prompt": prompt, "newest": newest}.get(context, ids)
+        shown = ids[:, -int(context) :] if context.isdigit() else shown
         logits = model(shown)[:, read]
-        nxt = logits.topk(2).indices[:, 1:] if choose == "second" else getattr(logits, choose)(-1, keepdim=True)
+        if choose == "new words alone":
+            logits = logits.clone().index_fill(1, ids[0], -math.inf)
+        if choose == "second":
+            nxt = logits.topk(2).indices[:, 1:]
+        elif choose == "positions":
+            nxt = model(ids).argmax(1)[:, -1:]
+        else:
+            nxt = (logits.argmin if choose == "argmin" else logits.argmax)(-1, keepdim=True)
         if stop == "before" and int(nxt) == end_id:
             break
         nxt = torch.full_like(nxt, end_id) if stop == "filled" and end_id in ids[0, prompt.shape[1] :] else nxt
@@ -463,6 +540,9 @@ def _generate(
         "the logits one before the last are read: the last position predicts the next word": {"read": -2},
         "the least likely word is taken: argmax": {"choose": "argmin"},
         "the second likeliest word is taken: argmax": {"choose": "second"},
+        "the argmax runs over positions: take the last axis, the words": {"choose": "positions"},
+        "no word may come twice in your text: argmax among all words": {"choose": "new words alone"},
+        **{f"the model is shown the last {k} words alone: give it the whole text": {"context": str(k)} for k in range(2, 6)},
         "the text goes on after the end token: stop there": {"stop": "never"},
         "an end token in the prompt stops the text: only one that was appended ends it": {"stop": "seen"},
         "after one word it stops for an end token in the prompt: only one that was appended ends the text": {"stop": "anywhere"},

@@ -80,6 +80,8 @@ def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> It
     Options:
         seconds: time limit of one cell. apart: False runs the cells in this process.
     """
+    if not seconds > 0:
+        raise ValueError(f"seconds, the time limit of a cell, must be a positive number, received {seconds:g}; try 600")
     path = Path(path).resolve()
     cells, handout = _cells(path), _handout(path)
     problems = _apart(path, seconds) if apart else _run(path, seconds, skipped=())
@@ -221,7 +223,7 @@ def summary(path: str | Path, *, seconds: float = 600.0) -> str:
     reached, most = (sum(p.points for p in some) for some in ([p for p in checks if not p.problem], checks))
     lines = [f"{Path(path).name}: {reached} of {most} points of the checks; a person grades the written answers"]
     if not any(part.name for part in found):
-        lines = [f"{Path(path).name}: no part of an assignment is in this notebook; {PROGRAM} list names them"]
+        lines = [_no_part(path)]
     for part in found:
         state = "stopped" if not part.name else "to do" if part.problem else "answered" if part.written else "done"
         points = f" ({part.points} points)" if part.name else ""
@@ -230,8 +232,19 @@ def summary(path: str | Path, *, seconds: float = 600.0) -> str:
     return "\n".join(lines)
 
 
+def _no_part(path: str | Path) -> str:
+    """Say that nothing in a notebook gives points, and why that may be."""
+    code = "\n".join("".join(cell["source"]) for cell in _cells(Path(path)))
+    lost = "" if "check_" not in code else (
+        ". Its cells have lost the marks by which they are known, as happens when they are pasted into another notebook: copy "
+        f"your work into a fresh one ({PROGRAM} start NAME SOMEWHERE)")  # fmt: skip
+    return f"{Path(path).name}: no part of an assignment is in this notebook{lost or f'; {PROGRAM} list names them'}"
+
+
 def next_step(path: str | Path, *, seconds: float = 600.0) -> str:
     """Return the first part of the notebook that is not done, and what is wrong with it."""
+    if not _graded(_cells(Path(path))):
+        return _no_part(path)
     for part in parts(path, seconds=seconds):
         if part.problem:
             return f"next: {part.name or 'a cell that stops'}\n{part.problem}"
@@ -265,7 +278,10 @@ def _cells(path: Path) -> list[dict[str, Any]]:
         ValueError: the file is no notebook.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if not all(isinstance(cell, dict) and {"cell_type", "source"} <= cell.keys() for cell in cells):
+            raise TypeError("one of its cells has no cell_type or no source")
+        return [{"metadata": {}, **cell} for cell in cells]
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is no notebook that can be read: {error}. Save it in Jupyter and try again. If it does not open there "

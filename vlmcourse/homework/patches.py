@@ -30,6 +30,21 @@ def _cut(
     if read == "windows":
         images = images.unfold(2, patch_size, 1).unfold(3, patch_size, 1)
         return rearrange(images, "b c nh nw ph pw -> b (nh nw) (ph pw c)")
+    if read in ("unfolded", "wide steps", "high steps"):
+        steps = (1 if read == "high steps" else patch_size, 1 if read == "wide steps" else patch_size)
+        images = images.unfold(2, patch_size, steps[0]).unfold(3, patch_size, steps[1])
+        if read == "unfolded":
+            return images.reshape(len(images), -1, patch_size**2 * images.shape[1])
+        return rearrange(images, "b c nh nw ph pw -> b (nh nw) (ph pw c)")
+    if read in ("snake", "row length"):
+        patches, nh, nw = _cut(images, patch_size=patch_size), *(n // patch_size for n in images.shape[2:])
+        row, column = torch.arange(nh)[:, None], torch.arange(nw)
+        if read == "snake":
+            return patches[:, torch.where(row % 2 == 0, row * nw + column, row * nw + nw - 1 - column).flatten()]
+        written = torch.zeros_like(patches)
+        for k, place in enumerate((row * nh + column).flatten().tolist()):
+            written[:, min(place, nh * nw - 1)] = patches[:, k]
+        return written
     if read == "count":
         return rearrange(images, f"{WHOLE} -> {pattern}", nh=patch_size, nw=patch_size)
     if read == "mean":
@@ -81,6 +96,11 @@ READ_MISTAKES = {
         "a patch is still a small picture, with its channel in front: flatten it into one vector, (row, column, "
         "channel)": {"out": "b (nh nw) c ph pw"},
         "the patches overlap: they stand side by side, a step of patch_size": {"read": "windows"},
+        "the patches overlap along the width: the step is patch_size there too": {"read": "wide steps"},
+        "the patches overlap along the height: the step is patch_size there too": {"read": "high steps"},
+        "`unfold` leaves the axes (b, c, nh, nw, ph, pw), and a reshape mixes channels and patches: move c to the end first": {"read": "unfolded"},
+        "every second row of patches runs from right to left: all run from left to right": {"read": "snake"},
+        "patch (row, column) has the number row * nw + column: yours multiplies the row by nh": {"read": "row length"},
         "the last patch of each row is missing: `range(w // patch_size)` stops before its end by itself": {"read": "short rows"},
         "patch_size is taken for the number of patches in a row: it is the side of a patch, in pixels": {"read": "count"},
         "each patch is averaged to one pixel: it keeps all its numbers": {"read": "mean"},
@@ -121,6 +141,9 @@ def _paste(
         row, column = torch.arange(nh)[:, None], torch.arange(nw)
         patches = patches[:, (row * nh + column).clamp(max=nh * nw - 1).flatten()]
         read = WHOLE
+    if read == "square":
+        nh = nw = int(patches.shape[1] ** 0.5)
+        patches, read = patches[:, : nh * nw], WHOLE
     return rearrange(patches, f"b ({grid}) ({pixel}) -> {read}", nh=nh, nw=nw, ph=patch_size, pw=patch_size)
 
 
@@ -132,6 +155,7 @@ def _paste(
     mistakes=GRID_MISTAKES | PIXEL_MISTAKES | READ_MISTAKES | {
         "the grid has nw rows of nh patches: image_size is (height, width)": {"swapped": True},
         "row and column of the grid hold patch number row * nw + column: yours multiplies the row by nh": {"read": "row length"},
+        "the grid is taken to be square, as if the number of patches were a square number: image_size says its shape": {"read": "square"},
         "the channels come last: images are (b, c, h, w)": {"read": "b (nh ph) (nw pw) c"},
         "the patches are still apart: join (nh ph) and (nw pw)": {"read": "b (nh nw) c ph pw"},
         "height and width are still split: join (nh ph) and (nw pw)": {"read": "b c nh ph nw pw"},
@@ -154,7 +178,7 @@ def check_unpatchify(draw: Draw) -> Iterator[Case]:
         yield Case(what, (draw.normal(b, height * width, size * size * channels),), options)
 
 
-OF_CHANNELS = -1
+OF_CHANNELS, OF_OUTPUTS, ROOT = -1, -2, -3
 
 
 def _embed(
@@ -173,8 +197,15 @@ def _embed(
 ) -> Tensor:
     """Embed by a strided convolution, or by something near it."""
     _, c, ph, pw = weight.shape
-    stride = c if stride == OF_CHANNELS else stride
+    stride = c if stride == OF_CHANNELS else len(weight) if stride == OF_OUTPUTS else stride
     weight = weight.flip(flip)
+    if flat == "view":
+        weight, flat = weight.reshape(-1, len(weight)).T.reshape(weight.shape), "c ph pw"
+    if scale == ROOT:
+        scale = weight[0].numel() ** -0.5
+    if out == "bias along tokens":
+        tokens = F.conv2d(images, weight, stride=ph).flatten(2)
+        return (tokens + bias.repeat(tokens.shape[2])[: tokens.shape[2]]).mT
     weight = rearrange(rearrange(weight, f"d c ph pw -> d ({flat})"), f"d ({order}) -> d c ph pw", ph=ph, pw=pw)
     embedded = F.conv2d(
         images, weight * scale, bias * use_bias, stride=stride or ph, padding=ph // 2 if out == "padded" else 0
@@ -196,6 +227,10 @@ def _embed(
         "the bias comes twice": {"use_bias": 2},
         "your windows overlap: the stride of the convolution is the patch size": {"stride": 1},
         "the stride is the number of channels, weight.shape[1]: it is the patch size, weight.shape[-1]": {"stride": OF_CHANNELS},
+        "the stride is the number of outputs, weight.shape[0]: it is the patch size, weight.shape[-1]": {"stride": OF_OUTPUTS},
+        "`weight.reshape(-1, d)` cuts memory anew where the flattened weight should be transposed: `weight.flatten(1).T`": {"flat": "view"},
+        "the products are divided by the root of a patch's length: a convolution does not scale": {"scale": ROOT},
+        "the bias is added along the tokens: each of its numbers belongs to one feature, the last axis": {"out": "bias along tokens"},
         "your tokens are in column-major order: token 1 should be right of token 0": {"out": "b (nw nh) d"},
         "the two last axes are swapped: a token is a row, (b, n, d)": {"out": "b d (nh nw)"},
         "the grid is still there: flatten its rows and columns into one sequence of tokens": {"out": "b d nh nw"},

@@ -51,6 +51,8 @@ def _conv3d(
         kernel = kernel / weight[0].numel()
     if scale == "last offsets":
         kernel = F.pad(kernel[:, :, :-1, :-1, :-1], (0, 1) * 3)
+    if scale == "frames together":
+        kernel = torch.cat([kernel.sum(2, keepdim=True), torch.zeros_like(kernel[:, :, 1:])], dim=2)
     if scale == "one frame":
         kernel = kernel * (torch.arange(kernel.shape[2], device=kernel.device) == 0)[:, None, None]
     steps = tuple(stride if on else 1 for on in strided)
@@ -97,6 +99,7 @@ def _conv3d(
         "you average over the window: sum": {"scale": "mean"},
         "the last offset of the kernel is left out in time, height and width: `range(kt)` ends before its end by itself": {"scale": "last offsets"},
         "only one frame of each window is used: sum over time too": {"scale": "one frame"},
+        "the kernel is summed over time and meets one frame alone: its offset i belongs to frame i of the window": {"scale": "frames together"},
     },
     forbidden=frozenset({"conv3d", "convolution", "_convolution"}),
 )  # fmt: skip
@@ -108,14 +111,18 @@ def check_conv3d(draw: Draw) -> Iterator[Case]:
     """
     b, c_in, c_out = draw.primes(3)
     t, h, w = (size + 5 for size in draw.primes(3))
+    cubic, oblong = (3, 3, 3), (2, 3, 5)
+    if draw.small:  # an example that a person can read
+        b, c_in, c_out, t, h, w = 1, draw.integer(1, 3), draw.integer(1, 3), *(draw.integer(2, 4) for _ in range(3))
+        cubic, oblong = (2, 2, 2), (1, 2, 2)
     clips = draw.normal(b, c_in, t, h, w)
-    cube = draw.normal(c_out, c_in, 3, 3, 3)
+    cube = draw.normal(c_out, c_in, *cubic)
     bias = draw.normal(c_out)
-    yield Case("a kernel of 3 x 3 x 3", (clips, cube))
+    yield Case("a kernel with equal sides", (clips, cube))
     yield Case("a bias", (clips, cube, bias))
     yield Case("stride 2", (clips, cube, bias), {"stride": 2})
     yield Case("padding 1", (clips, cube, bias), {"padding": 1})
-    yield Case("an oblong kernel", (clips, draw.normal(c_out, c_in, 2, 3, 5), bias))
+    yield Case("an oblong kernel", (clips, draw.normal(c_out, c_in, *oblong), bias))
     yield Case("stride 3 with padding 2", (clips, cube, bias), {"stride": 3, "padding": 2})
 
 
@@ -156,6 +163,9 @@ def _output_size(size: int, *, kernel: int, stride: int, padding: int, formula: 
         "the kernel is taken away after the division: before": {"formula": lambda n, k, s, p: (n + 2 * p) // s - k + 1},
         "kernel and stride are swapped": {"formula": lambda n, k, s, p: (n + 2 * p - s) // k + 1},
         "half of the kernel is taken away: all of it": {"formula": lambda n, k, s, p: (n + 2 * p - k // 2) // s + 1},
+        "this is the size with 'same' padding, size / stride rounded up: here kernel and padding count": {"formula": lambda n, k, s, p: -(-n // s)},
+        "the padding is squared: it comes at two ends, twice": {"formula": lambda n, k, s, p: (n + p**2 - k) // s + 1},
+        "each term is divided and rounded by itself: add them up first, and divide once": {"formula": lambda n, k, s, p: n // s + 2 * p // s - k // s + 1},
         "the stride multiplies: divide by it": {"formula": lambda n, k, s, p: (n + 2 * p - k) * s + 1},
     },
 )  # fmt: skip
@@ -185,6 +195,13 @@ def _clobbered(frames: Tensor, orders: Tensor) -> Tensor:
     return frames
 
 
+def _exchanged(frames: Tensor, orders: Tensor) -> Tensor:
+    frames, rows = frames.clone(), torch.arange(len(frames))
+    for j in range(frames.shape[1]):
+        frames[rows, orders[:, j]], frames[:, j] = frames[:, j].clone(), frames[rows, orders[:, j]]
+    return frames
+
+
 def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
     """Reorder the frames of each clip, or something else."""
     b, _, t, h, w = clips.shape
@@ -206,8 +223,12 @@ def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
         "view": lambda: frames[rows, orders].reshape(clips.shape).transpose(1, 2),
         "time first": lambda: frames[rows, orders],
         "clobbered": lambda: _clobbered(frames, orders),
+        "exchanged": lambda: _exchanged(frames, orders),
+        "all but the last": lambda: torch.cat([frames[rows, orders[:, :-1]], frames[:, -1:]], dim=1),
+        "every order": lambda: clips[:, :, orders],
+        "channels": lambda: torch.stack([clip[order % clips.shape[1]] for clip, order in zip(clips, orders, strict=True)]),
     }[how]()  # fmt: skip
-    return picked if how == "time first" else rearrange(picked, "b t c h w -> b c t h w")
+    return picked if how in ("time first", "every order", "channels") else rearrange(picked, "b t c h w -> b c t h w")
 
 
 @check(
@@ -230,6 +251,11 @@ def _shuffle(clips: Tensor, orders: Tensor, *, how: str = "right") -> Tensor:
         "the columns of the picture are shuffled: axis 2 of (b, c, t, h, w) is time": {"how": "columns"},
         "frames are overwritten before they are read: read from the old clip, write to a new one": {"how": "clobbered"},
         "a reshape has mixed time and channel: move the axis (transpose, rearrange) instead": {"how": "view"},
+        "frames are exchanged in pairs, one pair after the other, in the clip that is read: read from the old clip, write to a new "
+        "one": {"how": "exchanged"},
+        "the last frame stays as it was: `range(t)` ends before t by itself": {"how": "all but the last"},
+        "each clip comes in the orders of all clips: row i of orders is for clip i alone": {"how": "every order"},
+        "the orders pick channels: axis 2 of (b, c, t, h, w) is time": {"how": "channels"},
         "time and channel are swapped in the result: (b, c, t, h, w)": {"how": "time first"},
     },
 )  # fmt: skip

@@ -40,6 +40,10 @@ def _connect(
         vectors = features.reshape(len(features), -1, weight.shape[1])
     if pool == "reshape tokens":
         vectors = rearrange(features, "b d h w -> b (h w) d").reshape(len(features), -1, weight.shape[1])
+    if pool == "divided":
+        vectors = vectors / vectors.shape[-1]
+    if pool == "divided by root":
+        vectors = vectors / vectors.shape[-1] ** 0.5
     projected = vectors @ weight.T + use_bias * bias
     if pool == "overlap":
         kernel = rearrange(weight, "o (rh rw d) -> o d rh rw", rh=reduction, rw=reduction)
@@ -66,6 +70,8 @@ def _connect(
         "the neighbours are averaged: join them, so that nothing is lost": {"pool": "mean"},
         "the largest of the neighbours is taken: join them, so that nothing is lost": {"pool": "max"},
         "the neighbours are added: join them, so that nothing is lost": {"pool": "sum"},
+        "the projection is divided by the length of the joined vector: one linear map is all": {"pool": "divided"},
+        "the projection is divided by the root of the joined vector's length: one linear map is all": {"pool": "divided by root"},
         "the vectors are normalised: one linear map is all": {"pool": "norm"},
         "the squares overlap: they stand side by side, a stride of `reduction`": {"pool": "overlap"},
         "only the first of the neighbours is used": {"pool": "corner"},
@@ -103,8 +109,10 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
         image = image.flip(1)
     if how == "last place":
         places = [places[-1]] * len(places)
-    if how == "largest id":
-        places = ids.argmax(1).tolist()
+    if how in ("largest id", "smallest id"):
+        places = (ids.argmax(1) if how == "largest id" else ids.argmin(1)).tolist()
+    if how == "id as place":
+        places = [image_id] * len(places)
     if how == "reshaped":
         image = image.mT.reshape(image.shape)
     if how == "first word":
@@ -120,6 +128,8 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
             "tail backwards": [row[:at], picture, row[at + 1 :].flip(0)],
             "one early": [row[: max(at - 1, 0)], picture, row[max(at, 1) :]],
             "one late": [row[: at + 1], picture, row[at + 2 :]],
+            "exchanged": [row[at + 1 :], picture, row[:at]],
+            "rest at the end": [row[:at], picture[:1], row[at + 1 :], picture[1:]],
             "overwritten": [row[:at], picture[: len(row) - at], row[at + k :]],
             "mean": [row[:at], picture.mean(0, keepdim=True).expand(k, -1), row[at + 1 :]],
             "mean alone": [row[:at], picture.mean(0, keepdim=True), row[at + 1 :]],
@@ -155,6 +165,10 @@ def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: st
         "the image is averaged: keep its k vectors": {"how": "mean"},
         "the image is averaged to one vector: keep its k vectors": {"how": "mean alone"},
         "the image stands where the largest id is: look for image_id, with ==": {"how": "largest id"},
+        "the image stands where the smallest id is: look for image_id, with ==": {"how": "smallest id"},
+        "image_id is taken for the place of the placeholder: it is the number of a word, look where ids == image_id": {"how": "id as place"},
+        "the words before and behind the image are exchanged": {"how": "exchanged"},
+        "only the image's first vector takes the placeholder's place, and the others stand at the end": {"how": "rest at the end"},
         "the placeholder's vector is added to the image's: it goes": {"how": "added"},
         "only one vector of the image is put in: all k are": {"how": "one vector"},
     },
@@ -171,10 +185,13 @@ def check_splice(draw: Draw) -> Iterator[Case]:
     b, n, d, k = draw.primes(4)
     n, k, b = n + 4, k + 1, max(b, 2)
 
+    image_ids = iter(draw.order(4).tolist())
+
     def case(what: str, places: Tensor) -> Case:
-        ids = draw.integers(9, b, n) + 1
-        ids = ids.scatter(1, places[:, None], 0)
-        return Case(what, (draw.normal(b, n, d), ids, draw.normal(b, k, d)), {"image_id": 0})
+        image_id = 2 + next(image_ids)  # neither the smallest number nor the largest, and another one in each case
+        ids = draw.integers(9, b, n)
+        ids = (ids + (ids >= image_id)).scatter(1, places[:, None], image_id)
+        return Case(what, (draw.normal(b, n, d), ids, draw.normal(b, k, d)), {"image_id": image_id})
 
     def places(low: int, high: int) -> Tensor:
         found = draw.integers(high - low, b) + low
