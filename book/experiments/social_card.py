@@ -6,12 +6,12 @@ Usage: python -m book.experiments.social_card     after make book; needs Chromiu
 import shutil
 import sys
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 
 from book.tools.normalise import ROOT
 
 PAGE, CARD = ROOT / "_build" / "html" / "book" / "intro.html", ROOT / "book" / "_static" / "book.png"
-SIZE = {"width": 1200, "height": 630}  # what those who show cards ask for
+SIZE: ViewportSize = {"width": 1200, "height": 630}  # what those who show cards ask for
 # Without what is around the page, and larger, so that words can be read where the card is small.
 LOOKS = """
 html { zoom: 1.1; }
