@@ -1,6 +1,6 @@
 """A compact, readable library for a lecture on vision: patches, attention, convolution, contrast.
 
-Every public name can be imported from here, ``from vlmcourse import patchify``. Names are resolved on
+What chapters and homework use can be imported from here, ``from vlmcourse import patchify``. Names are resolved on
 first use, so that ``import vlmcourse`` itself costs next to nothing and ``vlmcourse.ops`` never pulls in
 matplotlib or scikit-learn. Their types are in ``__init__.pyi``, and a test holds the two lists together.
 """
@@ -30,7 +30,8 @@ _ROOMS = {
     "data.datasets": "ImageDataset load_dataset image_folder",
     "data.videos": "VideoDataset video_folder",
     "data.questions": "KINDS questions",
-    "data.augment": "two_views SCENE_STEPS SIMCLR_STEPS random_affine random_horizontal_flip random_resized_crop",
+    "data.augment": "two_views SCENE_STEPS SIMCLR_STEPS random_affine random_horizontal_flip random_resized_crop"
+    " rotate_shift_scale",
     "train.runtime": "device seed_everything",
     "train.loop": "fit",
     "train.checkpoints": "save_checkpoint load_checkpoint",
@@ -51,6 +52,10 @@ _ROOMS = {
     "course.figures": "plots",
     "course.figures.interactive": "attention_picture contrastive_circle path_picture",
     "course.figures.player": "clip_player",
+    "course.figures.field_viewer": "field_viewer",
+    "course.figures.forced_word": "forced_word",
+    "course.figures.patch_slider": "patch_slider",
+    "course.figures.stepper": "convolution_stepper",
 }
 _EXPORTS = {name: f"vlmcourse.{room}" for room, names in _ROOMS.items() for name in names.split()}
 

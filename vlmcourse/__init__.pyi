@@ -2,10 +2,14 @@
 
 from vlmcourse.course.chapter import Chapter as Chapter
 from vlmcourse.course.figures import plots as plots
+from vlmcourse.course.figures.field_viewer import field_viewer as field_viewer
+from vlmcourse.course.figures.forced_word import forced_word as forced_word
 from vlmcourse.course.figures.interactive import attention_picture as attention_picture
 from vlmcourse.course.figures.interactive import contrastive_circle as contrastive_circle
 from vlmcourse.course.figures.interactive import path_picture as path_picture
+from vlmcourse.course.figures.patch_slider import patch_slider as patch_slider
 from vlmcourse.course.figures.player import clip_player as clip_player
+from vlmcourse.course.figures.stepper import convolution_stepper as convolution_stepper
 from vlmcourse.course.results import glue as glue
 from vlmcourse.course.results import load_result as load_result
 from vlmcourse.course.results import record_result as record_result
@@ -19,6 +23,7 @@ from vlmcourse.data.augment import SIMCLR_STEPS as SIMCLR_STEPS
 from vlmcourse.data.augment import random_affine as random_affine
 from vlmcourse.data.augment import random_horizontal_flip as random_horizontal_flip
 from vlmcourse.data.augment import random_resized_crop as random_resized_crop
+from vlmcourse.data.augment import rotate_shift_scale as rotate_shift_scale
 from vlmcourse.data.augment import two_views as two_views
 from vlmcourse.data.datasets import ImageDataset as ImageDataset
 from vlmcourse.data.datasets import image_folder as image_folder

@@ -29,6 +29,14 @@ MENDS: list[tuple[str, str]] = [
     (r'(<html[^>]*?)data-theme="auto"', r'\1data-theme="light"'),
     # The title above the contents belongs to a landmark.
     (r'(<a class="navbar-brand logo".*?</a>)', r'<nav aria-label="Start">\1</nav>'),
+    # Labels that say something else than what can be read, and hide it from a screen reader and from a voice command:
+    # the offer to unfold code names itself, the button of the search with its shortcut as well, and the icons in the
+    # button of the colours are no words.
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    (r'(<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="Search"', r"\1"),
+    (r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"', r"\1"),
+    # What a formatter has to know is noise to a reader.
+    (r' *<span class="c1"># fmt: skip</span>', ""),
     # A notebook or a script that is offered is downloaded, not opened in a tab.
     (r'<a href="([^"]*(?:_sources/[^"]*\.ipynb|_static/scripts/[^"]*\.py))" target="_blank"', r'<a href="\1" download'),
     # The button called .pdf only opened the browser's dialog; book/tools/pdf.py puts the whole book in its place.

@@ -27,8 +27,6 @@ from vlmcourse.course.figures import style
 
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 POINT = 4 / 3  # pixels of CSS; matplotlib writes points
-# Of its size, to which a figure shrinks before it scrolls: small type is 9 px, the narrow width fits a phone.
-SMALLEST = 0.74
 TABLE = re.compile(r'<table[^>]*class="(?:dataframe|[^"]*\btable)".*?</table>', re.DOTALL)
 PAPER = "var(--pst-color-background, #fff)"
 # A number as a table shows it: with a sign, a spread and a unit, or none at all.
@@ -68,7 +66,7 @@ def inline(svg: str, *, label: str, prefix: str) -> str:
     box = root.get("viewBox", f"0 0 {width:g} {height:g}")
     root.attrib.clear()
     root.attrib |= {"class": "figure", "role": "img", "aria-label": label, "viewBox": box}
-    root.attrib |= {"width": f"{width:.0f}", "height": f"{height:.0f}", "style": f"min-width: {SMALLEST * width:.0f}px"}
+    root.attrib |= {"width": f"{width:.0f}", "height": f"{height:.0f}"}
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
     return f'<div class="output figure">{ET.tostring(root, encoding="unicode")}</div>'
 

@@ -17,7 +17,8 @@ def description(doctree: nodes.document) -> str:
     """Return the first words of a page's running text, as many as fit into a description."""
     for paragraph in doctree.findall(nodes.paragraph):
         text = " ".join(paragraph.astext().split())
-        if len(text) >= 40 and isinstance(paragraph.parent, (nodes.section, nodes.document)):
+        running = isinstance(paragraph.parent, (nodes.section, nodes.document)) and not paragraph["classes"]
+        if len(text) >= 40 and running:  # a class marks a second title, or a place that is filled later
             return text if len(text) <= LONGEST else text[: LONGEST - 1].rsplit(" ", 1)[0].rstrip(",;:") + " …"
     return ""
 

@@ -14,7 +14,7 @@ from vlmcourse.course.bench import limit
 from vlmcourse.course.contestants import BENCHES
 
 NOT_MEASURED = "not measured yet"
-BENCH_COLUMNS = ("", "median", "middle half", "ours / it", "memory")
+BENCH_COLUMNS = ("", "median", "middle half", "ours / it", "aim", "memory")
 COLUMNS = ("result", "value", "data", "where and when")
 RUN_COLUMNS = ("file", "holds", "seeds", "threads", "CPU", "seconds per run", "PyTorch", "when")
 
@@ -112,7 +112,9 @@ def benches(report: dict[str, Any]) -> list[nodes.Node]:
     found: list[nodes.Node] = [nodes.paragraph("", f"{where}{made['date']}, {made['commit']}.")]
     for bench in report["benches"].values():
         rows = [list(map(nodes.Text, cells)) for cells in bench_rows(bench)]
-        title = bench["what"] + ("; load of the machine {} on {} cores".format(*bench["load"]) if bench["load"] else "")
+        title = bench["what"] + (
+            "; load of the machine {:.1f} on {} cores".format(*bench["load"]) if bench["load"] else ""
+        )
         found += [nodes.rubric("", title), table(BENCH_COLUMNS, rows)]
     if missing := [name for name in BENCHES if name not in report["benches"]]:
         found.append(nodes.paragraph("", f"{NOT_MEASURED.capitalize()}: {', '.join(missing)}."))
@@ -125,13 +127,23 @@ def bench_rows(bench: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, one in bench["contestants"].items():
         low, high = one["quartiles"]
-        aim = f" (aim {bench['aims'][name]:g})" if name in bench["aims"] else ""
-        times = f"{1e3 * one['median']:.4g} ms", f"{1e3 * low:.4g} to {1e3 * high:.4g} ms"
+        times = f"{milliseconds(one['median'])} ms", f"{milliseconds(low)}–{milliseconds(high)} ms"
+        ratio, aim = f"{ours / one['median']:.2f}", f"{bench['aims'][name]:g}" if name in bench["aims"] else ""
         memory = f"{one['memory'] / 1e6:.1f} MB" if one["memory"] else ""
-        rows.append([f"{name} {one['version'] or ''}".strip(), *times, f"{ours / one['median']:.2f}{aim}", memory])
-    rows += [[name, why, "", "", ""] for name, why in bench["absent"].items()]
-    least = limit(bench["need"], bench["rates"])
-    return rows if least is None else [*rows, ["limit of the machine", f"{1e3 * least:.4g} ms", "", "", ""]]
+        rows.append([f"{name} {one['version'] or ''}".strip(), *times, ratio, aim, memory])
+    rows += [[f"{name}: {why}", "", "", "", "", ""] for name, why in bench["absent"].items()]
+    if (least := limit(bench["need"], bench["rates"])) is not None:
+        rows.append(["limit of the machine", f"{milliseconds(least)} ms", "", "", "", ""])
+    return rows
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a time to three digits: repeats differ by more than the fourth.
+
+    >>> milliseconds(0.038231), milliseconds(1.2345), milliseconds(0.0001462)
+    ('38.2', '1,230', '0.146')
+    """
+    return f"{float(f'{1e3 * seconds:.3g}'):,g}"
 
 
 def table(columns: Sequence[str], rows: list[list[nodes.Node]]) -> nodes.table:

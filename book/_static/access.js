@@ -33,6 +33,12 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   };
   reach();
+
+  // The button of something folded is named after it, and not a dozen times "Toggle hidden content".
+  window.addEventListener("load", () => {
+    for (const button of document.querySelectorAll(".admonition-title .toggle-button"))
+      button.setAttribute("aria-label", button.parentElement.textContent.trim().replace(/\s+/g, " "));
+  });
   window.MathJax?.startup?.promise?.then(reach);
   window.addEventListener("load", reach);
   window.addEventListener("resize", reach);

@@ -1,4 +1,4 @@
-"""Where the course lives: the one setting that buttons, links, badges and the first cells of chapters come from.
+"""Where the course lives: the one setting that buttons, links, badges and the first cells of notebooks come from.
 
 It is VLMCOURSE_REPOSITORY, or else what ``git remote get-url origin`` says where that is on a hosting service. Without
 an address the book shows no button, and prints none. An empty VLMCOURSE_REPOSITORY switches the address off.
@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from book.tools.first_cell import write_address
-from book.tools.normalise import ROOT, chapters, normalise, read, rewrite, text_of
+from book.tools.first_cell import handout, write_address
+from book.tools.normalise import ROOT, chapters, handouts, normalise, read, rewrite, text_of
 
 # git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
 REMOTE = re.compile(
@@ -86,13 +86,14 @@ def badges(here: str | None) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the address, or only say which files have another."""
-    parser = argparse.ArgumentParser(description="Write the repository's address into chapters and README.")
+    parser = argparse.ArgumentParser(description="Write the repository's address into notebooks and README.")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a file has another address")
     options = parser.parse_args(argv)
     here = address(options.root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
     wanted = {path: text_of(normalise(write_address(read(path), here))) for path in chapters(options.root)}
+    wanted |= {path: handout(read(path), here) for path in handouts(options.root)}
     readme = options.root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, outdated="has another address", done="address written")

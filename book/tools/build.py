@@ -36,13 +36,13 @@ import yaml
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
-from book.tools import homework, site
+from book.tools import site
 from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import syntax_of, used_modules
-from book.tools.first_cell import write_address
-from book.tools.normalise import ROOT, chapters, code_cells, normalise, read, text_of
+from book.tools.first_cell import handout, write_address
+from book.tools.normalise import ROOT, chapters, code_cells, handouts, normalise, read, text_of
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
@@ -151,11 +151,8 @@ class Book:
         here = address(self.root)
         config = content["_config.yml"].decode()
         content["_config.yml"] = site.config(config, here, site.address_of_site()).encode()
-        for file in self.root.glob("book/homework/*"):  # handouts install from the same address as chapters
-            if file.suffix == ".ipynb" and here:
-                content[self.name(file)] = text_of(write_address(read(file), here)).encode()
-            elif file.name == "index.md":
-                content[self.name(file)] = homework.with_address(file.read_text(encoding="utf-8"), here).encode()
+        for path in handouts(self.root):
+            content[self.name(path)] = handout(read(path), here).encode()
         for chapter in self.chapters:
             nb = write_address(read(chapter), here)
             content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()

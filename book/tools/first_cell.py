@@ -1,10 +1,10 @@
-"""The first code cell of a chapter: one template, which installs the package or says how."""
+"""The first code cell of a chapter or an assignment: one template, which installs the package or says how."""
 
 import re
 
 from nbformat import NotebookNode
 
-from book.tools.normalise import code_cells
+from book.tools.normalise import code_cells, name_cells, text_of
 
 TRY = """\
 try:  # on Colab or Kaggle, first choose a runtime with a GPU
@@ -52,3 +52,15 @@ def write_address(nb: NotebookNode, address: str | None) -> NotebookNode:
     for cell in code_cells(nb)[:1]:
         cell.source = with_address(cell.source, address)
     return nb
+
+
+def handout(nb: NotebookNode, address: str | None) -> str:
+    """Return the text of an assignment that installs from ``address``; a chapter's normal form would lose its marks."""
+    name_cells(write_address(nb, address).cells)
+    return text_of(nb)
+
+
+def address_in(nb: NotebookNode) -> str | None:
+    """Return the address that the first code cell of ``nb`` installs from, or None where it names none."""
+    match = re.search(r"git\+(\S+)", code_cells(nb)[0].source)
+    return match[1] if match else None

@@ -21,7 +21,8 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells, rewrite, text_of
+from book.tools.first_cell import address_in, handout
+from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells, read, rewrite, text_of
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
@@ -45,11 +46,6 @@ from vlmcourse.homework.grading import regrade
 
 regrade("{name}", {function})
 ### END HIDDEN TESTS"""
-INSTALL = "`%pip install --quiet git+{address}`"
-NO_ADDRESS = (
-    INSTALL.format(address="ADDRESS")
-    + ", where ADDRESS is that of the repository you cloned (`git remote get-url origin` prints it)"
-)
 COMPARE = """from vlmcourse.homework import is_mine_normal
 
 print(is_mine_normal("{name}", mine))"""
@@ -107,17 +103,6 @@ def student(source: str) -> NotebookNode:
     return notebook
 
 
-def with_address(page: str, address: str | None) -> str:
-    """Return the homework's first page with the command that installs from a repository, where its address is known.
-
-    >>> with_address(f"Run {NO_ADDRESS}.", "https://example.org/a/b")
-    'Run `%pip install --quiet git+https://example.org/a/b`.'
-    >>> with_address("Run it.", None)
-    'Run it.'
-    """
-    return page.replace(NO_ADDRESS, INSTALL.format(address=address)) if address else page
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -129,7 +114,9 @@ def main() -> int:
         if not (config := course / "nbgrader_config.py").exists():
             wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
-        wanted = {PAGES / f"{name}.ipynb": text_of(student(sources[name])) for name in sources}
+        pages = {name: PAGES / f"{name}.ipynb" for name in sources}
+        here = {name: address_in(read(page)) if page.is_file() else None for name, page in pages.items()}
+        wanted = {pages[name]: handout(student(source), here[name]) for name, source in sources.items()}
     outdated = "not what the sources give; run python -m book.tools.homework"
     return rewrite(wanted, check=options.check, outdated=outdated, done="written")
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run the library's tests with the lowest version of everything that pyproject.toml allows, in an environment of its own.
-# What fails here raises a bound there. PYTHON chooses the interpreter, best the oldest that is allowed.
+# What fails here raises a bound there. PYTHON chooses the interpreter, best the oldest that is allowed; TORCH_INDEX
+# another package index for torch and torchvision alone.
 set -eu
 cd "$(dirname "$0")/../.."
 tool=_build/lock
@@ -10,7 +11,15 @@ mkdir -p $folder
 $tool/bin/uv pip compile pyproject.toml --extra video --resolution lowest-direct --python-version 3.11 \
     --no-annotate --no-header --quiet --output-file $folder/pins >/dev/null
 [ -x $folder/bin/python ] || "${PYTHON:-.venv/bin/python}" -m venv $folder
-$folder/bin/python -m pip install --disable-pip-version-check --quiet --requirement $folder/pins
+pins=$folder/pins
+if [ -n "${TORCH_INDEX:-}" ]; then # as in setup.sh: torch and torchvision alone, which bring no CUDA from there
+    # shellcheck disable=SC2046  # two requirements
+    $folder/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --index-url "$TORCH_INDEX" \
+        $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' $folder/pins)
+    awk '!/^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/' $folder/pins >$folder/pins-without-torch
+    pins=$folder/pins-without-torch
+fi
+$folder/bin/python -m pip install --disable-pip-version-check --quiet --requirement $pins
 $folder/bin/python -m pip install --disable-pip-version-check --quiet \
     pytest pytest-xdist pytest-timeout hypothesis ipython ipykernel nbclient nbformat sphinx playwright
 $folder/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .

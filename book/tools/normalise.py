@@ -146,6 +146,11 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return sorted((root / "lectures").glob("*.ipynb"))
 
 
+def handouts(root: Path = ROOT) -> list[Path]:
+    """Return the notebooks of the assignments, in order."""
+    return sorted((root / "book" / "homework").glob("hw*.ipynb"))
+
+
 def code_cells(nb: NotebookNode) -> list[NotebookNode]:
     """Return the cells that execute."""
     return [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]

@@ -29,7 +29,8 @@ CHAPTER = next(name for name in PAGES if name.startswith("lectures/03"))
 
 AXE = """
 contrast => axe.run(document, {
-  resultTypes: ['violations'], rules: {'color-contrast': {enabled: contrast}},
+  resultTypes: ['violations'],
+  rules: {'color-contrast': {enabled: contrast}, 'label-content-name-mismatch': {enabled: true}},
 }).then(found => found.violations
   .filter(kind => ['serious', 'critical'].includes(kind.impact))
   .map(kind => `${kind.id} (${kind.impact}): `
@@ -63,6 +64,8 @@ selector => [...document.querySelectorAll(selector)]
   .filter(([name, box, opacity]) => box.width < 43.5 || box.height < 43.5 || opacity < 0.9)
   .map(([name, box, opacity]) => `${name}: ${Math.round(box.width)} by ${Math.round(box.height)}, opacity ${opacity}`)
 """
+
+FINGER = ".header-article__inner button:not(.dropdown-item), button.copybtn"
 
 
 @cache
@@ -157,10 +160,24 @@ def test_what_scrolls_sideways_on_a_phone_can_be_reached_with_the_keyboard(brows
     page.context.close()
 
 
-def test_a_finger_finds_the_buttons(browser, address):
-    page = opened(browser, f"{address}{CHAPTER}.html", size=PHONE, has_touch=True, is_mobile=True)
+@pytest.mark.parametrize(
+    ("name", "there"), [(CHAPTER, ".toggle-button"), (CHAPTER, ".sd-summary-title"), ("book/homework/hw1", "summary")]
+)
+def test_a_finger_finds_the_buttons(browser, address, name, there):
+    page = opened(browser, f"{address}{name}.html", size=PHONE, has_touch=True, is_mobile=True)
     assert page.locator("button.copybtn").count() > 5
-    assert page.evaluate(SMALL, ".header-article__inner button:not(.dropdown-item), button.copybtn") == []
+    assert page.locator(f".bd-article {there}").count() > 2
+    assert page.evaluate(SMALL, f"{FINGER}, .bd-article {there}") == []
+    page.context.close()
+
+
+def test_the_button_of_something_folded_is_named_after_it(browser, address):
+    page = opened(browser, f"{address}{CHAPTER}.html")
+    page.wait_for_load_state("load")
+    names = page.eval_on_selector_all(".toggle-button", "all => all.map(button => button.getAttribute('aria-label'))")
+    assert len(names) > 2
+    assert [name for name in names if not name.startswith("Solution to Exercise")] == []
+    assert len(set(names)) == len(names)
     page.context.close()
 
 

@@ -48,12 +48,12 @@ def test_by_night_no_figure_stands_on_white_paper(shown, name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_on_a_phone_figures_stay_readable_and_what_scrolls_can_be_reached_by_keyboard(shown, name):
+def test_on_a_phone_no_type_is_below_nine_points_and_what_scrolls_can_be_reached_by_keyboard(shown, name):
     page = shown(name, **PHONE)
     smallest = """figures => figures.flatMap(figure => {
         const scale = figure.getBoundingClientRect().width / figure.viewBox.baseVal.width;
         return [...figure.querySelectorAll('text')].map(word => scale * parseFloat(getComputedStyle(word).fontSize));
-    }).filter(size => size > 0 && size < 8.5)"""
+    }).filter(size => size > 0 && size < 11.9)"""
     assert page.eval_on_selector_all("svg.figure", smallest) == []
     lost = "all => all.filter(b => b.scrollWidth > b.clientWidth && b.tabIndex < 0).map(b => b.innerHTML.slice(0, 99))"
     assert page.eval_on_selector_all(".output.figure", lost) == []

@@ -36,6 +36,20 @@ def test_its_examples_are_true():
             '<div class="citation" id="id5" role="doc-biblioentry">',
             '<div class="citation" id="id5" role="listitem">',
         ),
+        ('<span class="p">)</span>  <span class="c1"># fmt: skip</span>\n', '<span class="p">)</span>\n'),
+        ('<summary aria-label="Toggle hidden content">\n<p>Show', "<summary>\n<p>Show"),
+        (
+            '<button class="btn search-button-field a" title="Search" aria-label="Search" data-a="b"><i></i>',
+            '<button class="btn search-button-field a" title="Search" data-a="b"><i></i>',
+        ),
+        (
+            '<button class="btn search-button" aria-label="Search"><i></i>',
+            '<button class="btn search-button" aria-label="Search"><i></i>',
+        ),
+        (
+            '<i class="theme-switch fa-sun" data-mode="light" title="Light"></i>',
+            '<i class="theme-switch fa-sun" data-mode="light"></i>',
+        ),
         ('<li><button onclick="window.print()"><span>.pdf</span></button></li>', "<!-- pdf -->"),
     ],
 )

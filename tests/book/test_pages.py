@@ -96,6 +96,13 @@ OVERFLOW = """
 }
 """
 
+# Names in tables that are broken into several lines, letter by letter at worst.
+BROKEN_NAMES = """
+() => [...document.querySelectorAll('.bd-article td code .pre')]
+  .filter(word => word.checkVisibility() && word.getClientRects().length > 1)
+  .map(word => word.textContent)
+"""
+
 
 @dataclass
 class Visit:
@@ -111,6 +118,7 @@ class Visit:
     rendered_formulas: int = 0
     formula_errors: list[str] = field(default_factory=list)
     overflow: list[str] = field(default_factory=list)
+    broken_names: list[str] = field(default_factory=list)
     faint: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -175,6 +183,7 @@ def look_at(browser, address: str, name: str) -> Visit:
     visit.headings = page.evaluate(
         "() => [...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h6)')].map(h => +h.tagName[1])"
     )
+    visit.broken_names = page.evaluate(BROKEN_NAMES)
     visit.faint["light"] = page.evaluate(CONTRAST)
     page.evaluate("() => document.documentElement.dataset.theme = 'dark'")
     page.wait_for_timeout(300)  # colours fade over
@@ -182,6 +191,7 @@ def look_at(browser, address: str, name: str) -> Visit:
     page.set_viewport_size(PHONE)
     page.wait_for_timeout(200)
     visit.overflow = page.evaluate(OVERFLOW)
+    visit.broken_names += page.evaluate(BROKEN_NAMES)
     page.context.close()
     return visit
 
@@ -237,6 +247,11 @@ def test_headings_start_with_one_title_and_skip_no_level(visit, name):
 @on_every_page
 def test_a_page_fits_a_phone_without_scrolling_sideways(visit, name):
     assert visit(name).overflow == []
+
+
+@on_every_page
+def test_code_in_a_table_is_not_broken_inside_a_name(visit, name):
+    assert visit(name).broken_names == []
 
 
 @on_every_page

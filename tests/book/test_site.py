@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from book.tools import address as tool
 from book.tools import package, site
 from book.tools.address import address, hosted
-from book.tools.first_cell import FORM, template, with_address
+from book.tools.first_cell import FORM, address_in, handout, template, with_address
 from book.tools.normalise import code_cells, read
 
 ROOT = Path(__file__).parents[2]
@@ -28,17 +28,12 @@ import finding  # noqa: E402
 import furniture  # noqa: E402
 
 CHAPTERS = sorted((ROOT / "lectures").glob("*.ipynb"))
+NOTEBOOKS = [*CHAPTERS, *sorted((ROOT / "book" / "homework").glob("hw*.ipynb"))]
 HERE = "https://github.com/owner/course"
 PLACEHOLDER = re.compile(
     r"<(?:owner|user|your)[^>]*>|<[a-z ]*address>"
     r"|\b(?:OWNER|USERNAME|YOUR[-_]\w+)\b|(?:owner|user|you)/(?:course|repo|vlmcourse)\b"
 )
-
-
-def address_in(cell):
-    """Return the address that a first cell installs from."""
-    match = re.search(r"^    %pip install --quiet git\+(\S+)$", cell.source, re.MULTILINE)
-    return match[1] if match else None
 
 
 @pytest.fixture(autouse=True)
@@ -92,16 +87,17 @@ def test_the_address_is_the_variable_or_else_the_remote(tmp_path, monkeypatch):
 # --- first cells --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_a_chapter_begins_with_the_template(path):
-    cell = code_cells(read(path))[0]
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_begins_with_the_template(path):
+    nb = read(path)
+    cell = code_cells(nb)[0]
     match = FORM.match(cell.source)
     assert match, "the first code cell has not the form of the template"
-    assert cell.source.startswith(template(match["imports"], address_in(cell)))
+    assert cell.source.startswith(template(match["imports"], address_in(nb)))
     assert "runtime with a GPU" in match[0]
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_where_the_package_is_missing_a_first_cell_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vlmcourse", None)
     source = code_cells(read(path))[0].source
@@ -124,8 +120,9 @@ def test_with_an_address_a_first_cell_installs_and_goes_on(monkeypatch):
     assert names["chapter"] == "chapter x"
 
 
-def test_all_chapters_install_from_the_same_place():
-    assert len({address_in(code_cells(read(path))[0]) for path in CHAPTERS}) == 1
+def test_all_notebooks_install_from_the_same_place():
+    assert len(NOTEBOOKS) > len(CHAPTERS) > 0
+    assert len({address_in(read(path)) for path in NOTEBOOKS}) == 1
 
 
 def test_an_address_comes_into_a_first_cell_and_out_again_and_the_rest_stays():
@@ -138,6 +135,14 @@ def test_an_address_comes_into_a_first_cell_and_out_again_and_the_rest_stays():
     assert with_address("import torch\n", HERE) == "import torch\n"
     ast.parse(with_address(plain, HERE, script=True))
     assert f"pip install git+{HERE}" in with_address(plain, HERE, script=True)
+
+
+def test_an_assignment_gets_an_address_and_keeps_its_marks():
+    plain = (ROOT / "book" / "homework" / "hw1.ipynb").read_text(encoding="utf-8")
+    told = handout(nbformat.reads(plain, as_version=4), HERE)
+    assert f"%pip install --quiet git+{HERE}" in told
+    assert told.count('"nbgrader"') == plain.count('"nbgrader"') > 0
+    assert handout(nbformat.reads(told, as_version=4), address_in(nbformat.reads(plain, as_version=4))) == plain
 
 
 def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme(tmp_path, monkeypatch, capsys):
@@ -155,7 +160,7 @@ def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme
     assert tool.main(["--root", str(tmp_path), "--check"]) == 1
     assert (path.read_text(), readme.read_text()) == before
     assert tool.main(["--root", str(tmp_path)]) == 0
-    assert address_in(code_cells(read(path))[0]) == HERE
+    assert address_in(read(path)) == HERE
     assert f"]({HERE}/actions/workflows/test.yml)" in readme.read_text()
     assert readme.read_text().endswith("\n\nText.\n")
     assert tool.main(["--root", str(tmp_path), "--check"]) == 0
@@ -450,3 +455,19 @@ def test_no_page_prints_a_placeholder_for_an_address(path):
 )
 def test_a_placeholder_is_found(text):
     assert PLACEHOLDER.search(text)
+
+
+def test_the_card_of_the_site_has_the_size_that_cards_have():
+    from PIL import Image
+
+    assert Image.open(ROOT / "book" / "_static" / "book.png").size == (1200, 630)
+
+
+def test_a_second_title_does_not_describe_a_page():
+    nodes = pytest.importorskip("docutils.nodes")
+    page = nodes.section()
+    page += nodes.paragraph(
+        "", "A second title below the title, which says little about the page", classes=["under-title"]
+    )
+    page += nodes.paragraph("", "The first words of the running text, which say what a reader finds here")
+    assert furniture.description(page).startswith("The first words")

@@ -160,10 +160,10 @@ def test_the_page_shows_medians_ratios_aims_absences_and_the_limit():
         "aims": {"plain loop": 0.6}, "need": {"flops": 3, "bytes": 2}, "rates": {"flops": 1000.0, "bytes": 4000.0},
     })  # fmt: skip
     assert rows == [
-        ["vlmcourse 1.0", "2 ms", "1 to 3 ms", "1.00", "2.0 MB"],
-        ["plain loop", "4 ms", "4 to 5 ms", "0.50 (aim 0.6)", ""],
-        ["timm", "not installed: timm", "", "", ""],
-        ["limit of the machine", "3 ms", "", "", ""],
+        ["vlmcourse 1.0", "2 ms", "1–3 ms", "1.00", "", "2.0 MB"],
+        ["plain loop", "4 ms", "4–5 ms", "0.50", "0.6", ""],
+        ["timm: not installed: timm", "", "", "", "", ""],
+        ["limit of the machine", "3 ms", "", "", "", ""],
     ]
 
 

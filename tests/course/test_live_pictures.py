@@ -105,6 +105,14 @@ def test_the_rules_that_pictures_share_are_put_into_each():
 # --- in a real browser -----------------------------------------------------------------------------------------------
 
 
+# How large each word of a picture is shown, in pixels.
+TYPE = """() => [...document.querySelectorAll('.live-picture, .live-picture *')]
+  .filter(e => !e.closest('script, style, noscript') && e.checkVisibility())
+  .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
+  .map(e => [parseFloat(getComputedStyle(e).fontSize) * (e.getScreenCTM?.().a ?? 1), e.textContent.trim().slice(0, 20)])
+"""
+
+
 def says(page):
     return " ".join(page.locator("[aria-live]").inner_text().split())
 
@@ -147,6 +155,15 @@ def test_without_scripts_a_still_picture_and_a_sentence_stay_and_no_dead_control
     assert still.locator("noscript").inner_text().startswith("Without scripts")
     assert says(still) == says(moving)
     assert len(says(still)) > 20 or make is asked
+
+
+@every_picture
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_type_is_below_nine_points(browser, make, width):
+    shown = opened(browser, make(), viewport={"width": width, "height": 900}).evaluate(TYPE)
+    assert len(shown) > 3
+    assert [(size, word) for size, word in shown if size < 11.9] == []
 
 
 @every_picture

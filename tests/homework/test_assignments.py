@@ -14,8 +14,7 @@ import pytest
 from browsers import unavailable
 
 from book.tools import homework
-from book.tools.first_cell import write_address
-from book.tools.normalise import code_cells, text_of
+from book.tools.first_cell import address_in, handout
 from vlmcourse.homework import CHECKS, Report, grading, notebook
 
 pytestmark = pytest.mark.slow  # nearly every test below starts a kernel
@@ -53,7 +52,8 @@ def whole_solutions(source):
 def test_the_students_file_is_what_the_source_gives_and_holds_no_solution(path):
     source = path.read_text(encoding="utf-8")
     file = (homework.PAGES / f"{path.stem}.ipynb").read_text(encoding="utf-8")
-    assert file == text_of(homework.student(source)), "run python -m book.tools.homework"
+    here = address_in(nbformat.reads(file, as_version=4))
+    assert file == handout(homework.student(source), here), "run python -m book.tools.homework"
     assert len(solutions(source)) > 8
     text = "\n".join("".join(cell["source"]) for cell in json.loads(file)["cells"])
     assert [line for line in solutions(source) if line in text] == []
@@ -66,17 +66,6 @@ def test_a_leaked_solution_would_be_found(path):
     source = path.read_text(encoding="utf-8")
     text = "\n".join(cell.source for cell in homework.instructor(source).cells)
     assert all(line in text for line in solutions(source))
-
-
-@pytest.mark.parametrize("path", SOURCES, **ids)
-def test_pages_install_from_the_repository_where_its_address_is_known(path):
-    made = write_address(homework.student(path.read_text(encoding="utf-8")), "https://example.org/a/b")
-    assert "    %pip install --quiet git+https://example.org/a/b\n" in code_cells(made)[0].source
-    page = (homework.PAGES / "index.md").read_text(encoding="utf-8")
-    assert homework.NO_ADDRESS in page
-    assert "before all others: `%pip install --quiet git+https://example.org/a/b`." in homework.with_address(
-        page, "https://example.org/a/b"
-    )
 
 
 @pytest.mark.parametrize("path", SOURCES, **ids)

@@ -1,6 +1,7 @@
 """Checkpoints: a killed run goes on exactly, another run is refused, a damaged file is one clear error."""
 
 import functools
+import io
 import json
 import math
 import os
@@ -10,6 +11,8 @@ import resource
 import signal
 import subprocess
 import sys
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +25,9 @@ from torch import nn
 from vlmcourse.data.questions import questions
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.train import _identity, checkpoints
+from vlmcourse.train._resume import RunFile
 from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
-from vlmcourse.train.loop import warmup_cosine
+from vlmcourse.train.loop import fit, warmup_cosine
 from vlmcourse.train.simclr import train_simclr
 from vlmcourse.train.vlm import train_vlm
 
@@ -421,15 +425,53 @@ def test_a_state_that_cannot_be_kept_is_refused_and_the_old_file_stays(tmp_path,
     assert load_checkpoint(tmp_path / "run.pt") == {"step": 1}
 
 
-def test_a_compiled_model_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    calm, _ = train(torch.compile(network(), backend="eager"))
-    with monkeypatch.context() as patched:
-        left = [1] * 4
-        patched.setattr(F, "cross_entropy", lambda *arguments, f=F.cross_entropy: left.pop() * f(*arguments))
-        with pytest.raises(IndexError):
-            train(torch.compile(network(), backend="eager"), checkpoint=tmp_path / "run.pt", checkpoint_every=2)
-    assert load_checkpoint(tmp_path / "run.pt")["step"] == 4
-    assert_same(train(torch.compile(network(), backend="eager"), checkpoint=tmp_path / "run.pt")[0], calm)
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        compiled_in_place,
+        nn.DataParallel,
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+    ],
+    ids=["compiled", "compiled in place", "data parallel", "both"],
+)
+def test_a_wrapped_model_and_the_plain_one_share_a_checkpoint(tmp_path, wrapped):
+    plain, _ = train(checkpoint=tmp_path / "plain.pt")
+    train(wrapped(network()), checkpoint=tmp_path / "wrapped.pt")
+    assert load_checkpoint(tmp_path / "wrapped.pt")["model"].keys() == plain.keys()
+    assert_same(train(checkpoint=tmp_path / "wrapped.pt")[0], load_checkpoint(tmp_path / "wrapped.pt")["model"])
+    model = network()
+    train(wrapped(model), checkpoint=tmp_path / "plain.pt")
+    assert_same(model.state_dict(), plain)
+
+
+def test_a_model_with_one_compiled_part_shares_a_checkpoint_with_the_plain_one(tmp_path):
+    plain, _ = train(checkpoint=tmp_path / "run.pt")
+    model = network()
+    model[0] = torch.compile(model[0], backend="eager")
+    train(model, checkpoint=tmp_path / "run.pt")
+    assert torch.equal(model[0].weight, plain["0.weight"])
+
+
+def test_weights_in_a_checkpoint_lie_as_other_files_want_them(tmp_path):
+    from safetensors.torch import save
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    pictures = torch.rand(8, 3, 3, 3)
+
+    def loss(model, batch):
+        assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+        return model(batch).square().mean()
+
+    fit(model, loss, pictures, lr=1e-3, steps=2, checkpoint=tmp_path / "run.pt", device="cpu", progress=False)
+    weights = load_checkpoint(tmp_path / "run.pt")["model"]
+    assert all(weight.is_contiguous() for weight in weights.values())
+    save(weights)
 
 
 def test_the_home_folder_and_folders_that_are_not_there_yet_may_be_named(tmp_path, monkeypatch):
@@ -557,6 +599,45 @@ def test_a_file_much_larger_than_the_run_needs_is_refused_without_reading_it(tmp
         file.truncate(2**40)  # takes no room on the disk, and does not fit into any memory
     with pytest.raises(ValueError, match=r"cannot be used: .*it has 1099511627776 bytes"):
         train(checkpoint=path)
+
+
+def test_a_file_that_unpacks_to_more_than_it_holds_is_refused_without_unpacking(tmp_path):
+    from vlmcourse.train.checkpoints import _checksum
+
+    whole, packed = io.BytesIO(), io.BytesIO()
+    torch.save({"model": {"weight": torch.zeros(2**20)}}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    content = packed.getvalue()
+    assert len(content) < 2**16
+    (tmp_path / "run.pt").write_bytes(_checksum(content) + content)
+    with pytest.raises(ValueError, match="it unpacks to more than it holds"):
+        load_checkpoint(tmp_path / "run.pt")
+
+
+def test_a_file_that_holds_a_list_is_no_checkpoint(tmp_path):
+    from vlmcourse.train.checkpoints import _checksum
+
+    file = io.BytesIO()
+    torch.save([1, 2], file)
+    (tmp_path / "run.pt").write_bytes(_checksum(file.getvalue()) + file.getvalue())
+    with pytest.raises(ValueError, match="it holds a list"):
+        load_checkpoint(tmp_path / "run.pt")
+
+
+def test_a_run_with_a_thousand_metrics_resumes(tmp_path):
+    def loss(model, batch):
+        value = model(batch).square().mean()
+        return value, {f"metric {k}": value.detach() / (k + 1) for k in range(1000)}
+
+    options = {"lr": 1e-3, "checkpoint": tmp_path / "run.pt", "device": "cpu", "progress": False}
+    train_again = partial(fit, nn.Linear(2, 2), loss, torch.rand(4, 2), **options)
+    train_again(steps=2)
+    run = RunFile(tmp_path / "run.pt", nn.Linear(2, 2), torch.optim.AdamW(nn.Linear(2, 2).parameters()), 100, dict)
+    before = (tmp_path / "run.pt").stat().st_size
+    train_again(steps=102)
+    assert (tmp_path / "run.pt").stat().st_size - before < run._max_bytes() - 2**24
 
 
 def forged(path, change):

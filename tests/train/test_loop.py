@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -107,6 +108,21 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else():
     assert len({tuple(o) for o in orders}) == 9
     torch.manual_seed(5)
     assert order(1, 1) == orders[4]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: warmup_cosine(10, steps=6), ValueError, "step must lie between 0 and steps - 1 = 5, received 10"),
+        (lambda: warmup_cosine(-3, steps=6), ValueError, "step must lie between 0 and steps - 1 = 5, received -3"),
+        (lambda: batch_of_step(-1, n=10, batch_size=4), ValueError, "step must be at least 0, received -1"),
+        (lambda: batch_of_step(0, n=0, batch_size=4), ValueError, "n must be at least 1, received 0"),
+        (lambda: batch_of_step(0, n=10, batch_size=2.5), TypeError, "batch_size must be an integer, received 2.5"),
+    ],
+)
+def test_a_step_or_a_size_that_there_cannot_be_is_refused(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call()
 
 
 def test_epochs_count_passes_over_the_data():

@@ -172,6 +172,11 @@ def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tenso
 
     Units:
         angle: degrees, clockwise. right, down: pixels.
+
+    >>> images, still = torch.eye(4).expand(1, 1, 4, 4), torch.zeros(1)
+    >>> turned = rotate_shift_scale(images, torch.tensor([90.0]), right=still, down=still, scale=torch.ones(1))
+    >>> torch.allclose(turned, images.flip(-1), atol=1e-6)
+    True
     """
     height, width = images.shape[2:]
     cos, sin = torch.deg2rad(angle).cos() / scale, torch.deg2rad(angle).sin() / scale

@@ -15,7 +15,10 @@ from torch import Tensor
 from vlmcourse._checks import check_int
 from vlmcourse.data._folders import SPLITS, check_on_error, decode_once, list_classes
 
-EXTENSIONS = frozenset([".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp"])
+EXTENSIONS = frozenset(
+    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".ogv",
+     ".ts", ".vob", ".webm", ".wmv"]
+)  # fmt: skip
 WHOLE = 0.9  # the part of a video's promised length, in frames and in seconds, that must be there
 
 SOURCES = """

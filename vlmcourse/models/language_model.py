@@ -114,6 +114,9 @@ class LanguageModel(nn.Module):
             received = f"{attention_mask.dtype} of shape {tuple(attention_mask.shape)}"
             raise ValueError(f"attention_mask must be boolean of shape {tuple(x.shape[:2])}, received {received}")
         if cache is not None and cache.attention_mask is not None:
+            if len(cache.attention_mask) != len(x):
+                received = f"received one of {len(cache.attention_mask)}"
+                raise ValueError(f"cache must be that of this batch of {len(x)}, {received}; begin with a new one")
             attention_mask = torch.cat([cache.attention_mask, attention_mask], dim=1)
         limit = self.context_length
         if attention_mask.shape[1] > limit and (longest := int(attention_mask.sum(1).max())) > limit:

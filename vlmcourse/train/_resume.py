@@ -29,7 +29,7 @@ class RunFile:
         identity: Callable[[], dict[str, dict[str, Any]]],
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.model, self.optimizer, self.steps = model, optimizer, steps
+        self.model, self.optimizer, self.steps = unwrapped(model), optimizer, steps
         self.identity = {} if path is None else identity()
 
     @contextlib.contextmanager
@@ -64,7 +64,8 @@ class RunFile:
         state = load_checkpoint(self.path, max_bytes=self._max_bytes())
         try:
             self._check(self.path, state)
-            self.model.load_state_dict(state["model"])
+            saved, names = state["model"], self.model.state_dict().keys()
+            self.model.load_state_dict({name: saved[plain_name(name)] for name in names})
             self._load_optimizer(state["optimizer"])
             step, history = state["step"], History(state["history"])
             if step not in range(self.steps + 1) or len(history.rows) != step:
@@ -85,8 +86,8 @@ class RunFile:
             history.fetch()
         check_weights(self.model, step)  # before a good checkpoint is replaced
         if distributed.rank() == 0:
-            weights, memory = self.model.state_dict(), self.optimizer.state_dict()["state"]
-            state = {"model": weights, "optimizer": memory, "step": step, "history": history.rows}
+            memory = self.optimizer.state_dict()["state"]
+            state = {"model": self._weights(), "optimizer": memory, "step": step, "history": history.rows}
             save_checkpoint(self.path, state | self.identity)
 
     def keep(self, step: int, history: History, *, every: int, interrupted: bool) -> None:
@@ -100,9 +101,12 @@ class RunFile:
             kept = f"{self.path} holds it; the same call continues" if self.path else "no checkpoint was asked for"
             raise KeyboardInterrupt(f"stopped after step {step} of {self.steps}; {kept}")
 
+    def _weights(self) -> dict[str, Any]:
+        return {plain_name(name): value for name, value in self.model.state_dict().items()}
+
     def _check(self, path: Path, state: Mapping[str, Any]) -> None:
         """Raise unless the file holds a run of this model and this identity, or one that this run extends."""
-        check_same("model", path, _shapes(state["model"]), _shapes(self.model.state_dict()))
+        check_same("model", path, _shapes(state["model"]), _shapes(self._weights()))
         for what, present in self.identity.items():
             saved = dict(state[what])
             finished = what == "configuration" and saved["steps"] == state["step"] < present["steps"]
@@ -122,7 +126,19 @@ class RunFile:
     def _max_bytes(self) -> int:
         """Return more than any checkpoint of this run takes: weights, two moments, and a thousand numbers per step."""
         weights = sum(t.nbytes for t in self.model.state_dict().values() if isinstance(t, Tensor))
-        return 4 * weights + 8_000 * self.steps + 2**24
+        return 4 * weights + 32_000 * self.steps + 2**24
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside ``torch.compile`` and ``DataParallel``: its checkpoint is also that of the plain one."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", model)
+    return model if inner is model else unwrapped(inner)
+
+
+def plain_name(name: str) -> str:
+    """Return a weight's name without the mark of a part that is compiled by itself."""
+    return name.replace("_orig_mod.", "")
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A checkpoint is a checksum, and then what ``torch.save`` writes of plain values 
 import hashlib
 import io
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,13 @@ def load_checkpoint(path: str | Path, *, max_bytes: int | None = None) -> dict[s
             checksum, content = file.read(_CHECKSUM_BYTES), file.read()
             if checksum != _checksum(content):
                 raise ValueError("its checksum does not match")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # weights only: no code
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > len(content):
+                    raise ValueError("it unpacks to more than it holds")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # weights only: no code
+            if not isinstance(state, dict):
+                raise ValueError(f"it holds a {type(state).__name__}")
+            return state
         except Exception as error:  # whatever a foreign file leads to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
@@ -74,7 +81,7 @@ def _plain(value: Any, name: str) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, list | tuple):
         items = [_plain(item, f"{name}[{k}]") for k, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items

@@ -115,13 +115,14 @@ def shared_nt_xent_loss(
 
     >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
-    >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
+    >>> loss = shared_nt_xent_loss(same, same, temperature=0.1)
+    >>> torch.isclose(loss, torch.tensor(7.0).log()).item()
     True
     """
     first = sum(_lengths(view1)[: rank()])
     own = slice(first, first + len(view1))
-    everyone = gather_embeddings(view1), gather_embeddings(view2)
-    return nt_xent_loss(*everyone, temperature=temperature, chunk_size=chunk_size, anchors=own)
+    gathered = gather_embeddings(view1), gather_embeddings(view2)
+    return nt_xent_loss(*gathered, temperature=temperature, chunk_size=chunk_size, anchors=own)
 
 
 def _lengths(rows: Tensor) -> list[int]:

@@ -25,7 +25,7 @@ from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
 from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
 from vlmcourse.train._identity import identity_of
-from vlmcourse.train._resume import RunFile
+from vlmcourse.train._resume import RunFile, plain_name, unwrapped
 from vlmcourse.train._surroundings import (
     explained_out_of_memory,
     has_bfloat16,
@@ -74,7 +74,9 @@ def fit(
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains nothing, unless
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew, in the place of the old file.
+    starts anew, in the place of the old file. Compared are code, closed-over values, global variables and public
+    attributes; what an object keeps in ``_private`` attributes, in ``__slots__`` or in its class is not seen. A model
+    that was compiled or wrapped shares its checkpoint with the plain one.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, so that their BatchNorm statistics do not move either. ``autocast`` uses bfloat16 where the
@@ -82,8 +84,9 @@ def fit(
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
     every batch (``batch_size`` counts the whole one), and process 0 shows progress and writes checkpoints. A
-    contrastive loss gathers its embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees
-    each process's own share only; where that matters, convert it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
+    contrastive loss gathers its embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. All processes
+    must see the folder of the checkpoint. BatchNorm sees each process's own share only, and the statistics of process 0
+    are kept; where that matters, convert it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of tensors of one length n, or a dataset with ``images`` and
@@ -107,9 +110,10 @@ def fit(
 
     >>> x = torch.linspace(-1, 1, 32)[:, None]
     >>> line = torch.nn.Linear(1, 1)
-    >>> squared_error = lambda model, batch: (model(batch[0]) - batch[1]).square().mean()
-    >>> history = fit(line, squared_error, (x, 3 * x + 1), lr=0.1, epochs=300, batch_size=32, device="cpu",
-    ...               autocast=False, progress=False)
+    >>> def squared_error(model, batch):
+    ...     return (model(batch[0]) - batch[1]).square().mean()
+    >>> history = fit(line, squared_error, (x, 3 * x + 1), lr=0.1, epochs=300,
+    ...               batch_size=32, device="cpu", autocast=False, progress=False)
     >>> [round(p.item(), 2) for p in line.parameters()]
     [3.0, 1.0]
     >>> list(history.columns)
@@ -194,6 +198,8 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     >>> [round(warmup_cosine(step, steps=6, warmup=2), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
+    if not 0 <= step < steps:
+        raise ValueError(f"step must lie between 0 and steps - 1 = {steps - 1}, received {step}")
     if not 0 <= warmup < steps:
         raise ValueError(f"warmup must lie between 0 and steps - 1 = {steps - 1} steps, received {warmup}")
     if step < warmup:
@@ -212,9 +218,12 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
 
     >>> [batch_of_step(step, n=10, batch_size=4).tolist() for step in range(3)]
     [[...], [...], [...]]
-    >>> sorted(torch.cat([batch_of_step(step, n=10, batch_size=4) for step in range(3)]).tolist())
+    >>> epoch = [batch_of_step(step, n=10, batch_size=4) for step in range(3)]
+    >>> sorted(torch.cat(epoch).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
+    check_positive_ints(n=n, batch_size=batch_size)
+    check_int("step", step, minimum=0)
     epoch, position = divmod(step, math.ceil(n / batch_size))
     return _epoch_batches(n, batch_size, seed, epoch)[position]
 
@@ -275,7 +284,7 @@ def _identity(
     model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
 ) -> dict[str, dict[str, Any]]:
     """Say what run this is: a checkpoint of another is not continued."""
-    learns = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    learns = {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()}
     return {
         "configuration": asdict(settings),
         "dataset": examples.identity(),

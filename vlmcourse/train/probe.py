@@ -90,7 +90,8 @@ class LinearProbe:
     >>> generator = torch.Generator().manual_seed(0)
     >>> labels = torch.arange(3).repeat(40)
     >>> features = torch.eye(3)[labels] + 0.1 * torch.randn(120, 3, generator=generator)
-    >>> probe = LinearProbe().fit(features[:60], labels[:60], features[60:90], labels[60:90])
+    >>> probe = LinearProbe()
+    >>> _ = probe.fit(features[:60], labels[:60], features[60:90], labels[60:90])
     >>> probe.score(features[90:], labels[90:])
     1.0
     """
@@ -267,7 +268,8 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     Source:
         Everingham et al. 2010, the PASCAL VOC challenge, section 4.
 
-    >>> mean_iou(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]), num_classes=3)  # (1/2 + 2/3) / 2
+    >>> predicted, labels = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    >>> mean_iou(predicted, labels, num_classes=3)  # (1/2 + 2/3) / 2
     0.583...
     """
     check_int("num_classes", num_classes)

@@ -46,8 +46,8 @@ def train_simclr(
         AdamW, which serves small batches better than the paper's LARS.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
-    >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, device="cpu",
-    ...                               progress=False)
+    >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3,
+    ...                               batch_size=8, device="cpu", progress=False)
     >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
     (torch.Size([5, 64]), 3)
     """

@@ -190,8 +190,9 @@ def train_vlm(
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
-    >>> model, history = train_vlm(ConvEncoder(width=2), asked, steps={"connector": 1, "joint": 2}, embed_dim=8,
-    ...                            batch_size=4, device="cpu", progress=False)
+    >>> steps = {"connector": 1, "joint": 2}
+    >>> options = {"embed_dim": 8, "batch_size": 4, "device": "cpu", "progress": False}
+    >>> model, history = train_vlm(ConvEncoder(width=2), asked, steps=steps, **options)
     >>> history["stage"].tolist()
     ['connector', 'joint', 'joint']
     """
@@ -272,8 +273,10 @@ def named(answer: str, attribute: str) -> tuple[str, ...]:
 
     >>> named("a small red star left of a large blue ring", "color")
     ('red', 'blue')
-    >>> named("a small red star on the left", "place"), named("a ring left of a star", "place")
-    (('on the left',), ('left of',))
+    >>> named("a small red star on the left", "place")
+    ('on the left',)
+    >>> named("a ring left of a star", "place")
+    ('left of',)
     """
     if attribute == "place":
         phrases = ["left of", "right of", "above", "below", *scenes.PHRASES.values()]

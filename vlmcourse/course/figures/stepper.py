@@ -65,8 +65,8 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str, start: tupl
         "stepper.html",
         label=label,
         weights=_weight_cells(kernel),
-        clip=_grey_cells(frames),
-        outputs=_grey_cells(outputs / outputs.abs().max().clamp(min=1e-12)),
+        clip=_gray_cells(frames),
+        outputs=_gray_cells(outputs / outputs.abs().max().clamp(min=1e-12)),
         step=places.index(place),
         window=_corner(place, frames),
         frames=[_corner((t, 0, 0), frames) for t in range(len(kernel))],
@@ -91,7 +91,7 @@ def _cells(frames: Tensor) -> list[tuple[float, tuple[int, int]]]:
     return [(value, _corner(place, frames)) for value, place in zip(frames.flatten().tolist(), places, strict=True)]
 
 
-def _grey_cells(frames: Tensor) -> list[dict[str, Any]]:
+def _gray_cells(frames: Tensor) -> list[dict[str, Any]]:
     greys = [(f"{round(255 * min(max(value, 0), 1)):02x}", at) for value, at in _cells(frames)]
     return [{"at": at, "fill": f"#{3 * grey}"} for grey, at in greys]
 

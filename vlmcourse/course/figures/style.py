@@ -39,6 +39,7 @@ GROUPS = {
         "supervised": "blue",
         "contrastive": "green",
         "label-free": "green",  # the same encoder, before chapter 3 names its loss
+        "all views": "green",  # and beside those whose views lack a step
         "random": "ochre",
         "pixels": "grey",
     },
@@ -99,14 +100,18 @@ def color_of(name: str, position: int = 0) -> str:
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each name: its concept's, and for a name without one a colour that no concept has there.
+    """Return a colour for each name: its concept's, and for a name without one a colour that means nothing there.
 
-    >>> colors_of(["another", "supervised"])["another"] != CONCEPTS["supervised"]
-    True
+    The colours of the whole groups that the concepts belong to come last, and those that are taken not at all.
+
+    >>> colors_of(["another", "random"])["another"] in [CONCEPTS["supervised"], CONCEPTS["random"]]
+    False
     """
     names = list(names)
-    taken = {color_of(name) for name in names if concept_in(name)}
-    free = cycle([color for color in COLORS if color not in taken] or COLORS)
+    present = {concept for name in names if (concept := concept_in(name))}
+    taken = {CONCEPTS[concept] for concept in present}
+    meant = {HUES[hue] for group in GROUPS.values() if present & group.keys() for hue in group.values()}
+    free = cycle(sorted(set(COLORS) - taken, key=lambda color: (color in meant, COLORS.index(color))) or COLORS)
     return {name: color_of(name) if concept_in(name) else next(free) for name in names}
 
 
