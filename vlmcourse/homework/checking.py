@@ -579,8 +579,8 @@ def _same(one: Any, other: Any, *, nan: bool = False) -> bool:
 def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> str | None:
     """Return the hint of the mistake, or of the two together, that gives the student's results in every case.
 
-    Where no mistake explains all ordinary cases, it may explain the plainest, or all of these that fail: who forgets a step need
-    not get the mask, or infinity, wrong in our way.
+    Where no mistake explains all ordinary cases, it may explain the plainest, or all of these that fail, or, said with
+    care, the first of them: who forgets a step need not get the mask, or infinity, wrong in our way.
     """
     known: list[tuple[str, Mapping[str, Any]]] = list(task.mistakes.items()) if task.variant else []
     pairs: list[tuple[str, Mapping[str, Any]]]
@@ -593,7 +593,7 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
     plainest = [pair for pair in ordinary if wrong and pair[0].options.keys() == wrong[0][0].options.keys()]
     failing = [pair for pair in plainest if any(pair is other for other in wrong)] or wrong[:1]
     first = [(hint, knobs) for hint, knobs in known + pairs if _explains(task, knobs, wrong[:1])] if wrong else []
-    for compared in (ordinary, plainest, failing):
+    for compared in (ordinary, plainest, failing, wrong[:1]):
         # One whole number may agree by chance.
         numbers = [tensor for _, value in compared for tensor in _tensors(value)]
         telling = (
@@ -604,7 +604,8 @@ def _mistake(task: Task, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> 
         if telling and any(pair is other for pair in compared for other in wrong):
             for hint, knobs in first if any(pair is wrong[0] for pair in compared) else known + pairs:
                 if _explains(task, knobs, compared):
-                    return hint
+                    more = len(failing) > len(compared)  # others of the kind fail in another way: this may be chance
+                    return f"at least for {compared[0][0].what}: {hint}" if more else hint
     return None
 
 
