@@ -33,19 +33,7 @@ def _weights(
     if cosine:
         queries, keys = (torch.nn.functional.normalize(x, dim=-1) for x in (queries, keys))
     scores = einsum(queries, keys, "... i d, ... j d -> ... i j")
-    divisors = {
-        "sqrt d": d**0.5,
-        "none": 1.0,
-        "d": d,
-        "times": d**-0.5,
-        "sqrt n": n**0.5,
-        "sqrt i": queries.shape[-2] ** 0.5,
-        "sqrt 2d": (2 * d) ** 0.5,
-        "minus": -(d**0.5),
-        "fourth": d**0.25,
-        "base 2": d**0.5 / math.log(2),
-    }
-    scores = scores / divisors[scale]
+    scores = scores / _divisor(scale, queries.shape[-2], n, d)
     if causal:
         triangle = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         mask = triangle if mask is None else mask & triangle
@@ -74,6 +62,23 @@ def _weights(
     if mask is not None and masking == "again":
         weights = weights / weights.sum(axis, keepdim=True)
     return weights.mT if transposed else weights
+
+
+def _divisor(scale: str, i: int, n: int, d: int) -> float:
+    """Return what scores of i queries and n keys of width d are divided by."""
+    divisors = {
+        "sqrt d": d**0.5,
+        "none": 1.0,
+        "d": d,
+        "times": d**-0.5,
+        "sqrt n": n**0.5,
+        "sqrt i": i**0.5,
+        "sqrt 2d": (2 * d) ** 0.5,
+        "minus": -(d**0.5),
+        "fourth": d**0.25,
+        "base 2": d**0.5 / math.log(2),
+    }
+    return divisors[scale]
 
 
 def _shares(weights: Tensor) -> Tensor:
@@ -408,10 +413,8 @@ def _block(
     if wiring == "minus":
         x = tokens - attention(norm1(tokens))
         return x - mlp(norm2(x))
-    if wiring == "shared norm":
-        norm2 = norm1
-    if wiring == "swapped norms":
-        norm1, norm2 = norm2, norm1
+    norms = {"shared norm": (norm1, norm1), "swapped norms": (norm2, norm1)}
+    norm1, norm2 = norms.get(wiring, (norm1, norm2))
     if first == "mlp":
         attention, mlp = mlp, attention
     if place == "post":

@@ -301,7 +301,11 @@ def _nt_xent(
         return F.cross_entropy(scores, target) / math.log(2)
     if ending == "no log":
         return -scores.softmax(1).gather(1, target[:, None]).mean()
-    loss = F.cross_entropy(scores, target, reduction="none")
+    return _ended(F.cross_entropy(scores, target, reduction="none"), n, ending)
+
+
+def _ended(loss: Tensor, n: int, ending: str) -> Tensor:
+    """Return what is made of the losses of all rows, of which two belong to each of n images."""
     endings = {
         "sum": loss.sum(),
         "minus": -loss.mean(),
