@@ -233,6 +233,12 @@ def played_with():
     course.contrastive_circle(rand(2, 4), label="a circle")
     course.path_picture(small_vlm().to(WHERE), rand(3, 16, 16))
     course.clip_player(rand(3, 4, 8, 8), label="a clip")
+    course.field_viewer(rand(3, 9, 9), {(1, 3, 1): rand(9, 9)}, start=(1, 3, 1), label="a field")
+    course.patch_slider(rand(3, 16, 24), sizes=(8, 4), start=4, label="a picture")
+    course.convolution_stepper(rand(1, 3, 4, 4), rand(1, 1, 2, 3, 3), label="a clip")
+    world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "usual": vlm.pairings(2)}
+    pictures = course.questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES, device=WHERE)
+    course.forced_word({"untrained": vlm.build_vlm(embed_dim=8, depth=1, num_heads=2).to(WHERE)}, pictures, **world)
 
 
 def told_apart():
@@ -347,9 +353,12 @@ CALLS = {
     "attention_weights": lambda folder: course.attention_weights(rand(2, 5, 4), rand(2, 5, 4)),
     "clip_player": lambda folder: played_with(),
     "contrastive_circle": lambda folder: played_with(),
+    "convolution_stepper": lambda folder: played_with(),
     "conv3d": lambda folder: course.conv3d(rand(*CLIPS), rand(2, 3, 2, 3, 3), rand(2), padding=1),
     "extract_features": lambda folder: probed(),
+    "field_viewer": lambda folder: played_with(),
     "fit": lambda folder: (fitted(), resumed(folder)),
+    "forced_word": lambda folder: played_with(),
     "gather_embeddings": lambda folder: course.gather_embeddings(rand(4, 8)),
     "image_folder": folder_of_pictures,
     "info_nce_loss": lambda folder: contrast(course.info_nce_loss),
@@ -362,6 +371,7 @@ CALLS = {
     "next_token_loss": lambda folder: spoken(),
     "next_token_probabilities": lambda folder: spoken(),
     "nt_xent_loss": lambda folder: [contrast(course.nt_xent_loss, chunk_size=size) for size in (None, 3)],
+    "patch_slider": lambda folder: played_with(),
     "patchify": lambda folder: course.patchify(rand(2, 3, 8, 8), patch_size=4),
     "path_picture": lambda folder: played_with(),
     "plots": lambda folder: shown(),
@@ -370,6 +380,7 @@ CALLS = {
     "random_horizontal_flip": lambda folder: moved(),
     "random_resized_crop": lambda folder: moved(),
     "receptive_field": lambda folder: course.receptive_field(nn.Conv2d(3, 2, 3).to(WHERE), rand(1, 3, 9, 9)),
+    "rotate_shift_scale": lambda folder: course.rotate_shift_scale(rand(2, 3, 8, 8), *rand(3, 2), rand(2) + 0.5),
     "save_checkpoint": checkpointed,
     "save_vlm": saved_and_loaded,
     "scenes": lambda folder: drawn_scenes(),
