@@ -1,6 +1,6 @@
-"""Which words of the glossary a chapter uses and links nowhere; with --write, link each at its first use.
+"""Which words of the glossary a chapter or a page uses and links nowhere; with --write, link each at its first use.
 
-Usage: python -m book.tools.glossary [--write] [NOTEBOOK...]
+Usage: python -m book.tools.glossary [--write] [FILE...]
 """
 
 import argparse
@@ -8,15 +8,21 @@ import re
 import sys
 from pathlib import Path
 
+from nbformat import NotebookNode
+
 from book.tools.normalise import ROOT, chapters, normalise, read, rewrite, text_of
 
 # Words that often mean something else than their entry says; a link is the author's to set.
 AMBIGUOUS = {"positive", "negative", "view", "clip", "alignment", "uniformity", "fused", "shortcut", "connector"}
 # Pages that use a word in another sense throughout: a verb, the encoder of a translation network.
-OTHERWISE = {("06_convolution_to_vit", "embedding"), ("09_language_model", "encoder")}
+OTHERWISE = {
+    ("02_vision_encoders", "decoder"),
+    ("06_convolution_to_vit", "embedding"),
+    ("09_language_model", "encoder"),
+}
 # What is no running text within a line, or is a link already: headings, roles, links, mathematics, code, options.
 CLOSED = re.compile(
-    r"^:[\w-]+:.*$|^\([\w-]+\)=$|^#+ .*$|^\|.*$|<[^>\n]*>|\$\$.*?\$\$|(?<!\$)\$[^$\n]+\$"
+    r"^:[\w-]+:[^\n]*$|^\([\w-]+\)=$|^#+ [^\n]*$|^\|[^\n]*$|<[^>\n]*>|\$\$.*?\$\$|(?<!\$)\$[^$\n]+\$"
     r"|\{[\w:]+\}`[^`]*`|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)",
     re.DOTALL | re.MULTILINE,
 )
@@ -85,22 +91,37 @@ def link(cells: list[str], words: list[str]) -> list[str]:
     return linked_cells
 
 
+def pages() -> list[Path]:
+    """Return the pages of the book that are no chapters; the glossary itself needs no links to itself."""
+    return [page for page in sorted((ROOT / "book").glob("*.md")) if page.stem != "glossary"]
+
+
+def prose(path: Path) -> tuple[NotebookNode | None, list[str]]:
+    """Return the notebook, if the file is one, and the pieces of Markdown in it."""
+    if path.suffix == ".md":
+        return None, [path.read_text(encoding="utf-8")]
+    nb = read(path)
+    return nb, [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
+
+
 def main(argv: list[str] | None = None) -> int:
     """List what is missing, or link it."""
     parser = argparse.ArgumentParser(description="Link words of the glossary at their first use on a page.")
-    parser.add_argument("notebooks", nargs="*", type=Path)
+    parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--write", action="store_true", help="link them")
     options = parser.parse_args(argv)
     wanted: dict[Path, str] = {}
-    for path in options.notebooks or chapters():
-        nb = read(path)
-        cells = [cell for cell in nb.cells if cell.cell_type == "markdown"]
-        texts, words = [cell.source for cell in cells], words_for(path.stem)
+    for path in options.files or [*chapters(), *pages()]:
+        (nb, texts), words = prose(path), words_for(path.stem)
         for word, (number, start, end) in first_uses(texts, words).items():
             around = " ".join(texts[number][max(0, start - 40) : end + 30].split())
             print(f"{path.stem}: {word}: … {around} …")
-        for cell, text in zip(cells, link(texts, words), strict=True):
-            cell.source = text
+        linked = iter(link(texts, words))
+        if nb is None:
+            wanted[path] = next(linked)
+            continue
+        for cell in (cell for cell in nb.cells if cell.cell_type == "markdown"):
+            cell.source = next(linked)
         wanted[path] = text_of(normalise(nb))
     return rewrite(wanted, check=not options.write, outdated="lacks links; run with --write", done="linked")
 

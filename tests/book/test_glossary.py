@@ -1,19 +1,14 @@
-"""Words of the glossary are links where a chapter first uses them."""
-
-from pathlib import Path
+"""Words of the glossary are links where a chapter or a page first uses them."""
 
 import pytest
 
-from book.tools.glossary import first_uses, link, words_for
-from book.tools.normalise import read
-
-ROOT = Path(__file__).parents[2]
-CHAPTERS = sorted((ROOT / "lectures").glob("*.ipynb"))
+from book.tools.glossary import first_uses, link, pages, prose, words_for
+from book.tools.normalise import chapters
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_a_chapter_links_every_word_of_the_glossary_that_it_uses(path):
-    texts = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+@pytest.mark.parametrize("path", [*chapters(), *pages()], ids=lambda path: path.stem)
+def test_a_page_links_every_word_of_the_glossary_that_it_uses(path):
+    _, texts = prose(path)
     words = words_for(path.stem)
     assert len(words) > 40
     assert list(first_uses(texts, words)) == [], "run: python -m book.tools.glossary --write"
@@ -31,6 +26,10 @@ WORDS = ["effective receptive field", "receptive field", "patch", "class token",
         ("The effective receptive field.", "The {term}`effective receptive field`."),
         ("NT-Xent, not nt-xent.", "{term}`NT-Xent`, not nt-xent."),
         ("# A patch\n\nText, `patch`, $patch$, [a patch](x), {ref}`patch`.", None),
+        (
+            "(patch)=\n## A patch\n\n| a patch |\n\nOne patch.",
+            "(patch)=\n## A patch\n\n| a patch |\n\nOne {term}`patch`.",
+        ),
         ("```python\npatch\n```\n\nA patch.", "```python\npatch\n```\n\nA {term}`patch`."),
         ("```{admonition} A patch\nOne patch.\n```", "```{admonition} A patch\nOne {term}`patch`.\n```"),
         (
