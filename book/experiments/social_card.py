@@ -9,6 +9,7 @@ import sys
 from playwright.sync_api import ViewportSize, sync_playwright
 
 from book.tools.normalise import ROOT
+from book.tools.pdf import CHROMIUM, OFFLINE
 
 PAGE, CARD = ROOT / "_build" / "html" / "book" / "intro.html", ROOT / "book" / "_static" / "book.png"
 SIZE: ViewportSize = {"width": 1200, "height": 630}  # what those who show cards ask for
@@ -23,12 +24,12 @@ html { zoom: 1.1; }
 
 def main() -> int:
     """Write the picture, or say what is missing."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if chromium is None or not PAGE.is_file():
         print("There is no Chromium, or no book; run: make book")
         return 1
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=chromium, args=OFFLINE)
         page = browser.new_page(viewport=SIZE, color_scheme="light")
         page.goto(PAGE.as_uri(), wait_until="load")
         page.add_style_tag(content=LOOKS)

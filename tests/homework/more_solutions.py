@@ -3,7 +3,7 @@
 Each wrong one stands under the hint that it must get.
 """
 
-# ruff: noqa: B007, B905, C416, F821, F841, PERF102, PERF401, RUF059 - as students write
+# ruff: noqa - as students write
 
 import functools
 import math
@@ -11,53 +11,15 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from collected import Collected
 from einops import rearrange
 from torch import nn
 
-from vlmcourse.homework import (
-    check_attention,
-    check_attention_weights,
-    check_causal_mask,
-    check_connector,
-    check_controls,
-    check_conv3d,
-    check_generate,
-    check_kv_cache,
-    check_multi_head,
-    check_nt_xent,
-    check_output_size,
-    check_pair_logits,
-    check_partners,
-    check_patch_embed,
-    check_patchify,
-    check_sampling,
-    check_shifted_loss,
-    check_shuffle_frames,
-    check_splice,
-    check_stages,
-    check_standardise,
-    check_transformer_block,
-    check_unit,
-    check_unpatchify,
-)
+from vlmcourse.homework import *
 
-RIGHT, WRONG = {}, {}
-
-
-def wrong(check, hint):
-    def add(function):
-        WRONG.setdefault(check, []).append((function, hint))
-        return function
-
-    return add
-
-
-def right(check):
-    def add(function):
-        RIGHT.setdefault(check, []).append(function)
-        return function
-
-    return add
+COLLECTED = Collected()
+RIGHT, WRONG = COLLECTED.RIGHT, COLLECTED.WRONG
+right, wrong = COLLECTED.right, COLLECTED.wrong
 
 
 # ---------------- HW1

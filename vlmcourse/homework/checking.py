@@ -155,12 +155,10 @@ class Task:
     variant: Callable[..., Any] | None = None
     mistakes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     symptoms: Sequence[Symptom] = ()
-    numbers: Mapping[str, Symptom] = field(
-        default_factory=dict
-    )  # words of a mistake, and the same in this case's numbers
-    future: Callable[[Case, Callable[[Case], Any]], str] | None = (
-        None  # says which word noticed that a later one changed
-    )
+    # Words of a mistake, and what says the same in a case's own numbers.
+    numbers: Mapping[str, Symptom] = field(default_factory=dict)
+    # Says which word noticed that a later one changed.
+    future: Callable[[Case, Callable[[Case], Any]], str] | None = None
     layout: str = ""
     forbidden: frozenset[str] = frozenset()
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None  # for functions that return nothing

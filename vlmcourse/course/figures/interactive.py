@@ -39,7 +39,7 @@ def attention_picture(
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
-    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade into the page.
+    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade to a pale grey.
 
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
