@@ -102,7 +102,7 @@ def nt_xent_loss(
             return _ChunkedCrossEntropy.apply(views[own], views, temperature, own, partner[own], chunk_size)
         logits = einsum(views[own], views, "i d, j d -> i j") / temperature
         self_pairs = rearrange(own, "i -> i 1") == candidates
-        return F.cross_entropy(logits.masked_fill(self_pairs, -math.inf), partner[own])
+        return F.cross_entropy(logits.masked_fill_(self_pairs, -math.inf), partner[own])
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

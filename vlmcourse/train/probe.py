@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
+import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -352,24 +354,29 @@ def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
 def _minimize(
     inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias at the minimum, looked for from those given."""
     # In these units the objective is about equally steep in every direction, and L-BFGS takes far fewer steps. One in
     # ten is the curvature of a cross-entropy over ten classes while the probe still guesses.
-    unit = (0.1 * variance + penalty).rsqrt()
-    scaled, bias = (weight / unit).requires_grad_(), bias.clone().requires_grad_()
-    lbfgs = torch.optim.LBFGS(
-        [scaled, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-10, line_search_fn="strong_wolfe"
-    )
+    unit = torch.cat([0.1 * variance + penalty, variance.new_tensor([0.1])]).rsqrt()
+    inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1) * unit  # the last column carries the bias
+    decay = penalty * unit.square()
+    decay[-1] = 0.0
+    target = F.one_hot(labels, len(bias)).double() / len(labels)
 
-    def closure() -> Tensor:
-        lbfgs.zero_grad()
-        weight = scaled * unit
-        loss = F.cross_entropy(inputs @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled = rearrange(torch.from_numpy(flat), "(k d) -> k d", k=len(bias))
+        log_probabilities = (inputs @ scaled.T).log_softmax(dim=1)
+        loss = decay / 2 @ scaled.square().sum(dim=0) - (target * log_probabilities).sum()
+        error = log_probabilities.exp() / len(labels) - target
+        return loss.item(), (error.T @ inputs + decay * scaled).flatten().numpy()
 
-    with torch.enable_grad():
-        lbfgs.step(closure)
-    return (scaled * unit).detach(), bias.detach()
+    start = torch.cat([weight, bias[:, None]], dim=1) / unit
+    found = scipy.optimize.minimize(
+        loss_and_gradient, start.flatten().numpy(), jac=True, method="L-BFGS-B",
+        options={"maxiter": 5000, "maxfun": 10_000, "gtol": 1e-7, "ftol": 1e-14},
+    )  # fmt: skip
+    best = torch.from_numpy(found.x).view_as(start) * unit
+    return best[:, :-1], best[:, -1]
 
 
 def _locations(role: str, maps: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
