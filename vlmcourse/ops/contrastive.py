@@ -101,8 +101,7 @@ def nt_xent_loss(
             check_int("chunk_size", chunk_size)
             return _ChunkedCrossEntropy.apply(views[own], views, temperature, own, partner[own], chunk_size)
         logits = einsum(views[own], views, "i d, j d -> i j") / temperature
-        self_pairs = rearrange(own, "i -> i 1") == candidates
-        return F.cross_entropy(logits.masked_fill_(self_pairs, -math.inf), partner[own])
+        return F.cross_entropy(logits.scatter_(1, rearrange(own, "i -> i 1"), -math.inf), partner[own])
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
