@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.train import distributed
-from vlmcourse.train._identity import identity_of, identity_of_tensors
+from vlmcourse.train._identity import described, parts_of
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
@@ -57,7 +57,7 @@ class InMemory:
 
     def identity(self) -> dict[str, str]:
         """Say which data this is."""
-        return identity_of_tensors(self.tensors)
+        return {f"data[{k}]": described(tensor) for k, tensor in enumerate(self.tensors)}
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
@@ -93,7 +93,7 @@ class Fetched:
 
     def identity(self) -> dict[str, str]:
         """Say which data this is."""
-        return identity_of(self.loader.dataset)
+        return parts_of(self.loader.dataset)
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step."""
@@ -120,14 +120,6 @@ class _Seeded(Dataset):
         return together(rows) if together else [self.dataset[row] for row in rows]
 
 
-def share_of(rows: Tensor, rank: int, processes: int) -> Tensor:
-    """Return the rows of a global batch that one process takes."""
-    if len(rows) < processes:
-        received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
-        raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
-    return rows.tensor_split(processes)[rank] if processes > 1 else rows
-
-
 def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> Any:
     """Return a batch on the device: its first tensor in [0, 1] if it holds pictures or clips, and maps in a layout."""
     first = True
@@ -136,15 +128,11 @@ def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> 
         nonlocal first
         if isinstance(part, Mapping):
             return {name: moved(item) for name, item in part.items()}
-        if isinstance(part, tuple) and hasattr(part, "_fields"):
-            return type(part)(*map(moved, part))
         if isinstance(part, list | tuple):
-            return type(part)(map(moved, part))
+            return type(part)(*map(moved, part)) if hasattr(part, "_fields") else type(part)(map(moved, part))
         if not isinstance(part, Tensor):
             return part
-        if part.device != device:
-            part = part.pin_memory() if device.type == "cuda" and part.device.type == "cpu" else part
-            part = part.to(device, non_blocking=True)
+        part = part.to(device, non_blocking=True)
         part, first = as_unit_range(part) if first and part.ndim in (4, 5) else part, False
         return part.contiguous(memory_format=layout) if part.ndim == 4 and part.is_floating_point() else part
 

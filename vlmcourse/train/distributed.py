@@ -30,16 +30,11 @@ def join(device: torch.device) -> torch.device:
     """Join the processes that ``torchrun`` started, if it did, and return the device of this one."""
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_leave)
+        atexit.register(dist.destroy_process_group)
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())))
         torch.cuda.set_device(device)
     return device
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def wait_for_all() -> None:
@@ -56,18 +51,28 @@ def data_parallel(module: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
+def share_of(rows: Tensor) -> tuple[Tensor, float]:
+    """Return the rows of a batch that this process takes, and how much their mean counts in the mean of all."""
+    processes = world_size()
+    if len(rows) < processes:
+        received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
+        raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
+    own = rows.tensor_split(processes)[rank()]
+    return own, len(own) * processes / len(rows)
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """Return the mean of every number over processes, the same on all of them."""
-    if world_size() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= world_size()
-    return values
+    if world_size() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / world_size()
 
 
 def any_process(answer: bool) -> bool:
     """Say whether any process answers yes, the same on all of them."""
-    return answer if world_size() == 1 else bool(mean_over_processes(torch.tensor(float(answer))) > 0)
+    return bool(mean_over_processes(torch.tensor(float(answer))) > 0)
 
 
 def gather_embeddings(embeddings: Tensor) -> Tensor:

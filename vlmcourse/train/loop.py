@@ -11,7 +11,7 @@ are seeded anew at each step. So the number of the step is all that has to be re
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,17 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
-from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
-from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
-from vlmcourse.train._identity import identity_of
-from vlmcourse.train._resume import RunFile, plain_name, unwrapped
+from vlmcourse.train._examples import Examples, examples_of, on_device
+from vlmcourse.train._identity import parts_of
+from vlmcourse.train._run import FETCH_EVERY, RESERVED, History, RunFile, plain_name, unwrapped
 from vlmcourse.train._surroundings import (
     explained_out_of_memory,
     has_bfloat16,
     layout_for,
-    progress_bar,
     surroundings,
     train_what_learns,
 )
@@ -38,6 +37,10 @@ from vlmcourse.train.runtime import mixed_seed, reseed
 
 LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
 Callback = Callable[[nn.Module, int], Mapping[str, float] | None]
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
 
 
 def fit(
@@ -127,12 +130,14 @@ def fit(
     check_positive_ints(checkpoint_every=checkpoint_every, callback_every=callback_every)
     device = distributed.join(torch.device(device) if device is not None else runtime.device())
     layout = layout_for(model.to(device), device, channels_last=channels_last)
-    updates = _make_optimizer(model, optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
-    file = RunFile(checkpoint, model, updates, settings.steps, lambda: _identity(model, loss_fn, examples, settings))
+    updates = _make_optimizer(model, settings)
+    identity = {} if checkpoint is None else _identity(model, loss_fn, examples, settings)
+    file = RunFile(checkpoint, model, updates, settings.steps, identity)
     with file.held(), surroundings(model, device, layout) as interrupted:
         start, history = file.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
-        with progress_bar(settings.steps, start=start, show=progress and distributed.rank() == 0) as bar:
+        hidden = {} if progress and distributed.rank() == 0 else {"disable": True}  # or as TQDM_DISABLE says
+        with tqdm(total=settings.steps, initial=start, desc="fit", unit="step", **hidden) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, start, history):
                 bar.update()
                 last = step == settings.steps
@@ -143,7 +148,7 @@ def fit(
                     bar.set_postfix(loss=f"{history.fetch():.4g}", refresh=False)
                 file.keep(step, history, every=checkpoint_every, interrupted=interrupted())
     distributed.wait_for_all()  # no process reads the checkpoint before it is there
-    return history.table()
+    return pd.DataFrame(history.rows)
 
 
 def _steps(
@@ -157,15 +162,13 @@ def _steps(
     history: History,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
-    rank, processes, steps = distributed.rank(), distributed.world_size(), range(start, settings.steps)
+    steps, seed = range(start, settings.steps), settings.seed
 
     def share(step: int) -> tuple[Tensor, float]:
         """Return the rows of this process, and how much their mean counts in the mean of all."""
-        rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
-        own = share_of(rows, rank, processes)
-        return own, len(own) * processes / len(rows)
+        return distributed.share_of(batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=seed))
 
-    batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=settings.seed)
+    batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast and has_bfloat16(device))
     for step in steps:
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
@@ -173,17 +176,16 @@ def _steps(
             group["lr"] = lr
         with explained_out_of_memory(settings.batch_size):
             batch, weight = on_device(next(batches), device, layout), share(step)[1]
-            reseed(mixed_seed(settings.seed, "step", step, "process", rank), device)
+            reseed(mixed_seed(seed, "step", step, "process", distributed.rank()), device)
             with autocast:
                 loss, metrics = objective(batch)
             optimizer.zero_grad()
-            (loss if weight == 1 else weight * loss).backward()  # gradients are averaged over processes
+            (weight * loss).backward()  # gradients are averaged over processes
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
             optimizer.step()
         history.add(step + 1, loss, lr, metrics, weight=weight)
         yield step + 1
-    check_weights(objective, settings.steps)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
@@ -251,49 +253,45 @@ class _Settings:
 
 def _checked_settings(examples: Examples, **given: Any) -> _Settings:
     given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
-    steps, epochs, warmup, seed = (given.pop(name) for name in ("steps", "epochs", "warmup", "seed"))
-    batch_size, own = given.pop("batch_size"), examples.batch_size
-    if own is not None and batch_size not in (None, own):
-        raise ValueError(f"batch_size must be left to the DataLoader, which has {own}, received {batch_size}")
-    batch_size = own or (256 if batch_size is None else batch_size)
-    check_int("batch_size", batch_size)
+    steps, epochs, batch_size, warmup = (given.pop(name) for name in ("steps", "epochs", "batch_size", "warmup"))
+    if examples.batch_size is not None and batch_size not in (None, examples.batch_size):
+        loader = f"the DataLoader, which has {examples.batch_size}"
+        raise ValueError(f"batch_size must be left to {loader}, received {batch_size}")
+    batch_size = examples.batch_size or (256 if batch_size is None else batch_size)
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
+    check_positive_ints(batch_size=batch_size, **({"steps": steps} if epochs is None else {"epochs": epochs}))
+    if epochs is not None:
+        steps = epochs * math.ceil(len(examples) / batch_size)
+    if isinstance(warmup, float):
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
+        warmup = int(warmup * steps)
+    warmup_cosine(0, steps=steps, warmup=warmup)  # raises where the warm-up does not end before the run
+    check_int("seed", given["seed"], minimum=0)
     check_positive("lr", given["lr"])
     if given["clip_norm"] is not None:
         check_positive("clip_norm", given["clip_norm"])
     if not 0 <= given["weight_decay"] < math.inf:
         raise ValueError(f"weight_decay must be a finite number of at least 0, received {given['weight_decay']}")
-    if given["optimizer"] not in ("adamw", "sgd"):
+    if given["optimizer"] not in OPTIMIZERS:
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', received {given['optimizer']!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, received {seed!r}")
-    if (steps is None) == (epochs is None):
-        raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
-    check_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
-    if steps is None:
-        steps = epochs * math.ceil(len(examples) / batch_size)
-    if isinstance(warmup, float) and not 0 <= warmup < 1:
-        raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
-    warmup = int(warmup * steps) if isinstance(warmup, float) else warmup
-    warmup_cosine(0, steps=steps, warmup=warmup)  # raises where the warm-up does not end before the run
-    given |= {name: float(given[name]) for name in ("lr", "weight_decay", "clip_norm") if given[name] is not None}
-    given |= {"steps": steps, "batch_size": batch_size, "warmup": warmup, "seed": seed}
-    return _Settings(**given)
+    return _Settings(steps=steps, batch_size=batch_size, warmup=warmup, **given)
 
 
 def _identity(
     model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
 ) -> dict[str, dict[str, Any]]:
     """Say what run this is: a checkpoint of another is not continued."""
-    learns = {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()}
     return {
         "configuration": asdict(settings),
         "dataset": examples.identity(),
-        "loss": identity_of(loss_fn, model),
-        "choice of what learns": learns,
+        "loss": parts_of(loss_fn, seen=frozenset(map(id, [*model.modules(), *model.parameters()]))),
+        "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
 
 
-def _make_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         frozen = sum(1 for _ in model.parameters())
@@ -301,12 +299,10 @@ def _make_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: flo
         raise ValueError(f"model must have parameters to train, received {type(model).__name__} {hint}")
     # Decay pulls the strength of a map towards zero; the place of a bias or the gain of a norm has no such zero.
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr)
+    return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr)
 
 
 class _Objective(nn.Module):
@@ -330,10 +326,8 @@ class _Objective(nn.Module):
             hint = "compute the loss from model(x).float()"
             raise TypeError(f"loss_fn must return float32 or float64, received {loss.dtype}; {hint}")
         if not loss.requires_grad:
-            hint = "look for .item(), .detach() or torch.no_grad() in it"
-            raise ValueError(
-                f"loss_fn must return a loss that model can learn from, received one without a gradient; {hint}"
-            )
+            received = "one without a gradient; look for .item(), .detach() or torch.no_grad() in it"
+            raise ValueError(f"loss_fn must return a loss that model can learn from, received {received}")
         if taken := sorted(metrics.keys() & RESERVED):
             raise ValueError(f"metrics must have other names than the history's own, received {taken}")
         return loss, metrics
