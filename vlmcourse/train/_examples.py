@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.train import distributed
-from vlmcourse.train._identity import described, parts_of
+from vlmcourse.train._identity import identity_of
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
@@ -18,12 +18,8 @@ Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples th
 def examples_of(data: Any) -> "Examples":
     """Return the examples of whatever ``fit`` was given, checked."""
     if isinstance(data, TensorDataset):
-        data = data.tensors
-    if isinstance(data, DataLoader):
-        return Fetched(data, data.batch_size)
-    if isinstance(data, Dataset):
-        return Fetched(DataLoader(data), None)
-    return InMemory(data)
+        return InMemory(data.tensors)
+    return Fetched(data) if isinstance(data, Dataset | DataLoader) else InMemory(data)
 
 
 class InMemory:
@@ -39,17 +35,14 @@ class InMemory:
         elif isinstance(data, Tensor):
             data, form = (data,), next
         if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
-            hint = "torch.from_numpy(...) for arrays"
-            if isinstance(getattr(data, "clips", None), Tensor):
-                hint = "(clips.clips, clips.labels)"
+            hint = "(clips.clips, clips.labels)" if hasattr(data, "clips") else "torch.from_numpy(...) for arrays"
             raise TypeError(
                 f"data must be a tensor, a sequence of tensors, a dataset with images and labels, or a Dataset or "
                 f"DataLoader of torch.utils.data, received {type(data).__name__}; try {hint}"
             )
-        if not data or any(t.ndim == 0 or len(t) == 0 for t in data):
-            raise ValueError(f"data must hold at least one example, received shapes {[tuple(t.shape) for t in data]}")
-        if len({len(t) for t in data}) > 1:
-            raise ValueError(f"tensors in data must have one length, received {[len(t) for t in data]} examples")
+        shapes = [tuple(t.shape) for t in data]
+        if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
+            raise ValueError(f"data must have one length and at least one example, received shapes {shapes}")
         self.tensors, self.form = tuple(data), form
 
     def __len__(self) -> int:
@@ -57,7 +50,7 @@ class InMemory:
 
     def identity(self) -> dict[str, str]:
         """Say which data this is."""
-        return {f"data[{k}]": described(tensor) for k, tensor in enumerate(self.tensors)}
+        return identity_of({f"data[{k}]": tensor for k, tensor in enumerate(self.tensors)})
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
@@ -75,7 +68,8 @@ class Fetched:
     So a run is the same with any number of workers, and goes on in the middle of an epoch.
     """
 
-    def __init__(self, loader: DataLoader, batch_size: int | None) -> None:
+    def __init__(self, data: Dataset | DataLoader) -> None:
+        loader = data if isinstance(data, DataLoader) else DataLoader(data)
         in_order = type(loader.sampler) is SequentialSampler
         shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
         if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not (in_order or shuffled):
@@ -86,14 +80,14 @@ class Fetched:
             )
         if len(loader.dataset) == 0:  # type: ignore[arg-type]
             raise ValueError(f"data must hold at least one example, received an empty {type(loader.dataset).__name__}")
-        self.loader, self.batch_size = loader, batch_size
+        self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
 
     def __len__(self) -> int:
         return len(self.loader.dataset)  # type: ignore[arg-type]
 
     def identity(self) -> dict[str, str]:
         """Say which data this is."""
-        return parts_of(self.loader.dataset)
+        return identity_of(self.loader.dataset)
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step."""

@@ -4,7 +4,7 @@ import contextlib
 import dis
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from inspect import signature
 from pathlib import PurePath
@@ -18,49 +18,49 @@ from torch import Tensor, nn
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, torch.dtype, torch.device, PurePath, Enum)
 
 
-def parts_of(value: Any, seen: frozenset[int] = frozenset()) -> dict[str, str]:
-    """Describe a function or an object by its name, its code, and each value that it brings along.
+def identity_of(value: Any, leave_out: Iterable[Any] = ()) -> dict[str, str]:
+    """Describe named values, or a function or an object by its name, its code, and each value that it brings along.
 
-    Objects whose ``id`` is in ``seen``, as the model's is, are left out.
+    Objects to ``leave_out``, as the model is for its loss, count as equal.
     """
-    arguments: dict[str, Any] = {}
-    if isinstance(value, functools.partial):
-        arguments = {f"argument {k}": argument for k, argument in enumerate(value.args)} | value.keywords
-        value = value.func
-    if isinstance(value, MethodType):
-        arguments, value = {"self": value.__self__, **arguments}, value.__func__
-    if isinstance(value, FunctionType):
-        parts = {"function": _name(value), "code": _code(value)}
-        brought = _brought_along(value)
-    else:
-        methods = [getattr(type(value), name, None) for name in ("forward", "__call__", "__getitem__")]
-        parts = {"class": _name(type(value)), "code": "".join(map(_code, methods))}
-        weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
-        held = getattr(value, "__dict__", {}).items()
-        brought = {name: item for name, item in held if name in weights or name[0] != "_"}
-        brought.pop("training", None)
-    return parts | {name: described(item, seen) for name, item in (brought | arguments).items()}
+    seen = frozenset(map(id, leave_out))
+    return {name: _short(str(_described(part, seen))) for name, part in _parts(value).items()}
 
 
-def described(value: Any, seen: frozenset[int] = frozenset()) -> str:
-    """Return a text that is equal, in any process, where the values are."""
+def _described(value: Any, seen: frozenset[int]) -> Any:
+    """Return texts, in lists and dictionaries, that are equal, in any process, where the values are."""
     if isinstance(value, _PLAIN):
-        return _short(repr(value))
+        return str(value)
     if id(value) in seen:  # a value may hold itself
         return "…"
     if isinstance(value, Tensor | np.ndarray):
-        return f"{tuple(value.shape)} {value.dtype} {_digest(_bytes(value))}"
+        return f"{tuple(value.shape)} {value.dtype} {_digest(_content(value))}"
     if isinstance(value, type | ModuleType | BuiltinFunctionType):
         return _name(value)
-    seen |= {id(value)}
-    inside = functools.partial(described, seen=seen)
-    if isinstance(value, Mapping):
-        return _short(str([f"{inside(key)}: {inside(item)}" for key, item in value.items()]))
+    inside = functools.partial(_described, seen=seen | {id(value)})
     if isinstance(value, list | tuple):
-        return _short(f"{type(value).__name__} {list(map(inside, value))}")
+        return [type(value).__name__, *map(inside, value)]
     if isinstance(value, set | frozenset):
-        return _short(f"set {sorted(map(inside, value))}")
-    return _short(str(parts_of(value, seen)))
+        return sorted(map(str, map(inside, value)))
+    return {str(inside(name)): inside(part) for name, part in _parts(value).items()}
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """Return what a dictionary, a function or an object is made of, by name."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, functools.partial):
+        return _parts(value.func) | {f"argument {k}": part for k, part in enumerate(value.args)} | value.keywords
+    if isinstance(value, MethodType):
+        return _parts(value.__func__) | {"self": value.__self__}
+    if isinstance(value, FunctionType):
+        return {"function": _name(value), "code": _hash_of_code(value.__code__)} | _brought_along(value)
+    methods = [getattr(type(value), name, None) for name in ("forward", "__call__", "__getitem__")]
+    codes = [_hash_of_code(method.__code__) for method in methods if isinstance(method, FunctionType)]
+    weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
+    held = {name: part for name, part in getattr(value, "__dict__", {}).items() if name in weights or name[0] != "_"}
+    held.pop("training", None)
+    return {"class": _name(type(value)), "code": codes} | held
 
 
 def check_same(what: str, path: PurePath, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
@@ -96,18 +96,14 @@ def _codes(code: CodeType) -> list[CodeType]:
     return [code, *(one for inner in code.co_consts if isinstance(inner, CodeType) for one in _codes(inner))]
 
 
-def _code(function: Any) -> str:
-    """Return a hash of what a Python function does, whatever its file and lines; nothing of another value."""
-    if not isinstance(function, FunctionType):
-        return ""
-    codes = [
-        (code.co_code, code.co_names, [described(c) for c in code.co_consts if not isinstance(c, CodeType)])
-        for code in _codes(function.__code__)
-    ]
-    return _digest(repr(codes).encode())
+def _hash_of_code(code: CodeType) -> str:
+    """Return a hash of what a function does, whatever its file and its lines."""
+    constants = [[c for c in one.co_consts if not isinstance(c, CodeType)] for one in _codes(code)]
+    steps = [(one.co_code, one.co_names) for one in _codes(code)]
+    return _digest(f"{steps} {_described(constants, frozenset())}".encode())
 
 
-def _bytes(array: Any) -> Any:
+def _content(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
     return array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -114,7 +114,7 @@ class RunFile:
         """Save when it is time, and stop when any process was interrupted."""
         # Processes ask each other only now and then, because that makes them wait for each other.
         asked = distributed.world_size() == 1 or step % FETCH_EVERY == 0
-        stop = asked and distributed.any_process(interrupted)
+        stop = asked and distributed.mean_over_processes(torch.tensor(float(interrupted))) > 0
         if step % every == 0 or step == self.steps or stop:
             history.fetch()
             self.save(step, history)

@@ -85,9 +85,8 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         return
 
     def note(signum: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
         asked.set()
+        signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, note)
     try:

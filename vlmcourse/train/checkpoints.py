@@ -1,6 +1,6 @@
-"""Files that a run resumes from: never half written, and without code, so that reading one executes nothing.
+"""Files that a run resumes from: a checksum, and then what ``torch.save`` writes of plain values and tensors.
 
-A checkpoint is a checksum, and then what ``torch.save`` writes of plain values and tensors.
+They are never half written, and hold no code, so that reading one executes nothing.
 """
 
 import hashlib
@@ -70,7 +70,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Return a copy that holds nothing but plain values and tensors on the CPU; ``name`` is for the error."""
+    """Return a copy that holds nothing but plain values and tensors on the CPU."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (bool, int, float, str):

@@ -1,8 +1,7 @@
 """Train on several processes: the rank of this one, and embeddings gathered with their gradients.
 
 Every process holds the whole model and a share of each batch, and gradients are averaged. A contrastive loss needs the
-embeddings of *all* shares, because every image of the batch is a negative for every other. Without ``torchrun`` there
-is one process, and everything here does nothing.
+embeddings of *all* shares, because every image is a negative for every other. In one process, all of this does nothing.
 """
 
 import atexit
@@ -70,19 +69,12 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return values / world_size()
 
 
-def any_process(answer: bool) -> bool:
-    """Say whether any process answers yes, the same on all of them."""
-    return bool(mean_over_processes(torch.tensor(float(answer))) > 0)
-
-
 def gather_embeddings(embeddings: Tensor) -> Tensor:
     """Return the rows of all processes, in the order of the processes, through which gradients flow back.
 
     Call it on every process, as in ``nt_xent_loss(gather_embeddings(z1), gather_embeddings(z2), temperature=0.2)``.
-    Processes may hold different numbers of rows. In a single process it returns its argument.
-
-    The backward pass adds up what every process's loss asks of each row. The gradient that
-    :func:`vlmcourse.train.loop.fit` averages is then exactly the one of the whole batch in one process.
+    The backward pass adds up what every process's loss asks of each row, so that the gradient that
+    :func:`vlmcourse.train.loop.fit` averages is exactly the one of the whole batch in one process.
 
     Shapes:
         ``(b, ...)``, with this process's own b → ``(sum of all b, ...)``.
@@ -105,8 +97,8 @@ def shared_nt_xent_loss(
     """Return SimCLR's loss of this process's images among the images of all processes.
 
     With gathered embeddings, :func:`vlmcourse.nt_xent_loss` computes the loss of the whole batch on every process. Here
-    each process computes the rows of its own images only, so p processes share the work. What
-    :func:`vlmcourse.train.loop.fit` averages, losses and gradients, is that of the whole batch in one process.
+    each process computes the rows of its own images only. What :func:`vlmcourse.train.loop.fit` averages, losses and
+    gradients, is that of the whole batch in one process.
 
     Shapes:
         view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
@@ -120,9 +112,8 @@ def shared_nt_xent_loss(
 
     >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
-    >>> loss = shared_nt_xent_loss(same, same, temperature=0.1)
-    >>> torch.isclose(loss, torch.tensor(7.0).log()).item()
-    True
+    >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log())
+    tensor(True)
     """
     first = sum(_lengths(view1)[: rank()])
     own = slice(first, first + len(view1))

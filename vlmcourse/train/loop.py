@@ -1,11 +1,8 @@
 """Train a model: one loop, small enough to read, that survives being killed.
 
-The loop is ``_steps``, and :func:`fit` is what stands around it. Two parts can be read on their own: the learning
-rate (:func:`warmup_cosine`) and which examples a step sees (:func:`batch_of_step`).
-
-One idea makes resuming exact. Everything a step depends on, other than weights and optimizer, is a pure function of
-the seed and the number of the step: the learning rate, the examples, and the state of the random generators, which
-are seeded anew at each step. So the number of the step is all that has to be remembered.
+The loop is ``_steps``, and :func:`fit` is what stands around it. One idea makes resuming exact: everything a step
+depends on, other than weights and optimizer, is a pure function of the seed and the number of the step: the learning
+rate (:func:`warmup_cosine`), the examples (:func:`batch_of_step`), and the random generators, seeded anew at each step.
 """
 
 import math
@@ -24,7 +21,7 @@ from tqdm import tqdm
 from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device
-from vlmcourse.train._identity import parts_of
+from vlmcourse.train._identity import identity_of
 from vlmcourse.train._run import FETCH_EVERY, RESERVED, History, RunFile, plain_name, unwrapped
 from vlmcourse.train._surroundings import (
     explained_out_of_memory,
@@ -70,26 +67,24 @@ def fit(
     """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All
-    that learns must be inside ``model``. The global random generators follow ``seed`` during training and are put back
-    afterwards. A callback sees ``callback(model, step)`` every ``callback_every`` steps and after the last; numbers it
-    returns become columns of the history.
+    that learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. A
+    ``callback(model, step)`` is called every ``callback_every`` steps and after the last; numbers it returns become
+    columns of the history.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains nothing, unless
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew, in the place of the old file. Compared are code, closed-over values, global variables and public
-    attributes; what an object keeps in ``_private`` attributes, in ``__slots__`` or in its class is not seen. A model
-    that was compiled or wrapped shares its checkpoint with the plain one.
+    starts anew. Compared are code, closed-over values, global variables and public attributes; what an object keeps in
+    ``_private`` attributes, in ``__slots__`` or in its class is not seen.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
-    in evaluation mode, so that their BatchNorm statistics do not move either. ``autocast`` uses bfloat16 where the
-    hardware has it, and float32 elsewhere.
+    in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
-    every batch (``batch_size`` counts the whole one), and process 0 shows progress and writes checkpoints. A
-    contrastive loss gathers its embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. All processes
-    must see the folder of the checkpoint. BatchNorm sees each process's own share only, and the statistics of process 0
-    are kept; where that matters, convert it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
+    every batch, of which ``batch_size`` counts the whole. A contrastive loss gathers its embeddings with
+    :func:`vlmcourse.train.distributed.gather_embeddings`. All processes must see the folder of the checkpoint.
+    BatchNorm sees each process's own share only, and the statistics of process 0 are kept; where that matters, convert
+    it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of tensors of one length n, or a dataset with ``images`` and
@@ -98,14 +93,11 @@ def fit(
 
     Units:
         uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
-        are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one. ``seconds`` counts
-        training since step 0, over all resumed parts.
+        are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one.
 
     Raises:
-        ValueError: a checkpoint that is damaged or belongs to another run; the message says in what they differ.
-        RuntimeError: a checkpoint that another run holds.
-        FloatingPointError: the loss or the weights are no longer finite; the message says since which step.
-        MemoryError: the GPU's memory is too small; the message says which batch size to try.
+        ValueError: a checkpoint that is damaged or belongs to another run; RuntimeError: that another run holds.
+        FloatingPointError: the loss or the weights are no longer finite. MemoryError: the GPU's memory is too small.
 
     Source:
         Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW;
@@ -117,10 +109,8 @@ def fit(
     ...     return (model(batch[0]) - batch[1]).square().mean()
     >>> history = fit(line, squared_error, (x, 3 * x + 1), lr=0.1, epochs=300,
     ...               batch_size=32, device="cpu", autocast=False, progress=False)
-    >>> [round(p.item(), 2) for p in line.parameters()]
-    [3.0, 1.0]
-    >>> list(history.columns)
-    ['step', 'loss', 'lr', 'seconds']
+    >>> [round(p.item(), 2) for p in line.parameters()], list(history.columns)
+    ([3.0, 1.0], ['step', 'loss', 'lr', 'seconds'])
     """
     examples = examples_of(data)
     settings = _checked_settings(
@@ -136,8 +126,8 @@ def fit(
     with file.held(), surroundings(model, device, layout) as interrupted:
         start, history = file.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
-        hidden = {} if progress and distributed.rank() == 0 else {"disable": True}  # or as TQDM_DISABLE says
-        with tqdm(total=settings.steps, initial=start, desc="fit", unit="step", **hidden) as bar:
+        hidden = not progress or distributed.rank() > 0
+        with tqdm(total=settings.steps, initial=start, desc="fit", unit="step", disable=hidden) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, start, history):
                 bar.update()
                 last = step == settings.steps
@@ -218,8 +208,6 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
     Shapes:
         → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
 
-    >>> [batch_of_step(step, n=10, batch_size=4).tolist() for step in range(3)]
-    [[...], [...], [...]]
     >>> epoch = [batch_of_step(step, n=10, batch_size=4) for step in range(3)]
     >>> sorted(torch.cat(epoch).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -286,7 +274,7 @@ def _identity(
     return {
         "configuration": asdict(settings),
         "dataset": examples.identity(),
-        "loss": parts_of(loss_fn, seen=frozenset(map(id, [*model.modules(), *model.parameters()]))),
+        "loss": identity_of(loss_fn, leave_out=[*model.modules(), *model.parameters()]),
         "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
 
@@ -315,19 +303,16 @@ class _Objective(nn.Module):
     def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         result = self.loss_fn(self.model, batch)
         loss, metrics = result if isinstance(result, tuple) else (result, {})
+        must = "loss_fn must return a"
         if not isinstance(loss, Tensor) or not isinstance(metrics, Mapping):
-            received = type(result).__name__
-            raise TypeError(
-                f"loss_fn must return a tensor, or a tensor and a dictionary of metrics, received {received}"
-            )
+            raise TypeError(f"{must} tensor, or a tensor and a dictionary of metrics, received {type(result).__name__}")
         if loss.ndim > 0:
-            raise ValueError(f"loss_fn must return a scalar, received shape {tuple(loss.shape)}; try .mean()")
+            raise ValueError(f"{must} scalar, received shape {tuple(loss.shape)}; try .mean()")
         if loss.dtype not in (torch.float32, torch.float64):
-            hint = "compute the loss from model(x).float()"
-            raise TypeError(f"loss_fn must return float32 or float64, received {loss.dtype}; {hint}")
+            raise TypeError(f"{must} float32 or float64 loss, received {loss.dtype}; try model(x).float()")
         if not loss.requires_grad:
-            received = "one without a gradient; look for .item(), .detach() or torch.no_grad() in it"
-            raise ValueError(f"loss_fn must return a loss that model can learn from, received {received}")
+            hint = "look for .item(), .detach() or torch.no_grad() in it"
+            raise ValueError(f"{must} loss that model can learn from, received one without a gradient; {hint}")
         if taken := sorted(metrics.keys() & RESERVED):
             raise ValueError(f"metrics must have other names than the history's own, received {taken}")
         return loss, metrics
