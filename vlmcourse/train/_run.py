@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -22,55 +22,16 @@ FETCH_EVERY = 10
 RESERVED = {"step", "loss", "lr", "seconds"}
 
 
-class History:
-    """Keeps one row of numbers per step. Tensors among them stay on the device until they are fetched."""
-
-    def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
-        self.rows = list(rows)
-        self._fetched = len(self.rows)
-        self._began = time.perf_counter() - (self.rows[-1]["seconds"] if self.rows else 0.0)
-
-    def add(self, step: int, loss: Tensor, lr: float, metrics: Mapping[str, Tensor | float], *, weight: float) -> None:
-        """Begin the row of a step; a process's numbers count by its ``weight`` in the mean of all."""
-        numbers = {
-            name: weight * torch.as_tensor(number, dtype=loss.dtype, device=loss.device).detach().reshape(())
-            for name, number in {"loss": loss, **metrics}.items()
-        }
-        row = {"step": step, "loss": numbers.pop("loss"), "lr": lr, **numbers}
-        self.rows.append(row | {"seconds": time.perf_counter() - self._began})
-
-    def add_columns(self, numbers: Mapping[str, float] | None) -> None:
-        """Put what a callback returned beside the last step."""
-        if not isinstance(numbers, Mapping | None):
-            raise TypeError(f"callback must return None or a dictionary of numbers, received {type(numbers).__name__}")
-        if taken := sorted(self.rows[-1].keys() & (numbers or {}).keys()):
-            raise ValueError(f"callback must return other names than the history's own, received {taken}")
-        for name, number in (numbers or {}).items():
-            self.rows[-1][name] = float(number.detach() if isinstance(number, Tensor) else number)
-
-    def fetch(self) -> float:
-        """Read the waiting numbers, the same on all processes, and return the last loss; stop if one is not finite."""
-        waiting = self.rows[self._fetched :]
-        places = [(row, name) for row in waiting for name, number in row.items() if isinstance(number, Tensor)]
-        if places:
-            numbers = distributed.mean_over_processes(torch.stack([row[name] for row, name in places]))
-            for (row, name), number in zip(places, numbers.tolist(), strict=True):
-                row[name] = number
-        self._fetched = len(self.rows)
-        for row in waiting:
-            if not math.isfinite(row["loss"]):
-                raise _not_finite(f"the loss is {row['loss']} at step {row['step']}")
-        return self.rows[-1]["loss"]
-
-
-class RunFile:
-    """Keeps a run's weights, optimizer, history and identity in a file; without a path it only watches the weights."""
+class Run:
+    """Keeps a row of numbers per step, and them, weights, optimizer and identity in a file if there is a path."""
 
     def __init__(
         self, path: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, identity: dict
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
         self.model, self.optimizer, self.steps, self.identity = unwrapped(model), optimizer, steps, identity
+        self.rows: list[dict[str, Any]] = []  # tensors in them stay on the device until they are fetched
+        self._fetched, self._began = 0, time.perf_counter()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -88,64 +49,91 @@ class RunFile:
                         leftover.unlink()  # of a process that was killed while it was writing
             yield
 
-    def start(self, *, resume: bool) -> tuple[int, History]:
-        """Put model and optimizer where the file left them, or write the first one where there is none."""
+    def start(self, *, resume: bool) -> None:
+        """Put model, optimizer and rows where the file left them, or write the first one where there is none."""
         if self.path is None:
-            return 0, History()
+            return
         found = resume and self.path.exists()
         distributed.wait_for_all()  # no process writes before all have looked
         if not found:
-            # A folder that cannot be written, or a state that cannot be kept, fails now and not after an hour.
-            self.save(0, History())
+            self._save()  # a folder that cannot be written, or a state that cannot be kept, fails before an hour's work
             distributed.wait_for_all()
         state = load_checkpoint(self.path)
         if not state.keys() >= {"model", "optimizer", "step", "history", *self.identity}:
             held = sorted(map(str, state))
             raise ValueError(f"checkpoint {self.path} was not written by fit: it holds {held}; try another name")
-        self._check(self.path, state)
+        check_same("model", self.path, _shapes(state["model"]), _shapes(self._weights()))
+        for what, present in self.identity.items():
+            saved = dict(state[what])
+            if what == "configuration" and saved["steps"] == state["step"] < present["steps"]:
+                saved |= {name: present[name] for name in ("steps", "warmup")}  # a finished run goes on
+            if distributed.rank() == 0:  # a loss may know its rank
+                check_same(what, self.path, saved, present)
         names = self.model.state_dict().keys()
         self.model.load_state_dict({name: state["model"][plain_name(name)] for name in names})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
+        self.rows, self._fetched = state["history"], state["step"]
+        self._began -= self.rows[-1]["seconds"] if self.rows else 0.0
         if found and distributed.rank() == 0:
-            tqdm.write(f"resumed from {self.path} after step {state['step']} of {self.steps}")
-        return state["step"], History(state["history"])
+            tqdm.write(f"resumed from {self.path} after step {len(self.rows)} of {self.steps}")
 
-    def keep(self, step: int, history: History, *, every: int, interrupted: bool) -> None:
+    def add(self, loss: Tensor, lr: float, metrics: Mapping[str, Tensor | float], *, weight: float) -> None:
+        """Add the row of a step; a process's numbers count by its ``weight`` in the mean of all."""
+        numbers = {
+            name: weight * torch.as_tensor(number, dtype=loss.dtype, device=loss.device).detach().reshape(())
+            for name, number in {"loss": loss, **metrics}.items()
+        }
+        row = {"step": len(self.rows) + 1, "loss": numbers.pop("loss"), "lr": lr, **numbers}
+        self.rows.append(row | {"seconds": time.perf_counter() - self._began})
+
+    def add_columns(self, numbers: Mapping[str, float] | None) -> None:
+        """Put what a callback returned beside the last step."""
+        if not isinstance(numbers, Mapping | None):
+            raise TypeError(f"callback must return None or a dictionary of numbers, received {type(numbers).__name__}")
+        if taken := sorted(self.rows[-1].keys() & (numbers or {}).keys()):
+            raise ValueError(f"callback must return other names than the history's own, received {taken}")
+        for name, number in (numbers or {}).items():
+            self.rows[-1][name] = float(number.detach() if isinstance(number, Tensor) else number)
+
+    def fetch(self) -> float:
+        """Read the waiting numbers, the same on all processes, and return the last loss; stop if one is not finite."""
+        waiting, self._fetched = self.rows[self._fetched :], len(self.rows)
+        places = [(row, name) for row in waiting for name, number in row.items() if isinstance(number, Tensor)]
+        if places:
+            numbers = distributed.mean_over_processes(torch.stack([row[name] for row, name in places]))
+            for (row, name), number in zip(places, numbers.tolist(), strict=True):
+                row[name] = number
+        for row in waiting:
+            if not math.isfinite(row["loss"]):
+                raise _not_finite(f"the loss is {row['loss']} at step {row['step']}")
+        return self.rows[-1]["loss"]
+
+    def keep(self, *, every: int, interrupted: bool) -> None:
         """Save when it is time, and stop when any process was interrupted."""
+        step = len(self.rows)
         # Processes ask each other only now and then, because that makes them wait for each other.
         asked = distributed.world_size() == 1 or step % FETCH_EVERY == 0
         stop = asked and distributed.mean_over_processes(torch.tensor(float(interrupted))) > 0
         if step % every == 0 or step == self.steps or stop:
-            history.fetch()
-            self.save(step, history)
+            self.fetch()
+            self._save()
         if stop:
             kept = f"{self.path} holds it; the same call continues" if self.path else "no checkpoint was asked for"
             raise KeyboardInterrupt(f"stopped after step {step} of {self.steps}; {kept}")
 
-    def save(self, step: int, history: History) -> None:
-        """Write the state after a step, unless its weights are not finite."""
-        # A loss can be finite one step longer than the weights it leads to, and a good checkpoint would be replaced.
-        floating = [t for t in self._weights().values() if isinstance(t, Tensor) and t.is_floating_point()]
+    def _save(self) -> None:
+        """Write the state, unless weights are not finite: the loss can be finite one step longer than they."""
+        weights = self._weights()
+        floating = [t for t in weights.values() if isinstance(t, Tensor) and t.is_floating_point()]
         if not torch.stack([t.isfinite().all() for t in floating]).all():
-            raise _not_finite(f"the weights are not finite after step {step}")
+            raise _not_finite(f"the weights are not finite after step {len(self.rows)}")
         if self.path is not None and distributed.rank() == 0:
             memory = self.optimizer.state_dict()["state"]
-            state = {"model": self._weights(), "optimizer": memory, "step": step, "history": history.rows}
+            state = {"model": weights, "optimizer": memory, "step": len(self.rows), "history": self.rows}
             save_checkpoint(self.path, state | self.identity)
 
     def _weights(self) -> dict[str, Any]:
         return {plain_name(name): value for name, value in self.model.state_dict().items()}
-
-    def _check(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Raise unless the file holds a run of this model and this identity, or one that this run extends."""
-        check_same("model", path, _shapes(state["model"]), _shapes(self._weights()))
-        for what, present in self.identity.items():
-            saved = dict(state[what])
-            finished = what == "configuration" and saved["steps"] == state["step"] < present["steps"]
-            if finished:  # more steps than before: those of the longer run, from here on
-                saved |= {name: present[name] for name in ("steps", "warmup")}
-            if distributed.rank() == 0:  # a loss may know its rank
-                check_same(what, path, saved, present)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

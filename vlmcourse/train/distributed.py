@@ -115,36 +115,33 @@ def shared_nt_xent_loss(
     >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log())
     tensor(True)
     """
-    first = sum(_lengths(view1)[: rank()])
-    own = slice(first, first + len(view1))
+    own, _ = _place(view1)
     gathered = gather_embeddings(view1), gather_embeddings(view2)
     return nt_xent_loss(*gathered, temperature=temperature, chunk_size=chunk_size, anchors=own)
 
 
-def _lengths(rows: Tensor) -> list[int]:
-    """Return how many rows each process holds."""
-    if world_size() == 1:
-        return [len(rows)]
-    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    return torch.cat(sizes).tolist()
+def _place(rows: Tensor) -> tuple[slice, int]:
+    """Return where the rows of this process stand among those of all, and how many these are."""
+    lengths = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
+    lengths[rank()] = len(rows)
+    if world_size() > 1:
+        dist.all_reduce(lengths)
+    first = int(lengths[: rank()].sum())
+    return slice(first, first + len(rows)), int(lengths.sum())
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        counts = _lengths(rows)
-        # all_gather wants equal shapes: pad to the longest share, cut afterwards
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        shares = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(shares, padded)
-        ctx.local = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
-        return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+        ctx.own, total = _place(rows)
+        everyone = rows.new_zeros(total, *rows.shape[1:])
+        everyone[ctx.own] = rows
+        dist.all_reduce(everyone)  # the sum of blocks that do not overlap, which may have any lengths
+        return everyone
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # Every process's loss depends on the rows of this one. float32, so that the sum is no coarser than its terms.
         total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
         dist.all_reduce(total)
-        return total[ctx.local].to(gradient.dtype)
+        return total[ctx.own].to(gradient.dtype)

@@ -22,7 +22,7 @@ from vlmcourse._checks import check_int, check_positive, check_positive_ints
 from vlmcourse.train import distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device
 from vlmcourse.train._identity import identity_of
-from vlmcourse.train._run import FETCH_EVERY, RESERVED, History, RunFile, plain_name, unwrapped
+from vlmcourse.train._run import FETCH_EVERY, RESERVED, Run, plain_name, unwrapped
 from vlmcourse.train._surroundings import (
     explained_out_of_memory,
     has_bfloat16,
@@ -122,23 +122,22 @@ def fit(
     layout = layout_for(model.to(device), device, channels_last=channels_last)
     updates = _make_optimizer(model, settings)
     identity = {} if checkpoint is None else _identity(model, loss_fn, examples, settings)
-    file = RunFile(checkpoint, model, updates, settings.steps, identity)
-    with file.held(), surroundings(model, device, layout) as interrupted:
-        start, history = file.start(resume=resume)
+    run = Run(checkpoint, model, updates, settings.steps, identity)
+    with run.held(), surroundings(model, device, layout) as interrupted:
+        run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
         hidden = not progress or distributed.rank() > 0
-        with tqdm(total=settings.steps, initial=start, desc="fit", unit="step", disable=hidden) as bar:
-            for step in _steps(objective, updates, examples, settings, device, layout, start, history):
+        with tqdm(total=settings.steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden) as bar:
+            for step in _steps(objective, updates, examples, settings, device, layout, run):
                 bar.update()
-                last = step == settings.steps
-                if callback is not None and (step % callback_every == 0 or last):
-                    history.add_columns(callback(model, step))
+                if callback is not None and (step % callback_every == 0 or step == settings.steps):
+                    run.add_columns(callback(model, step))
                     train_what_learns(model)
-                if step % FETCH_EVERY == 0 or last:
-                    bar.set_postfix(loss=f"{history.fetch():.4g}", refresh=False)
-                file.keep(step, history, every=checkpoint_every, interrupted=interrupted())
+                if step % FETCH_EVERY == 0:
+                    bar.set_postfix(loss=f"{run.fetch():.4g}", refresh=False)
+                run.keep(every=checkpoint_every, interrupted=interrupted())
     distributed.wait_for_all()  # no process reads the checkpoint before it is there
-    return pd.DataFrame(history.rows)
+    return pd.DataFrame(run.rows)
 
 
 def _steps(
@@ -148,11 +147,10 @@ def _steps(
     settings: "_Settings",
     device: torch.device,
     layout: torch.memory_format,
-    start: int,
-    history: History,
+    run: Run,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
-    steps, seed = range(start, settings.steps), settings.seed
+    steps, seed = range(len(run.rows), settings.steps), settings.seed
 
     def share(step: int) -> tuple[Tensor, float]:
         """Return the rows of this process, and how much their mean counts in the mean of all."""
@@ -174,7 +172,7 @@ def _steps(
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
             optimizer.step()
-        history.add(step + 1, loss, lr, metrics, weight=weight)
+        run.add(loss, lr, metrics, weight=weight)
         yield step + 1
 
 
