@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.train import distributed
-from vlmcourse.train._identity import identity_of
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
@@ -43,18 +42,12 @@ class InMemory:
         shapes = [tuple(t.shape) for t in data]
         if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
             raise ValueError(f"data must have one length and at least one example, received shapes {shapes}")
-        self.tensors, self.form = tuple(data), form
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def identity(self) -> dict[str, str]:
-        """Say which data this is."""
-        return identity_of({f"data[{k}]": tensor for k, tensor in enumerate(self.tensors)})
+        self.source = {f"data[{k}]": tensor for k, tensor in enumerate(data)}
+        self.n, self.form = len(data[0]), form
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
-        tensors = self.tensors
+        tensors = tuple(self.source.values())
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         if device.type != "cuda" or sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
             tensors = tuple(t.to(device) for t in tensors)
@@ -72,28 +65,22 @@ class Fetched:
         loader = data if isinstance(data, DataLoader) else DataLoader(data)
         in_order = type(loader.sampler) is SequentialSampler
         shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
-        if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not (in_order or shuffled):
+        if loader.batch_size is None or not (in_order or shuffled):  # the order of a stream is its own
             kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
             raise TypeError(
                 f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
                 f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
-        if len(loader.dataset) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"data must hold at least one example, received an empty {type(loader.dataset).__name__}")
+        self.source, self.n = loader.dataset, len(loader.dataset)  # type: ignore[arg-type]
         self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
-
-    def __len__(self) -> int:
-        return len(self.loader.dataset)  # type: ignore[arg-type]
-
-    def identity(self) -> dict[str, str]:
-        """Say which data this is."""
-        return identity_of(self.loader.dataset)
+        if self.n == 0:
+            raise ValueError(f"data must hold at least one example, received an empty {type(self.source).__name__}")
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step."""
         own = ("collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
                "prefetch_factor")  # fmt: skip
-        seeded = _Seeded(self.loader.dataset, seed, distributed.rank())
+        seeded = _Seeded(self.source, seed, distributed.rank())
         order: Any = ((step, rows.tolist()) for step, rows in plan)
         return iter(DataLoader(seeded, batch_sampler=order, **{name: getattr(self.loader, name) for name in own}))
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, torch.dtype, torch.device, PurePath, Enum)
 
 
-def identity_of(value: Any, leave_out: Iterable[Any] = ()) -> dict[str, str]:
+def identity_of(value: Any, leave_out: Iterable[nn.Parameter] = ()) -> dict[str, str]:
     """Describe named values, or a function or an object by its name, its code, and each value that it brings along.
 
-    Objects to ``leave_out``, as the model is for its loss, count as equal.
+    Parameters to ``leave_out``, and modules that hold one, count as equal: a loss may know its model.
     """
     seen = frozenset(map(id, leave_out))
     return {name: _short(str(_described(part, seen))) for name, part in _parts(value).items()}
@@ -31,18 +31,19 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
     """Return texts, in lists and dictionaries, that are equal, in any process, where the values are."""
     if isinstance(value, _PLAIN):
         return str(value)
-    if id(value) in seen:  # a value may hold itself
+    inside = value.parameters() if isinstance(value, nn.Module) else ()
+    if id(value) in seen or any(id(parameter) in seen for parameter in inside):  # a value may hold itself
         return "…"
     if isinstance(value, Tensor | np.ndarray):
         return f"{tuple(value.shape)} {value.dtype} {_digest(_content(value))}"
     if isinstance(value, type | ModuleType | BuiltinFunctionType):
         return _name(value)
-    inside = functools.partial(_described, seen=seen | {id(value)})
+    described = functools.partial(_described, seen=seen | {id(value)})
     if isinstance(value, list | tuple):
-        return [type(value).__name__, *map(inside, value)]
+        return [type(value).__name__, *map(described, value)]
     if isinstance(value, set | frozenset):
-        return sorted(map(str, map(inside, value)))
-    return {str(inside(name)): inside(part) for name, part in _parts(value).items()}
+        return sorted(map(str, map(described, value)))
+    return {str(described(name)): described(part) for name, part in _parts(value).items()}
 
 
 def _parts(value: Any) -> dict[str, Any]:

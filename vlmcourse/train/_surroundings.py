@@ -37,7 +37,7 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 
 
 @contextlib.contextmanager
-def surroundings(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
+def around(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
     """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and layout as they were."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  loss functions may draw from it
     on_mps = torch.mps.get_rng_state() if device.type == "mps" else None

@@ -39,8 +39,8 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU.
 
-    To start another run from the weights of one that :func:`~vlmcourse.train.loop.fit` trained, load them as
-    ``model.load_state_dict(load_checkpoint(path)["model"])``.
+    ``model.load_state_dict(load_checkpoint(path)["model"])`` starts from the weights that another run of
+    :func:`~vlmcourse.train.loop.fit` ended with.
 
     Raises:
         ValueError: the file is damaged, cut short, or no checkpoint.

@@ -102,10 +102,7 @@ def shared_nt_xent_loss(
 
     Shapes:
         view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
-        one on each process: their mean, weighted by b, is the loss of the batch.
-
-    Units:
-        ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+        one on each process. ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
 
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.

@@ -19,17 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlmcourse._checks import check_int, check_positive, check_positive_ints
-from vlmcourse.train import distributed, runtime
+from vlmcourse.train import _surroundings, distributed, runtime
 from vlmcourse.train._examples import Examples, examples_of, on_device
 from vlmcourse.train._identity import identity_of
 from vlmcourse.train._run import FETCH_EVERY, RESERVED, Run, plain_name, unwrapped
-from vlmcourse.train._surroundings import (
-    explained_out_of_memory,
-    has_bfloat16,
-    layout_for,
-    surroundings,
-    train_what_learns,
-)
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
@@ -74,22 +67,20 @@ def fit(
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains nothing, unless
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew. Compared are code, closed-over values, global variables and public attributes; what an object keeps in
-    ``_private`` attributes, in ``__slots__`` or in its class is not seen.
+    starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
     every batch, of which ``batch_size`` counts the whole. A contrastive loss gathers its embeddings with
-    :func:`vlmcourse.train.distributed.gather_embeddings`. All processes must see the folder of the checkpoint.
-    BatchNorm sees each process's own share only, and the statistics of process 0 are kept; where that matters, convert
-    it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
+    :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees each process's own share only, and the
+    statistics of process 0 are kept, unless ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted it.
 
     Shapes:
-        ``data`` is a tensor ``(n, ...)``, a sequence of tensors of one length n, or a dataset with ``images`` and
-        ``labels``; a batch has the same form, with ``(b, ...)``, b at most ``batch_size`` (256 unless said). Or it is
-        a ``Dataset`` or ``DataLoader`` of ``torch.utils.data``; the order is that of :func:`batch_of_step` in any case.
+        ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
+        ``Dataset`` or ``DataLoader`` of ``torch.utils.data``. A batch has the same form, with ``(b, ...)``, b at most
+        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step` in any case.
 
     Units:
         uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
@@ -119,11 +110,11 @@ def fit(
     )  # fmt: skip
     check_positive_ints(checkpoint_every=checkpoint_every, callback_every=callback_every)
     device = distributed.join(torch.device(device) if device is not None else runtime.device())
-    layout = layout_for(model.to(device), device, channels_last=channels_last)
+    layout = _surroundings.layout_for(model.to(device), device, channels_last=channels_last)
     updates = _make_optimizer(model, settings)
     identity = {} if checkpoint is None else _identity(model, loss_fn, examples, settings)
     run = Run(checkpoint, model, updates, settings.steps, identity)
-    with run.held(), surroundings(model, device, layout) as interrupted:
+    with run.held(), _surroundings.around(model, device, layout) as interrupted:
         run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
         hidden = not progress or distributed.rank() > 0
@@ -132,7 +123,7 @@ def fit(
                 bar.update()
                 if callback is not None and (step % callback_every == 0 or step == settings.steps):
                     run.add_columns(callback(model, step))
-                    train_what_learns(model)
+                    _surroundings.train_what_learns(model)
                 if step % FETCH_EVERY == 0:
                     bar.set_postfix(loss=f"{run.fetch():.4g}", refresh=False)
                 run.keep(every=checkpoint_every, interrupted=interrupted())
@@ -154,15 +145,16 @@ def _steps(
 
     def share(step: int) -> tuple[Tensor, float]:
         """Return the rows of this process, and how much their mean counts in the mean of all."""
-        return distributed.share_of(batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=seed))
+        return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
     batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=seed)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast and has_bfloat16(device))
+    shorter = settings.autocast and _surroundings.has_bfloat16(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=shorter)
     for step in steps:
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        with explained_out_of_memory(settings.batch_size):
+        with _surroundings.explained_out_of_memory(settings.batch_size):
             batch, weight = on_device(next(batches), device, layout), share(step)[1]
             reseed(mixed_seed(seed, "step", step, "process", distributed.rank()), device)
             with autocast:
@@ -200,8 +192,8 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
 def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tensor:
     """Return which of the n examples step number ``step`` trains on: a function of the seed and the step alone.
 
-    An epoch shows every example once, in an order of its own, in batches as equal as can be: ten examples at a
-    ``batch_size`` of 4 come as 4, 3 and 3. So no epoch ends on a batch of one, which BatchNorm could not take.
+    An epoch shows every example once, in an order of its own, in batches as equal as can be, such as 4, 3 and 3 for ten
+    examples: so none ends on a batch of one, which BatchNorm could not take.
 
     Shapes:
         → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
@@ -248,7 +240,7 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
         raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
     check_positive_ints(batch_size=batch_size, **({"steps": steps} if epochs is None else {"epochs": epochs}))
     if epochs is not None:
-        steps = epochs * math.ceil(len(examples) / batch_size)
+        steps = epochs * math.ceil(examples.n / batch_size)
     if isinstance(warmup, float):
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
@@ -271,8 +263,8 @@ def _identity(
     """Say what run this is: a checkpoint of another is not continued."""
     return {
         "configuration": asdict(settings),
-        "dataset": examples.identity(),
-        "loss": identity_of(loss_fn, leave_out=[*model.modules(), *model.parameters()]),
+        "dataset": identity_of(examples.source),
+        "loss": identity_of(loss_fn, leave_out=model.parameters()),
         "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
 

@@ -37,8 +37,8 @@ def train_simclr(
         ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
-        views: the steps of :func:`~vlmcourse.data.augment.two_views`. lr, warmup and options: those of
-        :func:`~vlmcourse.train.loop.fit`. A long warm-up, since the loss stays at that of guessing at first.
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`. Others: those of
+        :func:`~vlmcourse.train.loop.fit`, with a long warm-up, since the loss stays at that of guessing at first.
 
     Source:
         Chen et al. 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head; slide S07. Departure:

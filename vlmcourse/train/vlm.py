@@ -121,11 +121,11 @@ def train_stage(
     lr: float = 2e-3,
     **options: Any,
 ) -> pd.DataFrame:
-    """Train the parts of one stage and leave the others as they are; return the history.
+    """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
     ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
-    encoder and a frozen language model, ``"joint"`` moves everything that ``freeze`` does not name. The loss counts the
-    answer's words only. Options are those of :func:`~vlmcourse.train.loop.fit`.
+    encoder and a frozen language model, ``"joint"`` moves everything. The loss counts the answer's words only. Options
+    are those of :func:`~vlmcourse.train.loop.fit`.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
@@ -171,10 +171,8 @@ def train_vlm(
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
-    >>> steps = {"connector": 1, "joint": 2}
-    >>> options = {"embed_dim": 8, "batch_size": 4, "device": "cpu", "progress": False}
-    >>> model, history = train_vlm(ConvEncoder(width=2), asked, steps=steps, **options)
-    >>> history["stage"].tolist()
+    >>> options = {"steps": {"connector": 1, "joint": 2}, "embed_dim": 8, "device": "cpu", "progress": False}
+    >>> train_vlm(ConvEncoder(width=2), asked, **options)[1]["stage"].tolist()
     ['connector', 'joint', 'joint']
     """
     runtime.seed_everything(seed)
@@ -189,7 +187,7 @@ def train_vlm(
 
 
 def without_image(prompt: str) -> str:
-    """Return the question as text alone: what is left when nobody shows the picture.
+    """Return the question as text alone.
 
     >>> without_image("What is in this image <image>? Answer:")
     'What is in this image? Answer:'
@@ -272,11 +270,7 @@ def score(said: Sequence[str], asked: Questions) -> dict[str, float]:
 
 
 def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd.DataFrame:
-    """Return the score of every batch under every control: one row for each, one column a metric.
-
-    Units:
-        Fractions of answers. What a metric has nothing to judge by is left empty.
-    """
+    """Return the score of every batch under every control, in fractions: one row for each, one column a metric."""
     rows = {
         (name, control): score(answers(model, asked, control=control), asked)
         for name, asked in batches.items()
@@ -286,12 +280,9 @@ def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd
 
 
 def confusion(said: Sequence[str], asked: Questions) -> pd.DataFrame:
-    """Return how often an object with the row's shape is named with the column's, for pictures of one object.
+    """Count how often an object with the row's shape is named with the column's, for pictures of one object.
 
     An answer that names no shape, or several, counts in the column "other".
-
-    Units:
-        Answers.
     """
     told = [named(answer, "shape") for answer in said]
     table = pd.crosstab(
@@ -313,11 +304,7 @@ def leading(model: VisionLanguageModel, asked: Questions) -> dict[str, float]:
 
     For pictures of one object in the world of two partners. The model hears "a small purple" though the thing is blue.
     ``"picture"`` is the share of answers that go on with the shape in the picture, ``"said color"`` the share that go
-    on with a shape that usually comes with purple, ``"true color"`` with one that usually comes with blue. For usual
-    pairs the first and the second never coincide, nor do the last two.
-
-    Units:
-        Fractions of pictures.
+    on with a shape that usually comes with purple, ``"true color"`` with one that usually comes with blue.
     """
     usual, things = pairings(2), [objects[0] for objects in asked.objects]
     said = [COLORS[(COLORS.index(thing.color) + 2) % len(COLORS)] for thing in things]
