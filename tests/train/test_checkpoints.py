@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,7 @@ from torch import nn
 
 from vlmcourse.data.questions import questions
 from vlmcourse.models.cnn import ConvEncoder
-from vlmcourse.train import _identity, checkpoints
-from vlmcourse.train._resume import RunFile
+from vlmcourse.train import checkpoints
 from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
 from vlmcourse.train.loop import fit, warmup_cosine
 from vlmcourse.train.simclr import train_simclr
@@ -314,15 +312,6 @@ def test_the_layout_of_data_in_memory_does_not_matter(tmp_path):
     train(data=(IMAGES.contiguous(memory_format=torch.channels_last), LABELS), checkpoint=tmp_path / "run.pt")
 
 
-def test_of_arrays_too_large_to_hash_whole_rows_from_everywhere_are_hashed(monkeypatch):
-    monkeypatch.setattr(_identity, "_HASHED_BYTES", 400)
-    numbers = torch.arange(1000)
-    for change in (slice(0, 100), slice(500, 600), slice(900, 1000)):
-        other = numbers.clone()
-        other[change] += 1
-        assert _identity.identity_of_tensors([other]) != _identity.identity_of_tensors([numbers])
-
-
 def two_equal_layers():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 192), nn.Linear(192, 192), nn.Linear(192, CLASSES))
@@ -592,15 +581,6 @@ def test_reading_a_checkpoint_executes_no_code(tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_file_much_larger_than_the_run_needs_is_refused_without_reading_it(tmp_path):
-    path = tmp_path / "run.pt"
-    train(checkpoint=path)
-    with open(path, "r+b") as file:
-        file.truncate(2**40)  # takes no room on the disk, and does not fit into any memory
-    with pytest.raises(ValueError, match=r"cannot be used: .*it has 1099511627776 bytes"):
-        train(checkpoint=path)
-
-
 def test_a_file_that_unpacks_to_more_than_it_holds_is_refused_without_unpacking(tmp_path):
     from vlmcourse.train.checkpoints import _checksum
 
@@ -626,50 +606,14 @@ def test_a_file_that_holds_a_list_is_no_checkpoint(tmp_path):
         load_checkpoint(tmp_path / "run.pt")
 
 
-def test_a_run_with_a_thousand_metrics_resumes(tmp_path):
-    def loss(model, batch):
-        value = model(batch).square().mean()
-        return value, {f"metric {k}": value.detach() / (k + 1) for k in range(1000)}
-
-    options = {"lr": 1e-3, "checkpoint": tmp_path / "run.pt", "device": "cpu", "progress": False}
-    train_again = partial(fit, nn.Linear(2, 2), loss, torch.rand(4, 2), **options)
-    train_again(steps=2)
-    run = RunFile(tmp_path / "run.pt", nn.Linear(2, 2), torch.optim.AdamW(nn.Linear(2, 2).parameters()), 100, dict)
-    before = (tmp_path / "run.pt").stat().st_size
-    train_again(steps=102)
-    assert (tmp_path / "run.pt").stat().st_size - before < run._max_bytes() - 2**24
-
-
-def forged(path, change):
-    """Change a checkpoint as somebody would who also writes a fitting checksum."""
-    state = load_checkpoint(path)
-    change(state)
-    save_checkpoint(path, state)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: state.pop("optimizer"),
-        lambda state: state.update(model=[1, 2]),
-        lambda state: state.update(optimizer={99: {"exp_avg": torch.zeros(3)}}),
-        lambda state: state["optimizer"][0].update(exp_avg=torch.zeros(5)),
-        lambda state: state["optimizer"][0].update(exp_avg="none"),
-        lambda state: state["optimizer"][0].pop("exp_avg"),
-        lambda state: state.update(step="six"),
-        lambda state: state.update(step=-3),
-        lambda state: state.update(step=7),
-        lambda state: state.update(history={"step": torch.arange(6)}),
-        lambda state: state.update(history=3),
-        lambda state: state.update(configuration=None),
-    ],
-)
-def test_a_forged_checkpoint_is_one_clear_error(tmp_path, change):
-    path = tmp_path / "run.pt"
-    train(checkpoint=path)
-    forged(path, change)
-    with pytest.raises(ValueError, match=r"run\.pt (was not written by fit|belongs to another)"):
-        train(checkpoint=path)
+@pytest.mark.parametrize("missing", ["model", "optimizer", "step", "history", "configuration", "loss"])
+def test_a_checkpoint_that_lacks_something_is_one_clear_error(tmp_path, missing):
+    train(checkpoint=tmp_path / "run.pt")
+    state = load_checkpoint(tmp_path / "run.pt")
+    del state[missing]
+    save_checkpoint(tmp_path / "run.pt", state)
+    with pytest.raises(ValueError, match=r"run\.pt was not written by fit: it holds .* try another name"):
+        train(checkpoint=tmp_path / "run.pt")
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(20_000, marks=pytest.mark.slow)])

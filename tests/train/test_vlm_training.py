@@ -41,10 +41,9 @@ def test_a_wider_world_holds_all_of_a_narrower_one():
     assert set(vlm.pairings(2)) < set(vlm.pairings(5))
 
 
-@pytest.mark.parametrize("options", [{"partners": 6}, {"partners": 1, "colors": ["red"]}])
-def test_a_world_without_anything_held_out_is_refused(options):
+def test_a_world_without_anything_held_out_is_refused():
     with pytest.raises(ValueError, match="partners must be below the number of shapes"):
-        vlm.pairings(**options)
+        vlm.pairings(6)
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

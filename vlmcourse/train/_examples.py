@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.train import distributed
-from vlmcourse.train._identity import identity_of, identity_of_tensors
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples that this process takes in it
@@ -18,12 +17,8 @@ Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples th
 def examples_of(data: Any) -> "Examples":
     """Return the examples of whatever ``fit`` was given, checked."""
     if isinstance(data, TensorDataset):
-        data = data.tensors
-    if isinstance(data, DataLoader):
-        return Fetched(data, data.batch_size)
-    if isinstance(data, Dataset):
-        return Fetched(DataLoader(data), None)
-    return InMemory(data)
+        return InMemory(data.tensors)
+    return Fetched(data) if isinstance(data, Dataset | DataLoader) else InMemory(data)
 
 
 class InMemory:
@@ -39,29 +34,20 @@ class InMemory:
         elif isinstance(data, Tensor):
             data, form = (data,), next
         if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
-            hint = "torch.from_numpy(...) for arrays"
-            if isinstance(getattr(data, "clips", None), Tensor):
-                hint = "(clips.clips, clips.labels)"
+            hint = "(clips.clips, clips.labels)" if hasattr(data, "clips") else "torch.from_numpy(...) for arrays"
             raise TypeError(
                 f"data must be a tensor, a sequence of tensors, a dataset with images and labels, or a Dataset or "
                 f"DataLoader of torch.utils.data, received {type(data).__name__}; try {hint}"
             )
-        if not data or any(t.ndim == 0 or len(t) == 0 for t in data):
-            raise ValueError(f"data must hold at least one example, received shapes {[tuple(t.shape) for t in data]}")
-        if len({len(t) for t in data}) > 1:
-            raise ValueError(f"tensors in data must have one length, received {[len(t) for t in data]} examples")
-        self.tensors, self.form = tuple(data), form
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def identity(self) -> dict[str, str]:
-        """Say which data this is."""
-        return identity_of_tensors(self.tensors)
+        shapes = [tuple(t.shape) for t in data]
+        if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
+            raise ValueError(f"data must have one length and at least one example, received shapes {shapes}")
+        self.source = {f"data[{k}]": tensor for k, tensor in enumerate(data)}
+        self.n, self.form = len(data[0]), form
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
-        tensors = self.tensors
+        tensors = tuple(self.source.values())
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         if device.type != "cuda" or sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
             tensors = tuple(t.to(device) for t in tensors)
@@ -75,31 +61,26 @@ class Fetched:
     So a run is the same with any number of workers, and goes on in the middle of an epoch.
     """
 
-    def __init__(self, loader: DataLoader, batch_size: int | None) -> None:
+    def __init__(self, data: Dataset | DataLoader) -> None:
+        loader = data if isinstance(data, DataLoader) else DataLoader(data)
         in_order = type(loader.sampler) is SequentialSampler
         shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
-        if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not (in_order or shuffled):
+        if loader.batch_size is None or not (in_order or shuffled):  # the order of a stream is its own
             kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
             raise TypeError(
                 f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
                 f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
-        if len(loader.dataset) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"data must hold at least one example, received an empty {type(loader.dataset).__name__}")
-        self.loader, self.batch_size = loader, batch_size
-
-    def __len__(self) -> int:
-        return len(self.loader.dataset)  # type: ignore[arg-type]
-
-    def identity(self) -> dict[str, str]:
-        """Say which data this is."""
-        return identity_of(self.loader.dataset)
+        self.source, self.n = loader.dataset, len(loader.dataset)  # type: ignore[arg-type]
+        self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
+        if self.n == 0:
+            raise ValueError(f"data must hold at least one example, received an empty {type(self.source).__name__}")
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step."""
         own = ("collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
                "prefetch_factor")  # fmt: skip
-        seeded = _Seeded(self.loader.dataset, seed, distributed.rank())
+        seeded = _Seeded(self.source, seed, distributed.rank())
         order: Any = ((step, rows.tolist()) for step, rows in plan)
         return iter(DataLoader(seeded, batch_sampler=order, **{name: getattr(self.loader, name) for name in own}))
 
@@ -120,14 +101,6 @@ class _Seeded(Dataset):
         return together(rows) if together else [self.dataset[row] for row in rows]
 
 
-def share_of(rows: Tensor, rank: int, processes: int) -> Tensor:
-    """Return the rows of a global batch that one process takes."""
-    if len(rows) < processes:
-        received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
-        raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
-    return rows.tensor_split(processes)[rank] if processes > 1 else rows
-
-
 def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> Any:
     """Return a batch on the device: its first tensor in [0, 1] if it holds pictures or clips, and maps in a layout."""
     first = True
@@ -136,15 +109,11 @@ def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> 
         nonlocal first
         if isinstance(part, Mapping):
             return {name: moved(item) for name, item in part.items()}
-        if isinstance(part, tuple) and hasattr(part, "_fields"):
-            return type(part)(*map(moved, part))
         if isinstance(part, list | tuple):
-            return type(part)(map(moved, part))
+            return type(part)(*map(moved, part)) if hasattr(part, "_fields") else type(part)(map(moved, part))
         if not isinstance(part, Tensor):
             return part
-        if part.device != device:
-            part = part.pin_memory() if device.type == "cuda" and part.device.type == "cpu" else part
-            part = part.to(device, non_blocking=True)
+        part = part.to(device, non_blocking=True)
         part, first = as_unit_range(part) if first and part.ndim in (4, 5) else part, False
         return part.contiguous(memory_format=layout) if part.ndim == 4 and part.is_floating_point() else part
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from vlmcourse.ops._modes import evaluating
 
@@ -26,11 +25,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -> torch.memory_format:
-    """Return the layout to train in: channels-last where it is wanted and safe.
-
-    PyTorch's CPU kernel for the gradient of a 1 × 1 convolution with a stride and fewer than 8 input channels writes
-    past its memory when channels come last (CHANGELOG, Known). A network that has such a layer trains contiguous.
-    """
+    """Return the layout to train in: channels-last where it is wanted and safe."""
+    # PyTorch's CPU kernel for the gradient of a 1 × 1 convolution with a stride and fewer than 8 input channels writes
+    # past its memory when channels come last (CHANGELOG, Known).
     unsafe = device.type == "cpu" and any(
         set(layer.kernel_size) == {1} and max(layer.stride) > 1 and layer.in_channels < 8
         for layer in model.modules()
@@ -40,25 +37,23 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 
 
 @contextlib.contextmanager
-def surroundings(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
-    """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and layout as they were.
-
-    Kernels are contiguous afterwards, as files of weights must have them.
-    """
+def around(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
+    """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and layout as they were."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  loss functions may draw from it
     on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
     cudnn, benchmark = torch.backends.cudnn, torch.backends.cudnn.benchmark
+    # The model's own modes come back with the end of ``evaluating``.
     with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             store_kernels(model, layout)
             # cuDNN times its algorithms once: shapes hardly change from batch to batch.
             cudnn.benchmark = benchmark or (device.type == "cuda" and not cudnn.deterministic)
-            train_what_learns(model)  # the model's own modes come back with the end of ``evaluating``
+            train_what_learns(model)
             with interrupt_between_steps() as interrupted:
                 yield interrupted
         finally:
             cudnn.benchmark = benchmark
-            store_kernels(model, torch.contiguous_format)
+            store_kernels(model, torch.contiguous_format)  # as files of weights must have them
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
             if on_mps is not None:
@@ -90,9 +85,8 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         return
 
     def note(signum: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
         asked.set()
+        signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, note)
     try:
@@ -111,8 +105,3 @@ def explained_out_of_memory(batch_size: int) -> Iterator[None]:
         smaller = 1 << max(batch_size // 2, 1).bit_length() - 1
         advice = f"try batch_size={smaller}" if batch_size > 1 else "try smaller images or a smaller model"
         raise MemoryError(f"the GPU has too little memory for batch_size={batch_size}; {advice} ({error})") from None
-
-
-def progress_bar(steps: int, *, start: int, show: bool) -> tqdm:
-    """Return a bar, which the environment variable TQDM_DISABLE can also switch off."""
-    return tqdm(total=steps, initial=start, desc="fit", unit="step", **({} if show else {"disable": True}))

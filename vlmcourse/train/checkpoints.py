@@ -1,11 +1,10 @@
-"""Files that a run resumes from: never half written, and without code, so that reading one executes nothing.
+"""Files that a run resumes from: a checksum, and then what ``torch.save`` writes of plain values and tensors.
 
-A checkpoint is a checksum, and then what ``torch.save`` writes of plain values and tensors.
+They are never half written, and hold no code, so that reading one executes nothing.
 """
 
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,14 +36,14 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     write_whole(path, _checksum(content) + content)
 
 
-def load_checkpoint(path: str | Path, *, max_bytes: int | None = None) -> dict[str, Any]:
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU.
 
-    To start another run from the weights of one that :func:`~vlmcourse.train.loop.fit` trained, load them as
-    ``model.load_state_dict(load_checkpoint(path)["model"])``.
+    ``model.load_state_dict(load_checkpoint(path)["model"])`` starts from the weights that another run of
+    :func:`~vlmcourse.train.loop.fit` ended with.
 
     Raises:
-        ValueError: the file is damaged, cut short, no checkpoint, or larger than ``max_bytes``.
+        ValueError: the file is damaged, cut short, or no checkpoint.
 
     >>> load_checkpoint("nowhere.pt")
     Traceback (most recent call last):
@@ -52,30 +51,26 @@ def load_checkpoint(path: str | Path, *, max_bytes: int | None = None) -> dict[s
     """
     path = Path(path).expanduser()
     with open(path, "rb") as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            if max_bytes is not None and size > max_bytes:
-                raise ValueError(f"it has {size} bytes, and this run's can have {max_bytes}")
-            checksum, content = file.read(_CHECKSUM_BYTES), file.read()
-            if checksum != _checksum(content):
-                raise ValueError("its checksum does not match")
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > len(content):
-                    raise ValueError("it unpacks to more than it holds")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # weights only: no code
-            if not isinstance(state, dict):
-                raise ValueError(f"it holds a {type(state).__name__}")
-            return state
-        except Exception as error:  # whatever a foreign file leads to
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"checkpoint {path} cannot be used: it is damaged, cut short, or no checkpoint ({reason}). It was left "
-                f"as it is; move it away to start from the beginning, or put a good copy in its place"
-            ) from error
+        checksum, content = file.read(_CHECKSUM_BYTES), file.read()
+    try:
+        if checksum != _checksum(content):
+            raise ValueError("its checksum does not match")
+        if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist()) > len(content):
+            raise ValueError("it unpacks to more than it holds")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # weights only: no code
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+        return state
+    except Exception as error:  # whatever a foreign file leads to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"checkpoint {path} cannot be used: it is damaged, cut short, or no checkpoint ({reason}). It was left "
+            f"as it is; move it away to start from the beginning, or put a good copy in its place"
+        ) from error
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Return a copy that holds nothing but plain values and tensors on the CPU; ``name`` is for the error."""
+    """Return a copy that holds nothing but plain values and tensors on the CPU."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (bool, int, float, str):

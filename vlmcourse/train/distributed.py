@@ -1,8 +1,7 @@
 """Train on several processes: the rank of this one, and embeddings gathered with their gradients.
 
 Every process holds the whole model and a share of each batch, and gradients are averaged. A contrastive loss needs the
-embeddings of *all* shares, because every image of the batch is a negative for every other. Without ``torchrun`` there
-is one process, and everything here does nothing.
+embeddings of *all* shares, because every image is a negative for every other. In one process, all of this does nothing.
 """
 
 import atexit
@@ -30,16 +29,11 @@ def join(device: torch.device) -> torch.device:
     """Join the processes that ``torchrun`` started, if it did, and return the device of this one."""
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_leave)
+        atexit.register(dist.destroy_process_group)
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())))
         torch.cuda.set_device(device)
     return device
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def wait_for_all() -> None:
@@ -56,28 +50,31 @@ def data_parallel(module: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
+def share_of(rows: Tensor) -> tuple[Tensor, float]:
+    """Return the rows of a batch that this process takes, and how much their mean counts in the mean of all."""
+    processes = world_size()
+    if len(rows) < processes:
+        received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
+        raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
+    own = rows.tensor_split(processes)[rank()]
+    return own, len(own) * processes / len(rows)
+
+
 def mean_over_processes(values: Tensor) -> Tensor:
     """Return the mean of every number over processes, the same on all of them."""
-    if world_size() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= world_size()
-    return values
-
-
-def any_process(answer: bool) -> bool:
-    """Say whether any process answers yes, the same on all of them."""
-    return answer if world_size() == 1 else bool(mean_over_processes(torch.tensor(float(answer))) > 0)
+    if world_size() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / world_size()
 
 
 def gather_embeddings(embeddings: Tensor) -> Tensor:
     """Return the rows of all processes, in the order of the processes, through which gradients flow back.
 
     Call it on every process, as in ``nt_xent_loss(gather_embeddings(z1), gather_embeddings(z2), temperature=0.2)``.
-    Processes may hold different numbers of rows. In a single process it returns its argument.
-
-    The backward pass adds up what every process's loss asks of each row. The gradient that
-    :func:`vlmcourse.train.loop.fit` averages is then exactly the one of the whole batch in one process.
+    The backward pass adds up what every process's loss asks of each row, so that the gradient that
+    :func:`vlmcourse.train.loop.fit` averages is exactly the one of the whole batch in one process.
 
     Shapes:
         ``(b, ...)``, with this process's own b → ``(sum of all b, ...)``.
@@ -100,55 +97,48 @@ def shared_nt_xent_loss(
     """Return SimCLR's loss of this process's images among the images of all processes.
 
     With gathered embeddings, :func:`vlmcourse.nt_xent_loss` computes the loss of the whole batch on every process. Here
-    each process computes the rows of its own images only, so p processes share the work. What
-    :func:`vlmcourse.train.loop.fit` averages, losses and gradients, is that of the whole batch in one process.
+    each process computes the rows of its own images only. What :func:`vlmcourse.train.loop.fit` averages, losses and
+    gradients, is that of the whole batch in one process.
 
     Shapes:
         view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
-        one on each process: their mean, weighted by b, is the loss of the batch.
-
-    Units:
-        ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+        one on each process. ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
 
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
 
     >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
-    >>> loss = shared_nt_xent_loss(same, same, temperature=0.1)
-    >>> torch.isclose(loss, torch.tensor(7.0).log()).item()
-    True
+    >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log())
+    tensor(True)
     """
-    first = sum(_lengths(view1)[: rank()])
-    own = slice(first, first + len(view1))
+    own, _ = _place(view1)
     gathered = gather_embeddings(view1), gather_embeddings(view2)
     return nt_xent_loss(*gathered, temperature=temperature, chunk_size=chunk_size, anchors=own)
 
 
-def _lengths(rows: Tensor) -> list[int]:
-    """Return how many rows each process holds."""
-    if world_size() == 1:
-        return [len(rows)]
-    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    return torch.cat(sizes).tolist()
+def _place(rows: Tensor) -> tuple[slice, int]:
+    """Return where the rows of this process stand among those of all, and how many these are."""
+    lengths = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
+    lengths[rank()] = len(rows)
+    if world_size() > 1:
+        dist.all_reduce(lengths)
+    first = int(lengths[: rank()].sum())
+    return slice(first, first + len(rows)), int(lengths.sum())
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        counts = _lengths(rows)
-        # all_gather wants equal shapes: pad to the longest share, cut afterwards
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        shares = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(shares, padded)
-        ctx.local = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
-        return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+        ctx.own, total = _place(rows)
+        everyone = rows.new_zeros(total, *rows.shape[1:])
+        everyone[ctx.own] = rows
+        dist.all_reduce(everyone)  # the sum of blocks that do not overlap, which may have any lengths
+        return everyone
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # Every process's loss depends on the rows of this one. float32, so that the sum is no coarser than its terms.
         total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
         dist.all_reduce(total)
-        return total[ctx.local].to(gradient.dtype)
+        return total[ctx.own].to(gradient.dtype)

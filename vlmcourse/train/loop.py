@@ -1,17 +1,14 @@
 """Train a model: one loop, small enough to read, that survives being killed.
 
-The loop is ``_steps``, and :func:`fit` is what stands around it. Two parts can be read on their own: the learning
-rate (:func:`warmup_cosine`) and which examples a step sees (:func:`batch_of_step`).
-
-One idea makes resuming exact. Everything a step depends on, other than weights and optimizer, is a pure function of
-the seed and the number of the step: the learning rate, the examples, and the state of the random generators, which
-are seeded anew at each step. So the number of the step is all that has to be remembered.
+The loop is ``_steps``, and :func:`fit` is what stands around it. One idea makes resuming exact: everything a step
+depends on, other than weights and optimizer, is a pure function of the seed and the number of the step: the learning
+rate (:func:`warmup_cosine`), the examples (:func:`batch_of_step`), and the random generators, seeded anew at each step.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,21 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vlmcourse._checks import check_int, check_positive, check_positive_ints
-from vlmcourse.train import distributed, runtime
-from vlmcourse.train._examples import Examples, examples_of, on_device, share_of
-from vlmcourse.train._history import FETCH_EVERY, RESERVED, History, check_weights
+from vlmcourse.train import _surroundings, distributed, runtime
+from vlmcourse.train._examples import Examples, examples_of, on_device
 from vlmcourse.train._identity import identity_of
-from vlmcourse.train._resume import RunFile, plain_name, unwrapped
-from vlmcourse.train._surroundings import (
-    explained_out_of_memory,
-    has_bfloat16,
-    layout_for,
-    progress_bar,
-    surroundings,
-    train_what_learns,
-)
+from vlmcourse.train._run import FETCH_EVERY, RESERVED, Run, plain_name, unwrapped
 from vlmcourse.train.runtime import mixed_seed, reseed
 
 LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
 Callback = Callable[[nn.Module, int], Mapping[str, float] | None]
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
 
 
 def fit(
@@ -67,42 +60,35 @@ def fit(
     """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All
-    that learns must be inside ``model``. The global random generators follow ``seed`` during training and are put back
-    afterwards. A callback sees ``callback(model, step)`` every ``callback_every`` steps and after the last; numbers it
-    returns become columns of the history.
+    that learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. A
+    ``callback(model, step)`` is called every ``callback_every`` steps and after the last; numbers it returns become
+    columns of the history.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains nothing, unless
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew, in the place of the old file. Compared are code, closed-over values, global variables and public
-    attributes; what an object keeps in ``_private`` attributes, in ``__slots__`` or in its class is not seen. A model
-    that was compiled or wrapped shares its checkpoint with the plain one.
+    starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
-    in evaluation mode, so that their BatchNorm statistics do not move either. ``autocast`` uses bfloat16 where the
-    hardware has it, and float32 elsewhere.
+    in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
-    every batch (``batch_size`` counts the whole one), and process 0 shows progress and writes checkpoints. A
-    contrastive loss gathers its embeddings with :func:`vlmcourse.train.distributed.gather_embeddings`. All processes
-    must see the folder of the checkpoint. BatchNorm sees each process's own share only, and the statistics of process 0
-    are kept; where that matters, convert it by ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``.
+    every batch, of which ``batch_size`` counts the whole. A contrastive loss gathers its embeddings with
+    :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees each process's own share only, and the
+    statistics of process 0 are kept, unless ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted it.
 
     Shapes:
-        ``data`` is a tensor ``(n, ...)``, a sequence of tensors of one length n, or a dataset with ``images`` and
-        ``labels``; a batch has the same form, with ``(b, ...)``, b at most ``batch_size`` (256 unless said). Or it is
-        a ``Dataset`` or ``DataLoader`` of ``torch.utils.data``; the order is that of :func:`batch_of_step` in any case.
+        ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
+        ``Dataset`` or ``DataLoader`` of ``torch.utils.data``. A batch has the same form, with ``(b, ...)``, b at most
+        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step` in any case.
 
     Units:
         uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
-        are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one. ``seconds`` counts
-        training since step 0, over all resumed parts.
+        are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one.
 
     Raises:
-        ValueError: a checkpoint that is damaged or belongs to another run; the message says in what they differ.
-        RuntimeError: a checkpoint that another run holds.
-        FloatingPointError: the loss or the weights are no longer finite; the message says since which step.
-        MemoryError: the GPU's memory is too small; the message says which batch size to try.
+        ValueError: a checkpoint that is damaged or belongs to another run; RuntimeError: that another run holds.
+        FloatingPointError: the loss or the weights are no longer finite. MemoryError: the GPU's memory is too small.
 
     Source:
         Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW;
@@ -114,10 +100,8 @@ def fit(
     ...     return (model(batch[0]) - batch[1]).square().mean()
     >>> history = fit(line, squared_error, (x, 3 * x + 1), lr=0.1, epochs=300,
     ...               batch_size=32, device="cpu", autocast=False, progress=False)
-    >>> [round(p.item(), 2) for p in line.parameters()]
-    [3.0, 1.0]
-    >>> list(history.columns)
-    ['step', 'loss', 'lr', 'seconds']
+    >>> [round(p.item(), 2) for p in line.parameters()], list(history.columns)
+    ([3.0, 1.0], ['step', 'loss', 'lr', 'seconds'])
     """
     examples = examples_of(data)
     settings = _checked_settings(
@@ -126,24 +110,25 @@ def fit(
     )  # fmt: skip
     check_positive_ints(checkpoint_every=checkpoint_every, callback_every=callback_every)
     device = distributed.join(torch.device(device) if device is not None else runtime.device())
-    layout = layout_for(model.to(device), device, channels_last=channels_last)
-    updates = _make_optimizer(model, optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
-    file = RunFile(checkpoint, model, updates, settings.steps, lambda: _identity(model, loss_fn, examples, settings))
-    with file.held(), surroundings(model, device, layout) as interrupted:
-        start, history = file.start(resume=resume)
+    layout = _surroundings.layout_for(model.to(device), device, channels_last=channels_last)
+    updates = _make_optimizer(model, settings)
+    identity = {} if checkpoint is None else _identity(model, loss_fn, examples, settings)
+    run = Run(checkpoint, model, updates, settings.steps, identity)
+    with run.held(), _surroundings.around(model, device, layout) as interrupted:
+        run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
-        with progress_bar(settings.steps, start=start, show=progress and distributed.rank() == 0) as bar:
-            for step in _steps(objective, updates, examples, settings, device, layout, start, history):
+        hidden = not progress or distributed.rank() > 0
+        with tqdm(total=settings.steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden) as bar:
+            for step in _steps(objective, updates, examples, settings, device, layout, run):
                 bar.update()
-                last = step == settings.steps
-                if callback is not None and (step % callback_every == 0 or last):
-                    history.add_columns(callback(model, step))
-                    train_what_learns(model)
-                if step % FETCH_EVERY == 0 or last:
-                    bar.set_postfix(loss=f"{history.fetch():.4g}", refresh=False)
-                file.keep(step, history, every=checkpoint_every, interrupted=interrupted())
+                if callback is not None and (step % callback_every == 0 or step == settings.steps):
+                    run.add_columns(callback(model, step))
+                    _surroundings.train_what_learns(model)
+                if step % FETCH_EVERY == 0:
+                    bar.set_postfix(loss=f"{run.fetch():.4g}", refresh=False)
+                run.keep(every=checkpoint_every, interrupted=interrupted())
     distributed.wait_for_all()  # no process reads the checkpoint before it is there
-    return history.table()
+    return pd.DataFrame(run.rows)
 
 
 def _steps(
@@ -153,37 +138,34 @@ def _steps(
     settings: "_Settings",
     device: torch.device,
     layout: torch.memory_format,
-    start: int,
-    history: History,
+    run: Run,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
-    rank, processes, steps = distributed.rank(), distributed.world_size(), range(start, settings.steps)
+    steps, seed = range(len(run.rows), settings.steps), settings.seed
 
     def share(step: int) -> tuple[Tensor, float]:
         """Return the rows of this process, and how much their mean counts in the mean of all."""
-        rows = batch_of_step(step, n=len(examples), batch_size=settings.batch_size, seed=settings.seed)
-        own = share_of(rows, rank, processes)
-        return own, len(own) * processes / len(rows)
+        return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
-    batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=settings.seed)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast and has_bfloat16(device))
+    batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=seed)
+    shorter = settings.autocast and _surroundings.has_bfloat16(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=shorter)
     for step in steps:
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        with explained_out_of_memory(settings.batch_size):
+        with _surroundings.explained_out_of_memory(settings.batch_size):
             batch, weight = on_device(next(batches), device, layout), share(step)[1]
-            reseed(mixed_seed(settings.seed, "step", step, "process", rank), device)
+            reseed(mixed_seed(seed, "step", step, "process", distributed.rank()), device)
             with autocast:
                 loss, metrics = objective(batch)
             optimizer.zero_grad()
-            (loss if weight == 1 else weight * loss).backward()  # gradients are averaged over processes
+            (weight * loss).backward()  # gradients are averaged over processes
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
             optimizer.step()
-        history.add(step + 1, loss, lr, metrics, weight=weight)
+        run.add(loss, lr, metrics, weight=weight)
         yield step + 1
-    check_weights(objective, settings.steps)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
@@ -210,14 +192,12 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
 def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tensor:
     """Return which of the n examples step number ``step`` trains on: a function of the seed and the step alone.
 
-    An epoch shows every example once, in an order of its own, in batches as equal as can be: ten examples at a
-    ``batch_size`` of 4 come as 4, 3 and 3. So no epoch ends on a batch of one, which BatchNorm could not take.
+    An epoch shows every example once, in an order of its own, in batches as equal as can be, such as 4, 3 and 3 for ten
+    examples: so none ends on a batch of one, which BatchNorm could not take.
 
     Shapes:
         → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
 
-    >>> [batch_of_step(step, n=10, batch_size=4).tolist() for step in range(3)]
-    [[...], [...], [...]]
     >>> epoch = [batch_of_step(step, n=10, batch_size=4) for step in range(3)]
     >>> sorted(torch.cat(epoch).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -251,49 +231,45 @@ class _Settings:
 
 def _checked_settings(examples: Examples, **given: Any) -> _Settings:
     given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
-    steps, epochs, warmup, seed = (given.pop(name) for name in ("steps", "epochs", "warmup", "seed"))
-    batch_size, own = given.pop("batch_size"), examples.batch_size
-    if own is not None and batch_size not in (None, own):
-        raise ValueError(f"batch_size must be left to the DataLoader, which has {own}, received {batch_size}")
-    batch_size = own or (256 if batch_size is None else batch_size)
-    check_int("batch_size", batch_size)
+    steps, epochs, batch_size, warmup = (given.pop(name) for name in ("steps", "epochs", "batch_size", "warmup"))
+    if examples.batch_size is not None and batch_size not in (None, examples.batch_size):
+        loader = f"the DataLoader, which has {examples.batch_size}"
+        raise ValueError(f"batch_size must be left to {loader}, received {batch_size}")
+    batch_size = examples.batch_size or (256 if batch_size is None else batch_size)
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
+    check_positive_ints(batch_size=batch_size, **({"steps": steps} if epochs is None else {"epochs": epochs}))
+    if epochs is not None:
+        steps = epochs * math.ceil(examples.n / batch_size)
+    if isinstance(warmup, float):
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
+        warmup = int(warmup * steps)
+    warmup_cosine(0, steps=steps, warmup=warmup)  # raises where the warm-up does not end before the run
+    check_int("seed", given["seed"], minimum=0)
     check_positive("lr", given["lr"])
     if given["clip_norm"] is not None:
         check_positive("clip_norm", given["clip_norm"])
     if not 0 <= given["weight_decay"] < math.inf:
         raise ValueError(f"weight_decay must be a finite number of at least 0, received {given['weight_decay']}")
-    if given["optimizer"] not in ("adamw", "sgd"):
+    if given["optimizer"] not in OPTIMIZERS:
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', received {given['optimizer']!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, received {seed!r}")
-    if (steps is None) == (epochs is None):
-        raise ValueError(f"give either steps or epochs, received steps={steps}, epochs={epochs}")
-    check_int("steps" if epochs is None else "epochs", steps if epochs is None else epochs)
-    if steps is None:
-        steps = epochs * math.ceil(len(examples) / batch_size)
-    if isinstance(warmup, float) and not 0 <= warmup < 1:
-        raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
-    warmup = int(warmup * steps) if isinstance(warmup, float) else warmup
-    warmup_cosine(0, steps=steps, warmup=warmup)  # raises where the warm-up does not end before the run
-    given |= {name: float(given[name]) for name in ("lr", "weight_decay", "clip_norm") if given[name] is not None}
-    given |= {"steps": steps, "batch_size": batch_size, "warmup": warmup, "seed": seed}
-    return _Settings(**given)
+    return _Settings(steps=steps, batch_size=batch_size, warmup=warmup, **given)
 
 
 def _identity(
     model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
 ) -> dict[str, dict[str, Any]]:
     """Say what run this is: a checkpoint of another is not continued."""
-    learns = {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()}
     return {
         "configuration": asdict(settings),
-        "dataset": examples.identity(),
-        "loss": identity_of(loss_fn, model),
-        "choice of what learns": learns,
+        "dataset": identity_of(examples.source),
+        "loss": identity_of(loss_fn, leave_out=model.parameters()),
+        "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
 
 
-def _make_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         frozen = sum(1 for _ in model.parameters())
@@ -301,12 +277,10 @@ def _make_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: flo
         raise ValueError(f"model must have parameters to train, received {type(model).__name__} {hint}")
     # Decay pulls the strength of a map towards zero; the place of a bias or the gain of a norm has no such zero.
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=lr)
+    return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr)
 
 
 class _Objective(nn.Module):
@@ -319,21 +293,16 @@ class _Objective(nn.Module):
     def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         result = self.loss_fn(self.model, batch)
         loss, metrics = result if isinstance(result, tuple) else (result, {})
+        must = "loss_fn must return a"
         if not isinstance(loss, Tensor) or not isinstance(metrics, Mapping):
-            received = type(result).__name__
-            raise TypeError(
-                f"loss_fn must return a tensor, or a tensor and a dictionary of metrics, received {received}"
-            )
+            raise TypeError(f"{must} tensor, or a tensor and a dictionary of metrics, received {type(result).__name__}")
         if loss.ndim > 0:
-            raise ValueError(f"loss_fn must return a scalar, received shape {tuple(loss.shape)}; try .mean()")
+            raise ValueError(f"{must} scalar, received shape {tuple(loss.shape)}; try .mean()")
         if loss.dtype not in (torch.float32, torch.float64):
-            hint = "compute the loss from model(x).float()"
-            raise TypeError(f"loss_fn must return float32 or float64, received {loss.dtype}; {hint}")
+            raise TypeError(f"{must} float32 or float64 loss, received {loss.dtype}; try model(x).float()")
         if not loss.requires_grad:
             hint = "look for .item(), .detach() or torch.no_grad() in it"
-            raise ValueError(
-                f"loss_fn must return a loss that model can learn from, received one without a gradient; {hint}"
-            )
+            raise ValueError(f"{must} loss that model can learn from, received one without a gradient; {hint}")
         if taken := sorted(metrics.keys() & RESERVED):
             raise ValueError(f"metrics must have other names than the history's own, received {taken}")
         return loss, metrics

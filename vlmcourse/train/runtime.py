@@ -11,7 +11,7 @@ import torch
 def device() -> torch.device:
     """Return the device experiments run on: CUDA if there is one, else MPS, else the CPU.
 
-    The environment variable ``VLMCOURSE_DEVICE`` overrides the choice, as in ``VLMCOURSE_DEVICE=cpu`` or ``cuda:1``.
+    The environment variable ``VLMCOURSE_DEVICE``, such as ``cpu`` or ``cuda:1``, overrides the choice.
 
     >>> import os
     >>> os.environ["VLMCOURSE_DEVICE"] = "cpu"

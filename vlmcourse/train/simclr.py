@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from vlmcourse._checks import check_int
 from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
@@ -29,17 +28,17 @@ def train_simclr(
 ) -> tuple[nn.Sequential, pd.DataFrame]:
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
 
-    Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings that
-    the projection head makes of the encoder's vectors. Probe the encoder, not the head, which may throw away what the
-    views change. The head's weights come from the global generator, so call ``seed_everything`` before.
+    Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings of
+    the projection head. Probe the encoder, not the head, which may throw away what the views change. The head's weights
+    come from the global generator, so call ``seed_everything`` before.
 
     Shapes:
-        images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the two
-        modules together ``(b, embed_dim)``. Labels are never looked at.
+        images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the model
+        ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
-        views: the steps of :func:`~vlmcourse.data.augment.two_views`. lr, warmup and options: those of
-        :func:`~vlmcourse.train.loop.fit`. A long warm-up, since the loss stays at that of guessing at first.
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`. Others: those of
+        :func:`~vlmcourse.train.loop.fit`, with a long warm-up, since the loss stays at that of guessing at first.
 
     Source:
         Chen et al. 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head; slide S07. Departure:
@@ -51,7 +50,6 @@ def train_simclr(
     >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
     (torch.Size([5, 64]), 3)
     """
-    check_int("embed_dim", embed_dim)
     pictures = getattr(images, "images", images)
     vectors = extract_features(encoder, pictures[:2], device="cpu")
     if vectors.ndim != 2:

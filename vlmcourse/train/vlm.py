@@ -1,13 +1,11 @@
 """Train a small vision-language model in three stages, and measure whether it looks at the picture (slides S02 to S06).
 
 The world is correlated, like the real one: each colour comes with few shapes, as bananas come in yellow. Some pairs are
-held out, so that a model which recites can be told from one that composes. Beside every score stand three controls: a
-blank image, the image of another question, and no image at all.
+held out, so that a model which recites can be told from one that composes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +32,7 @@ Control = Literal["real image", "blank", "shuffled", "text only"]
 
 COLORS: tuple[str, ...] = ("red", "green", "blue", "yellow", "purple", "cyan")
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "heart")
+WEIGHTS = Path(__file__).parents[1] / "weights" / "contrastive_encoder.safetensors"
 CONTROLS: tuple[Control, ...] = ("real image", "blank", "shuffled", "text only")
 METRICS: tuple[str, ...] = ("exact", "color", "size", "shape", "place")
 
@@ -45,41 +44,27 @@ STAGES: dict[Stage, tuple[str, ...]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------
-# A correlated world
-# ---------------------------------------------------------------------------------------------------------
-
-
-def pairings(partners: int, *, colors: Sequence[str] = COLORS, shapes: Sequence[str] = SHAPES) -> list[Pair]:
+def pairings(partners: int) -> list[Pair]:
     """Return the pairs of a world where each colour comes with ``partners`` shapes, each shape with as many colours.
 
-    Colour k comes with shapes k, k + 1, … around the list. Its last shape, one before its own, is :func:`held_out`
-    while ``partners`` is below the number of shapes.
+    Colour k comes with shapes k, k + 1, … around the list.
 
     >>> pairings(1)[:2], len(pairings(2))
     ([('red', 'circle'), ('green', 'square')], 12)
     """
     check_int("partners", partners)
-    if len(colors) != len(shapes) or partners >= len(shapes):
-        received = f"{partners=}, {len(shapes)} shapes, {len(colors)} colors"
-        raise ValueError(f"partners must be below the number of shapes, and colors as many, received {received}")
-    return [(color, shapes[(k + step) % len(shapes)]) for k, color in enumerate(colors) for step in range(partners)]
+    if partners >= len(SHAPES):
+        raise ValueError(f"partners must be below the number of shapes, {len(SHAPES)}, received {partners}")
+    return [(color, SHAPES[(k + step) % len(SHAPES)]) for k, color in enumerate(COLORS) for step in range(partners)]
 
 
-def held_out(*, colors: Sequence[str] = COLORS, shapes: Sequence[str] = SHAPES) -> list[Pair]:
+def held_out() -> list[Pair]:
     """Return for each colour the one shape that no world of :func:`pairings` shows it with.
 
-    >>> held_out()[0]
-    ('red', 'heart')
-    >>> set(held_out()) & set(pairings(5))
-    set()
+    >>> held_out()[0], set(held_out()) & set(pairings(5))
+    (('red', 'heart'), set())
     """
-    return [(color, shapes[k - 1]) for k, color in enumerate(colors)]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Build and train
-# ---------------------------------------------------------------------------------------------------------
+    return [(color, SHAPES[k - 1]) for k, color in enumerate(COLORS)]
 
 
 def build_vlm(
@@ -89,24 +74,23 @@ def build_vlm(
     embed_dim: int = 96,
     depth: int = 2,
     num_heads: int = 4,
-    reduction: int = 2,
     context_length: int | None = None,
 ) -> VisionLanguageModel:
     """Return an untrained model for the drawn world, around ``encoder`` if one is given.
 
-    The weights come from the global generator, so call ``seed_everything`` before. The context has room for one image
-    and 48 words, unless ``context_length`` says otherwise.
+    The weights come from the global generator. The context has room for one image and 48 words, unless
+    ``context_length`` says otherwise.
     """
     encoder = ConvEncoder() if encoder is None else encoder
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
-        blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=next(encoder.parameters()).device)
+        blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=_device(encoder))
         width, height, across = encoder.feature_map(blank).shape[1:]
     tokenizer = Tokenizer.from_texts(phrasebook())
-    context_length = context_length or height * across // reduction**2 + 48
+    context_length = context_length or height * across // 4 + 48
     language_model = LanguageModel(
         len(tokenizer), context_length=context_length, embed_dim=embed_dim, depth=depth, num_heads=num_heads
     )
-    connector = Connector(width, embed_dim, grid_size=(height, across), reduction=reduction)
+    connector = Connector(width, embed_dim, grid_size=(height, across), reduction=2)
     return VisionLanguageModel(encoder, connector, language_model, tokenizer)
 
 
@@ -118,14 +102,13 @@ def small_encoder() -> ConvEncoder:
 def contrastive_encoder() -> ConvEncoder:
     """Return a :func:`small_encoder` trained without labels on single shapes in every colour; its weights are shipped.
 
-    ``python -m book.experiments.small_vlm`` trains it anew; the file says with which settings, and when it did.
+    ``python -m book.experiments.small_vlm`` trains it anew.
 
     >>> contrastive_encoder().embed_dim
     192
     """
     encoder = small_encoder()
-    with as_file(files("vlmcourse").joinpath("weights", "contrastive_encoder.safetensors")) as path:
-        encoder.load_state_dict(load_file(path))
+    encoder.load_state_dict(load_file(WEIGHTS))
     return encoder.eval()
 
 
@@ -138,11 +121,11 @@ def train_stage(
     lr: float = 2e-3,
     **options: Any,
 ) -> pd.DataFrame:
-    """Train the parts of one stage and leave the others as they are; return the history.
+    """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
     ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
-    encoder and a frozen language model, ``"joint"`` moves everything that ``freeze`` does not name. The loss counts the
-    answer's words only. Options are those of :func:`~vlmcourse.train.loop.fit`.
+    encoder and a frozen language model, ``"joint"`` moves everything. The loss counts the answer's words only. Options
+    are those of :func:`~vlmcourse.train.loop.fit`.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
@@ -155,19 +138,17 @@ def train_stage(
         raise ValueError(f"freeze={freeze} leaves nothing to train in stage {stage!r}")
     for name, part in model.named_children():
         part.requires_grad_(name in parts)
-    with_images = stage != "language model"
-    prompts = asked.prompts if with_images else tuple(map(without_image, asked.prompts))
-    ids, is_answer = model.tokenize(prompts, asked.answers)
-    data = (asked.images, ids, is_answer) if with_images else (ids, is_answer)
+    images, prompts = _under("text only" if stage == "language model" else "real image", asked)
+    words = model.tokenize(prompts, asked.answers)
 
     def loss_fn(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        images, (ids, is_answer) = (batch[0], batch[1:]) if with_images else (None, batch)
-        return model(images, ids, is_answer)[1]
+        *images, ids, is_answer = batch
+        return model(images[0] if images else None, ids, is_answer)[1]
 
     if torch.device(options.get("device") or runtime.device()).type == "cpu":
         options.setdefault("autocast", False)  # bfloat16 slows the narrow language model there
     try:
-        return fit(model, loss_fn, data, lr=lr, clip_norm=1.0, **options)
+        return fit(model, loss_fn, words if images is None else (images, *words), lr=lr, clip_norm=1.0, **options)
     finally:
         model.requires_grad_(True)
 
@@ -185,15 +166,13 @@ def train_vlm(
 ) -> tuple[VisionLanguageModel, pd.DataFrame]:
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
-    Without an encoder it starts from a new one. With the model comes the history of all stages, one below the other.
-    With ``checkpoint="run.pt"`` each stage has a file of its own, such as ``run-connector.pt``.
+    With the model comes the history of all stages, one below the other. With ``checkpoint="run.pt"`` each stage has a
+    file of its own, such as ``run-connector.pt``.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
-    >>> steps = {"connector": 1, "joint": 2}
-    >>> options = {"embed_dim": 8, "batch_size": 4, "device": "cpu", "progress": False}
-    >>> model, history = train_vlm(ConvEncoder(width=2), asked, steps=steps, **options)
-    >>> history["stage"].tolist()
+    >>> options = {"steps": {"connector": 1, "joint": 2}, "embed_dim": 8, "device": "cpu", "progress": False}
+    >>> train_vlm(ConvEncoder(width=2), asked, **options)[1]["stage"].tolist()
     ['connector', 'joint', 'joint']
     """
     runtime.seed_everything(seed)
@@ -201,14 +180,14 @@ def train_vlm(
     model = build_vlm(deepcopy(encoder), image_size=image_size, embed_dim=embed_dim, depth=depth)
     histories = []
     for stage, count in steps.items():
-        own: dict[str, Any] = {"steps": count, "seed": seed, "freeze": freeze if stage == "joint" else ()}
-        own["checkpoint"] = file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}")
-        histories.append(train_stage(model, asked, stage, **own, **options))
+        options["checkpoint"] = file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}")
+        frozen = freeze if stage == "joint" else ()
+        histories.append(train_stage(model, asked, stage, freeze=frozen, steps=count, seed=seed, **options))
     return model, pd.concat(histories, keys=steps, names=["stage"]).reset_index("stage")
 
 
 def without_image(prompt: str) -> str:
-    """Return the question as text alone: what is left when nobody shows the picture.
+    """Return the question as text alone.
 
     >>> without_image("What is in this image <image>? Answer:")
     'What is in this image? Answer:'
@@ -216,28 +195,24 @@ def without_image(prompt: str) -> str:
     return prompt.replace("image <image>", "image").replace("<image>", "the image")
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Ask, with controls
-# ---------------------------------------------------------------------------------------------------------
-
-
 def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> list[str]:
     """Return the model's answers, greedy, under one of the four ``CONTROLS``.
 
-    ``"blank"`` shows an empty dark background, ``"shuffled"`` the picture of another question, and ``"text only"`` no
-    picture at all.
+    ``"blank"`` shows an empty dark background, ``"shuffled"`` the picture of another question.
     """
     images, prompts = _under(control, asked)
-    where = next(model.parameters()).device
     said: list[str] = []
     for rows in torch.arange(len(asked)).split(500):
-        some = None if images is None else images[rows].to(where)
+        some = None if images is None else images[rows].to(_device(model))
         said += map(str, model.generate(some, prompt=[prompts[row] for row in rows.tolist()]))
     return said
 
 
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[str]]:
-    """Return the images and prompts of one of the four controls."""
     if control not in CONTROLS:
         raise ValueError(f"control must be one of {', '.join(CONTROLS)}, received {control!r}")
     if control == "text only":
@@ -249,9 +224,9 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 
 @torch.no_grad()
 def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
-    """Return how probable each right word is under teacher forcing: to the model that has read the right words before.
+    """Return how probable each right word is to the model that has read the right words before it.
 
-    Averaged over questions; the last entry is the end of the answer. The loss is the mean of minus their logarithms.
+    Averaged over questions; the last entry is the end of the answer.
 
     Shapes:
         ``(words + 1,)``. All answers must have one length.
@@ -261,7 +236,7 @@ def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Con
     lengths = is_answer.sum(1)
     if int(lengths.min()) != int(lengths.max()):
         raise ValueError(f"answers must have one length, received from {lengths.min()} to {lengths.max()} words")
-    where, words = next(model.parameters()).device, int(lengths[0])
+    where, words = _device(model), int(lengths[0])
     with evaluating(model):
         logits = model(None if images is None else images.to(where), ids)[0]
     probabilities = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
@@ -275,8 +250,6 @@ def named(answer: str, attribute: str) -> tuple[str, ...]:
     ('red', 'blue')
     >>> named("a small red star on the left", "place")
     ('on the left',)
-    >>> named("a ring left of a star", "place")
-    ('left of',)
     """
     if attribute == "place":
         phrases = ["left of", "right of", "above", "below", *scenes.PHRASES.values()]
@@ -291,18 +264,13 @@ def score(said: Sequence[str], asked: Questions) -> dict[str, float]:
     pairs = list(zip(said, asked.answers, strict=True))
     right = {"exact": [answer == truth for answer, truth in pairs]}
     for attribute in METRICS[1:]:
-        right[attribute] = [
-            named(a, attribute) == named(truth, attribute) for a, truth in pairs if named(truth, attribute)
-        ]
+        both = [(named(answer, attribute), named(truth, attribute)) for answer, truth in pairs]
+        right[attribute] = [answered == true for answered, true in both if true]
     return {metric: sum(found) / len(found) for metric, found in right.items() if found}
 
 
 def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd.DataFrame:
-    """Return the score of every batch under every control: one row for each, one column a metric.
-
-    Units:
-        Fractions of answers. What a metric has nothing to judge by is left empty.
-    """
+    """Return the score of every batch under every control, in fractions: one row for each, one column a metric."""
     rows = {
         (name, control): score(answers(model, asked, control=control), asked)
         for name, asked in batches.items()
@@ -311,54 +279,38 @@ def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd
     return pd.DataFrame(rows).T.reindex(columns=list(METRICS)).rename_axis(["pictures", "control"])
 
 
-def confusion(said: Sequence[str], asked: Questions, *, attribute: str = "shape") -> pd.DataFrame:
-    """Return how often an object with the row's attribute is named with the column's, for pictures of one object.
+def confusion(said: Sequence[str], asked: Questions) -> pd.DataFrame:
+    """Count how often an object with the row's shape is named with the column's, for pictures of one object.
 
-    An answer that names no such attribute, or several, counts in the column "other".
-
-    Units:
-        Answers.
+    An answer that names no shape, or several, counts in the column "other".
     """
-    true = [named(truth, attribute) for truth in asked.answers]
-    told = [named(answer, attribute) for answer in said]
+    told = [named(answer, "shape") for answer in said]
     table = pd.crosstab(
-        pd.Series([names[0] for names in true], name="true"),
+        pd.Series([named(truth, "shape")[0] for truth in asked.answers], name="true"),
         pd.Series([names[0] if len(names) == 1 else "other" for names in told], name="said"),
     )
-    names = list({"color": COLORS, "shape": SHAPES, "size": scenes.SIZES}[attribute])
-    columns = names + [name for name in table.columns if name not in names]
-    return table.reindex(index=names, columns=columns, fill_value=0)
+    columns = [*SHAPES, *table.columns.difference(SHAPES)]
+    return table.reindex(index=list(SHAPES), columns=columns, fill_value=0)
 
 
 def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[str]) -> list[str]:
-    """Put the first words of each answer into the model's mouth, and return the one word it says next.
-
-    What changes with the words is the language model's habit, what stays with the picture was seen.
-    """
-    where = next(model.parameters()).device
+    """Put the first words of each answer into the model's mouth, and return the one word it says next."""
     prompts = [f"{prompt} {opening}" for prompt, opening in zip(asked.prompts, openings, strict=True)]
-    return [str(said) for said in model.generate(asked.images.to(where), prompt=prompts, max_new_tokens=1)]
+    return [str(said) for said in model.generate(asked.images.to(_device(model)), prompt=prompts, max_new_tokens=1)]
 
 
-def leading(model: VisionLanguageModel, asked: Questions, *, partners: int = 2) -> dict[str, float]:
+def leading(model: VisionLanguageModel, asked: Questions) -> dict[str, float]:
     """Say a wrong colour first, and return whom the next word, the shape, follows: the picture, or the wrong colour.
 
-    For pictures of one object. The model hears "a small purple" though the thing is blue. ``"picture"`` is the share of
-    answers that go on with the shape in the picture, ``"said color"`` the share that go on with a shape that usually
-    comes with purple, ``"true color"`` with one that usually comes with blue. With two partners a colour, the first and
-    the second never coincide for pictures of usual pairs, nor do the last two.
-
-    Units:
-        Fractions of pictures.
+    For pictures of one object in the world of two partners. The model hears "a small purple" though the thing is blue.
+    ``"picture"`` is the share of answers that go on with the shape in the picture, ``"said color"`` the share that go
+    on with a shape that usually comes with purple, ``"true color"`` with one that usually comes with blue.
     """
-    usual: dict[str, list[str]] = {color: [] for color in COLORS}
-    for color, shape in pairings(partners):
-        usual[color].append(shape)
-    things = [objects[0] for objects in asked.objects]
+    usual, things = pairings(2), [objects[0] for objects in asked.objects]
     said = [COLORS[(COLORS.index(thing.color) + 2) % len(COLORS)] for thing in things]
     shapes = next_words(model, asked, [f"a {thing.size} {color}" for thing, color in zip(things, said, strict=True)])
     follows = [
-        (shape == thing.shape, shape in usual[color], shape in usual[thing.color])
+        (shape == thing.shape, (color, shape) in usual, (thing.color, shape) in usual)
         for shape, thing, color in zip(shapes, things, said, strict=True)
     ]
     shares = torch.tensor(follows).float().mean(0).tolist()
@@ -366,7 +318,7 @@ def leading(model: VisionLanguageModel, asked: Questions, *, partners: int = 2) 
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of all that a model is, on the CPU: weights, and the running statistics of its norms."""
+    """Return a copy, on the CPU, of a model's weights and of the running statistics of its norms."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
