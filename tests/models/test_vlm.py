@@ -586,7 +586,6 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
         (lambda m: m.generate(pictures(2), prompt=[PROMPT]), ValueError,
          r"images must come for each of the 1 prompts, received 2"),
         (lambda m: m.generate(pictures(1), prompt=""), ValueError, r"prompt 0 must hold at least one word"),
-        (lambda m: m.generate(prompt=[]), ValueError, r"prompts must hold at least one text"),
         (lambda m: m.generate(pictures(1), prompt="Is it a banana <image>?"), ValueError,
          r"does not know: 'Is' .near: is.*, 'it'.*, 'banana'"),
         (lambda m: m.generate(prompt=" ".join(["star"] * 47)), ValueError,
@@ -601,16 +600,14 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
         (lambda m: m.generate(torch.rand(1, 3, 16, 16).double()), ValueError,
          r"features must have shape \(b, 20, 2, 3\) or \(b, 6, 20\), received \(1, 20, 4, 4\)"),
         (lambda m: m.generate(pictures(1), temperature=-1), ValueError, r"temperature must be a finite number above"),
-        (lambda m: m.generate(pictures(1), top_p=0), ValueError, r"top_p must be a finite number above zero"),
-        (lambda m: m.generate(pictures(1), top_p=1.1), ValueError, r"top_p must be above 0 and at most 1"),
+        (lambda m: m.generate(pictures(1), top_p=-1), ValueError, r"top_p must lie between 0 and 1, received -1"),
+        (lambda m: m.generate(pictures(1), top_p=1.1), ValueError, r"top_p must lie between 0 and 1"),
         (lambda m: m.generate(pictures(1), max_new_tokens=0), ValueError, r"max_new_tokens must be at least 1"),
         (lambda m: m.tokenize(PROMPT), TypeError, r"prompts and answers must be several strings"),
         (lambda m: m.tokenize([PROMPT], ["a", "red"]), ValueError, r"received 1 prompts and 2 answers"),
         (lambda m: m.language_model(torch.tensor([[99]])), ValueError, r"ids must be from 0 to 22, received 99 to 99"),
         (lambda m: m.tokenizer.decode([99]), ValueError, r"ids must be from 0 to 22"),
         (lambda m: m.tokenizer.encode(None), TypeError, r"text must be a string, received NoneType"),
-        (lambda m: Tokenizer([]), ValueError, r"words must hold at least one word"),
-        (lambda m: Tokenizer(["a", "b", "a"]), ValueError, r"received twice: 'a'"),
         (lambda m: Tokenizer.from_texts("a star"), TypeError, r"texts must be several strings"),
         (lambda m: Connector(5, 7, grid_size=(4, 6), reduction=4), ValueError, r"reduction=4 does not divide width 6"),
         (lambda m: m.connector(torch.rand(2, 7, 20)), ValueError, r"received \(2, 7, 20\); .* a class token"),
@@ -623,8 +620,6 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
          ValueError, r"loss_mask must mark at least one token"),
         (lambda m: m.language_model(torch.tensor([[3, 4]]), attention_mask=torch.ones(1, 2)), ValueError,
          r"attention_mask must be boolean of shape \(1, 2\), received torch.float32"),
-        (lambda m: VisionLanguageModel(m.encoder, Connector(20, 12, grid_size=(1, 47)), m.language_model, m.tokenizer),
-         ValueError, r"connector must leave room for words in context_length=47, received 47 tokens an image; try"),
         (lambda m: m.generate([pictures(1), "a"], prompt=PROMPT), ValueError, r"prompt \[\(1, 3, 8, 12\), 'str'\]"),
         (lambda m: Tokenizer(["a", 3]), TypeError, r"words must be strings"),
     ],
@@ -643,7 +638,9 @@ def test_a_saved_model_answers_the_same(tmp_path, encoder, connector):
     model.train()
     model.encoder(images)  # moves the statistics of BatchNorm, which must be in the file too
     save_vlm(model, tmp_path / "model.safetensors", provenance={"seed": 7, "scores": [0.5]})
+    state = torch.get_rng_state()
     again, provenance = load_vlm(tmp_path / "model.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
     assert provenance == {"seed": 7, "scores": [0.5]}
     assert not again.training
     answers, expected = (m.generate(images, prompt=PROMPTS[:2], max_new_tokens=6) for m in (again, model))

@@ -1,13 +1,12 @@
 """Convolutional encoders: a residual network that turns a small image into a vector (slides S04 to S06)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse._checks import check_input, check_int, check_positive_ints
-from vlmcourse.models._config import keeps_config
+from vlmcourse._checks import as_sizes, check_input, check_positive_ints
+from vlmcourse.models._config import arguments
 
 
 class ResidualBlock(nn.Module):
@@ -31,9 +30,8 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's input plus what its two convolutions make of it."""
@@ -70,9 +68,6 @@ class ConvEncoder(nn.Module):
     (torch.Size([2, 256]), torch.Size([2, 64, 6, 6]))
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         *,
@@ -83,25 +78,20 @@ class ConvEncoder(nn.Module):
         pool_size: int = 2,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         check_positive_ints(in_channels=in_channels, width=width, pool_size=pool_size)
-        if not depths:
-            raise ValueError("depths must hold the number of blocks of at least one stage, received none")
-        usual = (1, 1, *[2] * (len(depths) - 1))
-        strides = usual if strides is None else strides
-        if len(strides) != len(usual):
-            hint = f"received {len(strides)}; try {usual}"
-            raise ValueError(f"strides must hold one for the stem and one for each of the {len(depths)} stages, {hint}")
-        for name, number in (*(("depths", depth) for depth in depths), *(("strides", stride) for stride in strides)):
-            check_int(name, number)
+        stages = [f"stage {number}" for number in range(1, len(depths) + 1)]
+        depths = as_sizes("depths", depths, axes=stages, minimum=1)
+        strides = (1, 1, *[2] * (len(depths) - 1)) if strides is None else strides
+        strides = as_sizes("strides", strides, axes=["stem", *stages], minimum=1)
         self.in_channels, self.pool_size = in_channels, pool_size
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        convolution = nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False)
+        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
         self.stages = nn.Sequential()
         channels = width
         for stage, depth in enumerate(depths):
             out_channels = width * 2**stage
-            for stride in [strides[1 + stage]] + [1] * (depth - 1):
+            for stride in (strides[1 + stage], *[1] * (depth - 1)):
                 self.stages.append(ResidualBlock(channels, out_channels, stride=stride))
                 channels = out_channels
         self.embed_dim = channels * pool_size**2

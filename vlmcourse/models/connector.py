@@ -1,12 +1,10 @@
 """From an encoder's vectors to vectors that stand among the words' (slide S03)."""
 
-from typing import Any
-
 from einops import rearrange
 from torch import Tensor, nn
 
 from vlmcourse._checks import as_pair, check_divides, check_positive_ints
-from vlmcourse.models._config import keeps_config
+from vlmcourse.models._config import arguments
 from vlmcourse.models.transformer import MLP, small_weights
 
 
@@ -30,9 +28,6 @@ class Connector(nn.Module):
     torch.Size([3, 6, 7])
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         in_features: int,
@@ -43,6 +38,7 @@ class Connector(nn.Module):
         hidden_features: int | None = None,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         check_positive_ints(in_features=in_features, out_features=out_features, reduction=reduction)
         height, width = as_pair("grid_size", grid_size)
         check_divides("reduction", reduction, height=height, width=width)
@@ -62,10 +58,8 @@ class Connector(nn.Module):
         if shape[1:] == (height * width, self.in_features):
             features = rearrange(features, "b (h w) d -> b d h w", h=height)
         elif shape[1:] != (self.in_features, height, width):
-            raise ValueError(
-                f"features must have shape (b, {self.in_features}, {height}, {width}) or "
-                f"(b, {height * width}, {self.in_features}), received {shape}; set in_features and grid_size to what "
-                f"the encoder gives for each place of these images; a class token counts as one"
-            )
+            expected = f"(b, {self.in_features}, {height}, {width}) or (b, {height * width}, {self.in_features})"
+            hint = "set in_features and grid_size to what the encoder gives for each place; a class token counts as one"
+            raise ValueError(f"features must have shape {expected}, received {shape}; {hint}")
         joined = rearrange(features, "b d (h rh) (w rw) -> b (h w) (rh rw d)", rh=r, rw=r)
         return self.mlp(self.norm(joined)) + self.position_embedding

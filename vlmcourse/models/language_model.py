@@ -1,15 +1,14 @@
 """A causal transformer that reads numbers of words, or vectors, and scores each word as the next one (slide S03)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vlmcourse._checks import check_positive, check_positive_ints, check_rank
-from vlmcourse.models._config import keeps_config
+from vlmcourse._checks import check_number, check_positive, check_positive_ints, check_rank
+from vlmcourse.models._config import arguments
 from vlmcourse.models.transformer import TransformerBlock, small_weights
 from vlmcourse.ops.attention import KeyValueCache
 
@@ -45,9 +44,6 @@ class LanguageModel(nn.Module):
     torch.Size([1, 5, 11])
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         vocabulary_size: int,
@@ -60,9 +56,8 @@ class LanguageModel(nn.Module):
         tie_output: bool = True,
     ) -> None:
         super().__init__()
-        check_positive_ints(
-            vocabulary_size=vocabulary_size, context_length=context_length, embed_dim=embed_dim, depth=depth
-        )
+        self.config = arguments(locals())
+        check_positive_ints(vocabulary_size=vocabulary_size, context_length=context_length, depth=depth)
         self.vocabulary_size, self.context_length, self.embed_dim = vocabulary_size, context_length, embed_dim
         self.token_embedding = small_weights(vocabulary_size, embed_dim)
         self.position_embedding = small_weights(context_length, embed_dim)
@@ -79,10 +74,8 @@ class LanguageModel(nn.Module):
         if ids.is_floating_point() or ids.dtype == torch.bool:
             raise TypeError(f"ids must be integers, received {ids.dtype}")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
-            raise ValueError(
-                f"ids must be from 0 to {self.vocabulary_size - 1}, received {int(ids.min())} to {int(ids.max())}; is "
-                f"this the tokenizer that the model was trained with?"
-            )
+            received = f"{int(ids.min())} to {int(ids.max())}; is this the tokenizer that the model was trained with?"
+            raise ValueError(f"ids must be from 0 to {self.vocabulary_size - 1}, received {received}")
         return F.embedding(ids, self.token_embedding)
 
     def forward(self, tokens: Tensor, *, attention_mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -114,16 +107,11 @@ class LanguageModel(nn.Module):
             received = f"{attention_mask.dtype} of shape {tuple(attention_mask.shape)}"
             raise ValueError(f"attention_mask must be boolean of shape {tuple(x.shape[:2])}, received {received}")
         if cache is not None and cache.attention_mask is not None:
-            if len(cache.attention_mask) != len(x):
-                received = f"received one of {len(cache.attention_mask)}"
-                raise ValueError(f"cache must be that of this batch of {len(x)}, {received}; begin with a new one")
             attention_mask = torch.cat([cache.attention_mask, attention_mask], dim=1)
         limit = self.context_length
         if attention_mask.shape[1] > limit and (longest := int(attention_mask.sum(1).max())) > limit:
-            raise ValueError(
-                f"tokens must fit into context_length={limit}, received {longest}; shorten the text, use fewer or "
-                f"smaller images, or build the model with a longer context"
-            )
+            hint = "shorten the text, use fewer or smaller images, or build the model with a longer context"
+            raise ValueError(f"tokens must fit into context_length={limit}, received {longest}; {hint}")
         return attention_mask
 
 
@@ -168,9 +156,7 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     """
     if temperature != 0:
         check_positive("temperature", temperature)
-    check_positive("top_p", top_p)
-    if top_p > 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, received {top_p}")
+    check_number("top_p", top_p, low=0, high=1)
     logits = logits.float()
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()

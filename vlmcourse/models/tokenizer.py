@@ -1,7 +1,6 @@
 """Words become numbers, one per word (slide S02)."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -33,14 +32,8 @@ class Tokenizer:
     def __init__(self, words: Sequence[str]) -> None:
         if not all(isinstance(word, str) for word in words):
             raise TypeError(f"words must be strings, received {words!r:.80}")
-        special = (PAD, END, IMAGE)
-        self.words = (*special, *(word for word in words if word not in special))
-        if len(self.words) == len(special):
-            raise ValueError("words must hold at least one word, received none")
+        self.words = tuple(dict.fromkeys((PAD, END, IMAGE, *words)))  # each once
         self._id_of = {word: number for number, word in enumerate(self.words)}
-        if len(self._id_of) < len(self.words):
-            twice = sorted(word for word, count in Counter(self.words).items() if count > 1)
-            raise ValueError(f"words must differ, received twice: {', '.join(map(repr, twice))}")
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Tokenizer":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vlmcourse._checks import as_pair, check_int, check_positive_ints, check_rank, grid_of_patches
 from vlmcourse._precision import widened
-from vlmcourse.models._config import keeps_config
+from vlmcourse.models._config import arguments
 from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention, small_weights
 from vlmcourse.ops.attention import MultiHeadSelfAttention
 from vlmcourse.ops.patches import PatchEmbed, Size
@@ -92,9 +92,6 @@ class VisionTransformer(nn.Module):
     (torch.Size([5, 6]), torch.Size([5, 6, 2, 3]))
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         *,
@@ -113,9 +110,10 @@ class VisionTransformer(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         self.image_size = as_pair("image_size", image_size)
         self.grid_size, _ = grid_of_patches(image_size, patch_size)
-        check_positive_ints(depth=depth, **({} if num_classes is None else {"num_classes": num_classes}))
+        check_positive_ints(depth=depth, num_classes=1 if num_classes is None else num_classes)
         if pool not in ("class", "mean", "flatten"):
             raise ValueError(f"pool must be 'class', 'mean' or 'flatten', received {pool!r}")
         self.embed_dim, self.pool = embed_dim, pool
@@ -141,21 +139,19 @@ class VisionTransformer(nn.Module):
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return all tokens after the last layer, ``(b, n, embed_dim)``; a class token comes first."""
-        return self.norm(self.blocks(self._embed(images)))
+        _check_size(images, self.image_size)
+        tokens = self.patch_embed(images)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.position_embedding is not None:
+            tokens = tokens + self.position_embedding
+        return self.norm(self.blocks(tokens))
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return the patches' tokens at their places, ``(b, embed_dim, nh, nw)``."""
         tokens = self.tokens(images)
         patches = tokens[:, 1:] if self.pool == "class" else tokens
         return rearrange(patches, "b (nh nw) d -> b d nh nw", nh=self.grid_size[0])
-
-    def _embed(self, images: Tensor) -> Tensor:
-        """Return the tokens that enter the first layer."""
-        _check_size(images, self.image_size)
-        tokens = self.patch_embed(images)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return tokens if self.position_embedding is None else tokens + self.position_embedding
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
@@ -212,11 +208,7 @@ class VisionTransformer(nn.Module):
         """
         if not all(hasattr(model, part) for part in ("conv_proj", "class_token", "encoder", "heads")):
             raise TypeError(f"model must be torchvision's VisionTransformer, received {type(model).__name__}")
-        if not isinstance(model.conv_proj, nn.Conv2d):
-            raise ValueError("model must embed patches by one convolution (conv_stem_configs=None), received several")
         classifier = list(model.heads.children())
-        if len(classifier) > 1 or not all(isinstance(layer, nn.Linear) for layer in classifier):
-            raise ValueError(f"model must have one linear classifier or none, received {model.heads}")
         ours = cls(
             image_size=model.image_size,
             patch_size=model.patch_size,
@@ -247,7 +239,6 @@ _OUR_NAMES = {
 def _check_size(images: Tensor, image_size: tuple[int, int]) -> None:
     check_rank("images", images, "b c h w")
     if images.shape[2:] != image_size:
-        raise ValueError(
-            f"images must have the model's image_size, {image_size[0]} × {image_size[1]}, received {images.shape[2]} × "
-            f"{images.shape[3]}; try F.interpolate(images, size={image_size}), or a VisionTransformer's for_image_size"
-        )
+        expected, received = (f"{height} × {width}" for height, width in (image_size, images.shape[2:]))
+        hint = f"try F.interpolate(images, size={image_size}), or a VisionTransformer's for_image_size"
+        raise ValueError(f"images must have the model's image_size, {expected}, received {received}; {hint}")

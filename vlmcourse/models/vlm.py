@@ -91,14 +91,8 @@ class VisionLanguageModel(nn.Module):
         self, encoder: nn.Module, connector: Connector, language_model: LanguageModel, tokenizer: Tokenizer
     ) -> None:
         super().__init__()
-        width, context_length = language_model.embed_dim, language_model.context_length
-        if (given := connector.out_features) != width:
+        if (given := connector.out_features) != (width := language_model.embed_dim):
             raise ValueError(f"connector must have the language model's width, out_features={width}, received {given}")
-        if connector.num_tokens >= context_length:
-            raise ValueError(
-                f"connector must leave room for words in {context_length=}, received {connector.num_tokens} tokens an "
-                f"image; try a larger reduction, or a language model with a longer context"
-            )
         if (words := language_model.vocabulary_size) != len(tokenizer):
             raise ValueError(f"tokenizer must have the language model's {words} words, received {len(tokenizer)}")
         self.encoder, self.connector, self.language_model = encoder, connector, language_model
@@ -114,15 +108,15 @@ class VisionLanguageModel(nn.Module):
         """
         if isinstance(prompts, str) or isinstance(answers, str):
             raise TypeError("prompts and answers must be several strings, received one; try [text]")
-        if not prompts or (answers is not None and len(prompts) != len(answers)):
-            received = f"{len(prompts)} prompts" + ("" if answers is None else f" and {len(answers)} answers")
-            raise ValueError(f"prompts must hold at least one text, and answers as many, received {received}")
+        if answers is not None and len(prompts) != len(answers):
+            raise ValueError(
+                f"answers must be one a prompt, received {len(prompts)} prompts and {len(answers)} answers"
+            )
         asked, end = [self.tokenizer.encode(prompt) for prompt in prompts], [self.tokenizer.end_id]
         if [] in asked:
             raise ValueError(f"prompt {asked.index([])} must hold at least one word, received none; try {PROMPT!r}")
         said = [[]] * len(asked) if answers is None else [self.tokenizer.encode(answer) + end for answer in answers]
-        rows = [torch.tensor(a + b) for a, b in zip(asked, said, strict=True)]
-        ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_id, padding_side="left")
+        ids = _left_padded([torch.tensor(a + b) for a, b in zip(asked, said, strict=True)], self.tokenizer.pad_id)
         from_the_end = torch.arange(ids.shape[1], 0, -1)
         return ids, from_the_end <= torch.tensor([[len(answer)] for answer in said])
 
@@ -149,19 +143,18 @@ class VisionLanguageModel(nn.Module):
 
     def _make_room(self, ids: Tensor, is_answer: Tensor | None, counts: list[int]) -> tuple[Tensor, Tensor | None]:
         """Repeat each placeholder once for every vector of its image; rows still end in the same column."""
-        ids = ids.to(next(self.language_model.parameters()).device)
+        device, ids = next(self.language_model.parameters()).device, ids.cpu()
         placeholder = ids == self.tokenizer.image_id
         for row, (found, came) in enumerate(zip(placeholder.sum(1).tolist(), counts, strict=True)):
             if found != came:
                 raise ValueError(f"prompt {row} has {found} of the placeholder {IMAGE}, one per image, received {came}")
-        ends = torch.where(placeholder, self.connector.num_tokens, 1).cumsum(1)  # where each token's last copy lands
-        columns = torch.arange(int(ends[:, -1].max()), device=ids.device)
-        columns = columns - (len(columns) - ends[:, -1:])  # below zero: padding on the left
-        source = torch.searchsorted(ends, columns.clamp(min=0), right=True)
-        ids = ids.gather(1, source).masked_fill(columns < 0, self.tokenizer.pad_id)
-        if is_answer is not None:
-            is_answer = is_answer.to(ids.device).gather(1, source) & (columns >= 0)
-        return ids, is_answer
+        times = torch.where(placeholder, self.connector.num_tokens, 1)
+
+        def repeated(tokens: Tensor, padding: int) -> Tensor:
+            return _left_padded([row.repeat_interleave(n) for row, n in zip(tokens, times, strict=True)], padding)
+
+        wide = repeated(ids, self.tokenizer.pad_id).to(device)
+        return wide, None if is_answer is None else repeated(is_answer.cpu(), False).to(device)
 
     def _embed(self, ids: Tensor, image_tokens: Tensor | None) -> Tensor:
         """Return the words' vectors, with the images' in the places that were made for them."""
@@ -232,10 +225,8 @@ class VisionLanguageModel(nn.Module):
         lengths = (ids != self.tokenizer.pad_id).sum(1)
         context_length = self.language_model.context_length
         if int(lengths.max()) >= context_length:
-            raise ValueError(
-                f"prompt {int(lengths.argmax())} takes {int(lengths.max())} tokens, images included, and leaves no "
-                f"room for an answer in {context_length=}; shorten it"
-            )
+            takes = f"prompt {int(lengths.argmax())} takes {int(lengths.max())} tokens, images included"
+            raise ValueError(f"{takes}, and leaves no room for an answer in {context_length=}; shorten it")
         image_tokens = None if pixels is None else self.connector(self.features(pixels))
         return ids, self._embed(ids, image_tokens), context_length - lengths
 
@@ -257,6 +248,10 @@ class VisionLanguageModel(nn.Module):
         )
 
 
+def _left_padded(rows: list[Tensor], padding: int) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
+
+
 def _collated(images: Images, batch: int) -> tuple[Tensor | None, list[int]]:
     """Return all images as one batch, and how many belong to each prompt."""
     if images is None:
@@ -264,9 +259,9 @@ def _collated(images: Images, batch: int) -> tuple[Tensor | None, list[int]]:
     rows = list(images[:, None] if isinstance(images, Tensor) and images.ndim == 4 else images)
     shapes = [tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__ for row in rows]
     if any(len(shape) != 4 for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
+        expected = "(b, c, h, w), (b, k, c, h, w) or a list of (k, c, h, w) of one size"
         raise ValueError(
-            f"images must be (b, c, h, w), (b, k, c, h, w) or a list of (k, c, h, w) of one size, received for each "
-            f"prompt {shapes}; for one image try images[None]"
+            f"images must be {expected}, received for each prompt {shapes}; for one image try images[None]"
         )
     if len(rows) != batch:
         raise ValueError(f"images must come for each of the {batch} prompts, received {len(rows)}")
@@ -291,12 +286,7 @@ def _check_pixels(images: Tensor | None) -> None:
 # ---------------------------------------------------------------------------------------------------------
 
 _FORMAT = "vlmcourse.vlm.1"
-_PARTS: dict[str, tuple[type, ...]] = {
-    "encoder": (ConvEncoder, VisionTransformer),
-    "connector": (Connector,),
-    "language_model": (LanguageModel,),
-    "tokenizer": (Tokenizer,),
-}
+_PARTS = {"encoder": (ConvEncoder, VisionTransformer), "connector": (Connector,), "language_model": (LanguageModel,)}
 
 
 def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
@@ -323,18 +313,16 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     >>> provenance
     {'data': 'none: random weights'}
     """
+    form: dict[str, Any] = {}
     for name, known in _PARTS.items():
-        if (received := type(getattr(model, name))) not in known:
-            raise TypeError(
-                f"{name} must be a {' or '.join(part.__name__ for part in known)} to be saved whole, received "
-                f"{received.__name__}; for a model that you build in code try torch.save(model.state_dict(), path)"
-            )
-    form = {
-        "encoder": {"kind": type(model.encoder).__name__, **model.encoder.config},  # type: ignore[dict-item]
-        "connector": model.connector.config,
-        "language_model": model.language_model.config,
-        "tokenizer": {"words": model.tokenizer.words},
-    }
+        part = getattr(model, name)
+        if type(part) not in known:
+            expected, received = " or ".join(kind.__name__ for kind in known), type(part).__name__
+            hint = "for a model that you build in code try torch.save(model.state_dict(), path)"
+            raise TypeError(f"{name} must be a {expected} to be saved whole, received {received}; {hint}")
+        form[name] = part.config
+    form["encoder"] = {"kind": type(model.encoder).__name__, **form["encoder"]}
+    form["tokenizer"] = {"words": model.tokenizer.words}
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_whole(path, save(state, metadata))
@@ -343,16 +331,14 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
 def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
     """Return a model that :func:`save_vlm` wrote, on the CPU and ready to answer, and its provenance.
 
-    No code from the file is executed, and its sizes are held against its tensors before anything is allocated.
+    No code from the file is executed, and nothing is allocated but the tensors that it holds.
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):
-    FileNotFoundError: there is no file nowhere.safetensors
+    FileNotFoundError: No such file or directory: nowhere.safetensors
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if not path.is_file():
+    if path.is_dir():
         raise IsADirectoryError(f"{path} is not a file; name the one that save_vlm wrote")
     try:
         with safe_open(path, framework="pt") as file:
@@ -360,16 +346,24 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"its metadata has no format {_FORMAT!r}")
             form, provenance = json.loads(metadata["form"]), dict(json.loads(metadata["provenance"]))
-            shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _check_sizes(form, shapes)
-            model = _build(form)
-            model.load_state_dict({name: file.get_tensor(name) for name in shapes})
+            names = list(file.keys())
+            depths = [
+                form["language_model"]["depth"],
+                form["encoder"].get("depth", 0),
+                *form["encoder"].get("depths", ()),
+            ]
+            if max(depths) > len(names):
+                raise ValueError(f"its form has {max(depths)} layers, and the file {len(names)} tensors")
+            with torch.device("meta"):  # no memory yet: a spoilt form may have any size
+                model = _build(form)
+            dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+            state = {name: file.get_tensor(name).to(dtypes[name], copy=True) for name in names}
+            model.load_state_dict(state, assign=True)
             return model.eval(), provenance
     except OSError:
         raise
     except Exception as error:  # whatever a spoilt file brings about
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole file of save_vlm ({reason})") from error
+        raise ValueError(f"{path} is not a whole file of save_vlm ({type(error).__name__}: {error})") from error
 
 
 def _build(form: Mapping[str, Any]) -> VisionLanguageModel:
@@ -378,16 +372,3 @@ def _build(form: Mapping[str, Any]) -> VisionLanguageModel:
     encoder = {known.__name__: known for known in _PARTS["encoder"]}[options.pop("kind")](**options)
     connector, language_model = Connector(**form["connector"]), LanguageModel(**form["language_model"])
     return VisionLanguageModel(encoder, connector, language_model, Tokenizer(form["tokenizer"]["words"]))
-
-
-def _check_sizes(form: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
-    """Raise unless a model of this form has exactly these tensors; it is built without memory for them."""
-    encoder = form["encoder"]
-    depths = [form["language_model"]["depth"], encoder.get("depth", 0), *encoder.get("depths", ())]
-    if max(depths) > len(shapes):
-        raise ValueError(f"its form has {max(depths)} layers, and the file {len(shapes)} tensors")
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in _build(form).state_dict().items()}
-    differ = sorted(name for name in expected.keys() | shapes if expected.get(name) != shapes.get(name))
-    if differ:
-        raise ValueError(f"its form and its tensors differ in {differ[0]}")
