@@ -24,14 +24,13 @@ from vlmcourse._checks import check_floating, check_int
 from vlmcourse._files import write_whole
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.connector import Connector
-from vlmcourse.models.language_model import LanguageModel, next_token_loss, next_token_probabilities
+from vlmcourse.models.language_model import LanguageModel, next_token_loss
 from vlmcourse.models.tokenizer import IMAGE, Tokenizer
 from vlmcourse.models.transformer import record_attention
 from vlmcourse.models.vit import VisionTransformer
 from vlmcourse.ops._modes import evaluating
 
 PROMPT = "What is in this image <image>? Answer:"
-Images = Tensor | Sequence[Tensor] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +39,8 @@ class Answer:
 
     Shapes:
         words: its tokens, as text. probabilities: ``(words,)``, what the model gave each of them (and the end, if it
-        came) at temperature one. attention: ``(depth, words, images, h, w)``, how much the token from which a word was
-        predicted looked at each place of each image, averaged over heads; None unless asked for. finished: whether the
-        model ended the answer itself.
+        came). finished: whether the model ended the answer itself. attention: ``(depth, words, 1, h, w)``, how much the
+        token from which a word was predicted looked at each place of the image, averaged over heads, or None.
 
     >>> answer = Answer("a star", words=("a", "star"), probabilities=torch.tensor([0.9, 0.8, 1.0]), finished=True)
     >>> print(answer, answer.words)
@@ -62,15 +60,14 @@ class Answer:
 class VisionLanguageModel(nn.Module):
     """Images and a question in, an answer out: encoder → connector → language model.
 
-    Each ``<image>`` of a prompt is replaced by the connector's vectors of one image, in order; the language model
-    reads them like words. The encoder is any module with ``feature_map(images)`` or ``tokens(images)``, or any that
-    returns ``(b, c, h, w)`` or ``(b, n, d)`` when called.
+    The ``<image>`` of a prompt is replaced by the connector's vectors of its image; the language model reads them like
+    words. The encoder is any module with ``feature_map(images)`` or ``tokens(images)``, or any that returns
+    ``(b, c, h, w)`` or ``(b, n, d)`` when called.
 
     Shapes:
-        images ``(b, c, h, w)``, one a prompt; ``(b, k, c, h, w)``, k a prompt; a list of ``(k, c, h, w)``, one tensor a
-        prompt; or None, for prompts without images. ids and is_answer ``(b, n)`` from :meth:`tokenize` → logits
-        ``(b, m, words)``, where every ``<image>`` has grown to ``connector.num_tokens`` columns, and the mean loss
-        over the answers' tokens (None without ``is_answer``).
+        images ``(b, c, h, w)``, one a prompt, or None for prompts without; ids and is_answer ``(b, n)`` from
+        :meth:`tokenize` → logits ``(b, m, words)``, where ``<image>`` has grown to ``connector.num_tokens`` columns,
+        and the mean loss over the answers' tokens (None without ``is_answer``).
 
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
@@ -109,9 +106,7 @@ class VisionLanguageModel(nn.Module):
         if isinstance(prompts, str) or isinstance(answers, str):
             raise TypeError("prompts and answers must be several strings, received one; try [text]")
         if answers is not None and len(prompts) != len(answers):
-            raise ValueError(
-                f"answers must be one a prompt, received {len(prompts)} prompts and {len(answers)} answers"
-            )
+            raise ValueError(f"answers must be as many, received {len(prompts)} prompts and {len(answers)} answers")
         asked, end = [self.tokenizer.encode(prompt) for prompt in prompts], [self.tokenizer.end_id]
         if [] in asked:
             raise ValueError(f"prompt {asked.index([])} must hold at least one word, received none; try {PROMPT!r}")
@@ -120,10 +115,12 @@ class VisionLanguageModel(nn.Module):
         from_the_end = torch.arange(ids.shape[1], 0, -1)
         return ids, from_the_end <= torch.tensor([[len(answer)] for answer in said])
 
-    def forward(self, images: Images, ids: Tensor, is_answer: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, images: Tensor | None, ids: Tensor, is_answer: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the logits after every token, and the loss on the answers if they are marked."""
-        image_tokens, counts = self.image_tokens(images, batch=len(ids))
-        ids, is_answer = self._make_room(ids, is_answer, counts)
+        image_tokens, count = self.image_tokens(images, batch=len(ids))
+        ids, is_answer = self._make_room(ids, is_answer, count)
         attention_mask = ids != self.tokenizer.pad_id
         logits = self.language_model(self._embed(ids, image_tokens), attention_mask=attention_mask)
         if is_answer is None:
@@ -131,23 +128,26 @@ class VisionLanguageModel(nn.Module):
         follows_a_token = attention_mask.roll(1, dims=1)  # nothing predicts a first token
         return logits, next_token_loss(logits, ids, loss_mask=is_answer & follows_a_token)
 
-    def image_tokens(self, images: Images, *, batch: int) -> tuple[Tensor | None, list[int]]:
-        """Return the connector's vectors of all images, ``(all images, num_tokens, embed_dim)``, and how many a row."""
-        pixels, counts = _collated(images, batch)
-        return (None if pixels is None else self.connector(self.features(pixels))), counts
+    def image_tokens(self, images: Tensor | None, *, batch: int) -> tuple[Tensor | None, int]:
+        """Return the connector's vectors, ``(b, num_tokens, embed_dim)``, and how many images each prompt has."""
+        if images is None:
+            return None, 0
+        if len(images) != batch:
+            raise ValueError(f"images must come for each of the {batch} prompts, received {len(images)}")
+        return self.connector(self.features(images)), 1
 
     def features(self, images: Tensor) -> Tensor:
         """Return whatever the encoder has for places: a map, or tokens."""
         ways = [name for name in ("feature_map", "tokens") if hasattr(self.encoder, name)]
         return getattr(self.encoder, ways[0])(images) if ways else self.encoder(images)
 
-    def _make_room(self, ids: Tensor, is_answer: Tensor | None, counts: list[int]) -> tuple[Tensor, Tensor | None]:
+    def _make_room(self, ids: Tensor, is_answer: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
         """Repeat each placeholder once for every vector of its image; rows still end in the same column."""
         device, ids = next(self.language_model.parameters()).device, ids.cpu()
         placeholder = ids == self.tokenizer.image_id
-        for row, (found, came) in enumerate(zip(placeholder.sum(1).tolist(), counts, strict=True)):
-            if found != came:
-                raise ValueError(f"prompt {row} has {found} of the placeholder {IMAGE}, one per image, received {came}")
+        for k, found in enumerate(placeholder.sum(1).tolist()):
+            if found != count:
+                raise ValueError(f"prompt {k} has {found} of the placeholder {IMAGE}, one per image, received {count}")
         times = torch.where(placeholder, self.connector.num_tokens, 1)
 
         def repeated(tokens: Tensor, padding: int) -> Tensor:
@@ -167,27 +167,19 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        images: Images = None,
+        images: Tensor | None = None,
         *,
         prompt: str | Sequence[str] = PROMPT,
         max_new_tokens: int = 32,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         return_attention: bool = False,
     ) -> list[Answer]:
-        """Answer each prompt, word by word; one prompt serves all images.
+        """Answer each prompt with the likeliest word after word; one prompt serves all images.
 
-        An answer ends at the end token, after ``max_new_tokens``, or when the context is full. Answers do not depend on
-        what else is in the batch, unless they are drawn at a temperature above zero.
-
-        Options:
-            temperature, top_p: see :func:`next_token_probabilities`. seed: of the draws, which leave the global random
-            state alone. return_attention: keep where each word looked, in :class:`Answer`.
+        An answer ends at the end token, after ``max_new_tokens``, or when the context is full, and does not depend on
+        what else is in the batch. ``return_attention`` keeps where each word looked, in :class:`Answer`.
         """
         check_int("max_new_tokens", max_new_tokens)
         tokenizer, language_model = self.tokenizer, self.language_model
-        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
         recorder = record_attention(language_model) if return_attention else nullcontext[list[Tensor]]([])
         generated, probabilities, looks = [], [], []
         with evaluating(self), recorder as maps:
@@ -197,8 +189,7 @@ class VisionLanguageModel(nn.Module):
             for step in range(int(room.max())):
                 logits = language_model(tokens, attention_mask=attention_mask, cache=cache)[:, -1].float().cpu()
                 logits[:, [tokenizer.pad_id, tokenizer.image_id]] = -inf  # these cannot be said
-                distribution = next_token_probabilities(logits, temperature=temperature, top_p=top_p)
-                chosen = torch.multinomial(distribution, 1, generator=generator)
+                chosen = logits.argmax(-1, keepdim=True)
                 probabilities.append(logits.softmax(-1).gather(1, chosen)[:, 0])
                 chosen = chosen.to(ids.device)
                 generated.append(chosen[:, 0].masked_fill(~running, tokenizer.pad_id))
@@ -214,20 +205,19 @@ class VisionLanguageModel(nn.Module):
         rows = zip(ids, torch.stack(generated, dim=1), torch.stack(probabilities, dim=1), attention, strict=True)
         return [self._answer(*row) for row in rows]
 
-    def _read(self, images: Images, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, images: Tensor | None, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the prompts' numbers with room for the images, their vectors, and how many tokens may follow."""
+        if images is not None:
+            _check_pixels(images)
         if isinstance(prompt, str):
             prompt = [prompt] * (1 if images is None else len(images))
         ids, _ = self.tokenize(prompt)
-        pixels, counts = _collated(images, len(ids))
-        _check_pixels(pixels)
-        ids, _ = self._make_room(ids, None, counts)
-        lengths = (ids != self.tokenizer.pad_id).sum(1)
-        context_length = self.language_model.context_length
+        image_tokens, count = self.image_tokens(images, batch=len(ids))
+        ids, _ = self._make_room(ids, None, count)
+        lengths, context_length = (ids != self.tokenizer.pad_id).sum(1), self.language_model.context_length
         if int(lengths.max()) >= context_length:
             takes = f"prompt {int(lengths.argmax())} takes {int(lengths.max())} tokens, images included"
             raise ValueError(f"{takes}, and leaves no room for an answer in {context_length=}; shorten it")
-        image_tokens = None if pixels is None else self.connector(self.features(pixels))
         return ids, self._embed(ids, image_tokens), context_length - lengths
 
     def _answer(self, ids: Tensor, generated: Tensor, probabilities: Tensor, attention: Tensor | None) -> Answer:
@@ -239,40 +229,17 @@ class VisionLanguageModel(nn.Module):
             height, width = self.connector.grid_size
             attention = attention[:, : len(words), ids == self.tokenizer.image_id].cpu()
             attention = rearrange(attention, "depth n (k h w) -> depth n k h w", h=height, w=width)
-        return Answer(
-            self.tokenizer.decode(words),
-            tuple(self.tokenizer.decode([number]) for number in words),
-            probabilities[: len(said)],
-            finished,
-            attention,
-        )
+        texts = tuple(self.tokenizer.decode([number]) for number in words)
+        return Answer(self.tokenizer.decode(words), texts, probabilities[: len(said)], finished, attention)
 
 
 def _left_padded(rows: list[Tensor], padding: int) -> Tensor:
     return pad_sequence(rows, batch_first=True, padding_value=padding, padding_side="left")
 
 
-def _collated(images: Images, batch: int) -> tuple[Tensor | None, list[int]]:
-    """Return all images as one batch, and how many belong to each prompt."""
-    if images is None:
-        return None, [0] * batch
-    rows = list(images[:, None] if isinstance(images, Tensor) and images.ndim == 4 else images)
-    shapes = [tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__ for row in rows]
-    if any(len(shape) != 4 for shape in shapes) or len({shape[1:] for shape in shapes}) > 1:
-        expected = "(b, c, h, w), (b, k, c, h, w) or a list of (k, c, h, w) of one size"
-        raise ValueError(
-            f"images must be {expected}, received for each prompt {shapes}; for one image try images[None]"
-        )
-    if len(rows) != batch:
-        raise ValueError(f"images must come for each of the {batch} prompts, received {len(rows)}")
-    return torch.cat(rows) if any(map(len, rows)) else None, [len(row) for row in rows]
-
-
-def _check_pixels(images: Tensor | None) -> None:
+def _check_pixels(images: Tensor) -> None:
     """Refuse what is not a number, and warn of pixels that are not about from 0 to 1."""
-    if images is None:
-        return
-    check_floating("images", images)
+    check_floating("images", images, "b c h w")
     low, high = map(float, images.aminmax())
     if not isfinite(low + high):
         raise ValueError(f"images must hold finite numbers, received values from {low} to {high}")
@@ -346,12 +313,8 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"its metadata has no format {_FORMAT!r}")
             form, provenance = json.loads(metadata["form"]), dict(json.loads(metadata["provenance"]))
-            names = list(file.keys())
-            depths = [
-                form["language_model"]["depth"],
-                form["encoder"].get("depth", 0),
-                *form["encoder"].get("depths", ()),
-            ]
+            encoder, names = form["encoder"], list(file.keys())
+            depths = [form["language_model"]["depth"], encoder.get("depth", 0), *encoder.get("depths", ())]
             if max(depths) > len(names):
                 raise ValueError(f"its form has {max(depths)} layers, and the file {len(names)} tensors")
             with torch.device("meta"):  # no memory yet: a spoilt form may have any size
