@@ -68,13 +68,13 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
              [3.],
              [3.]]])
     """
-    _check_queries_and_keys(queries, keys)
+    weights = attention_weights(queries, keys, mask=mask)
     check_floating("values", values, "... n d")
     if values.shape[:-1] != keys.shape[:-1]:
         expected = ", ".join(map(str, keys.shape[:-1]))
         raise ValueError(f"values must come one a key, shape ({expected}, dv), received {tuple(values.shape)}")
     check_same_kind(queries=queries, values=values)
-    return einsum(attention_weights(queries, keys, mask=mask), values, "... i j, ... j d -> ... i d")
+    return einsum(weights, values, "... i j, ... j d -> ... i d")
 
 
 class KeyValueCache:

@@ -9,27 +9,14 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmcourse._checks import (
-    Backend,
-    as_sizes,
-    check_backend,
-    check_floating,
-    check_positive_ints,
-    check_rank,
-    check_same_kind,
-)
+from vlmcourse._checks import Backend, Sizes, as_sizes, check_backend, check_floating, check_rank, check_same_kind
 from vlmcourse.ops._modes import evaluating
 
 AXES = ("time", "height", "width")
 
 
 def conv3d(
-    clips: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    clips: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Sizes = 1, padding: Sizes = 0
 ) -> Tensor:
     """Convolve clips over time, height and width, in readable form.
 
@@ -54,14 +41,13 @@ def conv3d(
     >>> conv3d(clip, difference).flatten()
     tensor([1., 2., 4.])
     """
-    stride_t, stride_h, stride_w = _triple("stride", stride, minimum=1)
-    pad_t, pad_h, pad_w = _triple("padding", padding, minimum=0)
+    strides, (pad_t, pad_h, pad_w) = _triple("stride", stride, minimum=1), _triple("padding", padding, minimum=0)
     check_rank("weight", weight, "c_out c_in kt kh kw")
     _check_clips(clips, weight, (pad_t, pad_h, pad_w), channels="c_in", kernel="weight")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
-    kernel, strides = weight.shape[2:], (stride_t, stride_h, stride_w)
+    kernel = weight.shape[2:]
     last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:], kernel, strides, strict=True)]
     # With the channels last in memory, what follows is a plain product of matrices.
     padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
@@ -107,23 +93,17 @@ class Conv3d(nn.Conv3d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int],
+        kernel_size: Sizes,
         *,
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
         bias: bool = True,
         backend: Backend = "fused",
     ) -> None:
-        check_positive_ints(in_channels=in_channels, out_channels=out_channels)
         check_backend(backend)
-        super().__init__(
-            in_channels,
-            out_channels,
-            _triple("kernel_size", kernel_size, minimum=1),
-            stride=_triple("stride", stride, minimum=1),
-            padding=_triple("padding", padding, minimum=0),
-            bias=bias,
-        )
+        kernel = _triple("kernel_size", kernel_size, minimum=1)
+        strides, pads = _triple("stride", stride, minimum=1), _triple("padding", padding, minimum=0)
+        super().__init__(in_channels, out_channels, kernel, stride=strides, padding=pads, bias=bias)
         self.backend = backend
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -171,7 +151,7 @@ def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int
     return reduce(gradient.abs(), "b c ... -> b ...", "sum").mean(dim=0)
 
 
-def _triple(name: str, value: int | Sequence[int], *, minimum: int) -> tuple[int, int, int]:
+def _triple(name: str, value: Sizes, *, minimum: int) -> tuple[int, int, int]:
     time, height, width = as_sizes(name, value, axes=AXES, minimum=minimum)
     return time, height, width
 
@@ -184,7 +164,5 @@ def _check_clips(clips: Tensor, weight: Tensor, padding: Sequence[int], *, chann
         raise ValueError(f"clips must have {channels}={weight.shape[1]} channels, received {clips.shape[1]}")
     for axis, size, length, pad in zip(AXES, clips.shape[2:], weight.shape[2:], padding, strict=True):
         if length > size + 2 * pad:
-            raise ValueError(
-                f"{kernel} must fit into the padded clips: expected at most {size + 2 * pad} along {axis}, "
-                f"received {length}; try a smaller kernel or more padding"
-            )
+            expected, hint = f"at most {size + 2 * pad} along {axis}", "try a smaller kernel or more padding"
+            raise ValueError(f"{kernel} must fit into the padded clips: {expected}, received {length}; {hint}")
