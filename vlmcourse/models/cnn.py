@@ -10,9 +10,7 @@ from vlmcourse.models._config import arguments
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions, added to their own input: the block learns a change.
-
-    Where the block halves the image or changes the number of channels, a 1 × 1 convolution brings the input along.
+    """Two 3 × 3 convolutions, added to their own input, which a 1 × 1 convolution fits to a new size.
 
     Shapes:
         ``(b, in_channels, h, w)`` → ``(b, out_channels, ceil(h / stride), ceil(w / stride))``.
@@ -44,26 +42,22 @@ class ResidualBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
-    The first convolution is 3 × 3 and keeps the size of the image. Then come stages of residual blocks; each stage but
-    the first doubles the channels and halves height and width, unless ``strides`` says otherwise.
-
-    Any module that maps images to vectors is an encoder, and everything in the course accepts it. A network of
-    torchvision's gives its vector once its classifier is replaced: ``network.fc = nn.Identity()``.
+    A 3 × 3 convolution, then stages of residual blocks; each stage but the first doubles the channels and halves height
+    and width, unless ``strides`` says otherwise. Any module that maps images to vectors is an encoder too, such as one
+    of torchvision's after ``network.fc = nn.Identity()``.
 
     Shapes:
         images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.
 
     Options:
         width: channels of the first stage. depths: residual blocks in each stage. strides: by how much the stem and
-        then each stage shrinks the map. pool_size: the feature map is averaged down to this many rows and columns
-        before it is flattened; 1 forgets where things are.
+        then each stage shrinks the map. pool_size: the map is averaged to so many rows and columns, then flattened.
 
     Source:
         He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
 
     >>> import torch
-    >>> encoder = ConvEncoder()
-    >>> images = torch.rand(2, 3, 24, 24)
+    >>> encoder, images = ConvEncoder(), torch.rand(2, 3, 24, 24)
     >>> encoder(images).shape, encoder.feature_map(images).shape
     (torch.Size([2, 256]), torch.Size([2, 64, 6, 6]))
     """
@@ -98,17 +92,13 @@ class ConvEncoder(nn.Module):
 
     @classmethod
     def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
-        """Return ResNet-18 for small images: four stages of two blocks, 64 to 512 channels, 11.17 million parameters.
-
-        It is torchvision's ``resnet18`` with the stem that is usual for CIFAR-10 (3 × 3, stride 1, no pooling) and
-        without the classifier.
+        """Return torchvision's ``resnet18`` with the stem usual for small images, and without the classifier.
 
         Source:
             He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
 
-        >>> encoder = ConvEncoder.resnet18()
-        >>> encoder.embed_dim, sum(p.numel() for p in encoder.parameters())
-        (512, 11168832)
+        >>> sum(p.numel() for p in ConvEncoder.resnet18().parameters())
+        11168832
         """
         return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
 

@@ -11,8 +11,7 @@ from vlmcourse.models.transformer import MLP, small_weights
 class Connector(nn.Module):
     """From an encoder's vectors to vectors among the words: a norm, one hidden layer, and a learned place.
 
-    With ``reduction=2``, each square of 2 × 2 neighbouring vectors is joined into one of four times the width before
-    the MLP ("pixel shuffle"). The place is added here because a convolution's vectors do not know where they are.
+    With ``reduction=2``, 2 × 2 neighbouring vectors are joined into one before the MLP ("pixel shuffle").
 
     Shapes:
         feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,
@@ -23,8 +22,7 @@ class Connector(nn.Module):
         section 2, for pixel shuffle (arXiv 2408.12637). Slide S03.
 
     >>> import torch
-    >>> connector = Connector(5, 7, grid_size=(4, 6), reduction=2)
-    >>> connector(torch.rand(3, 5, 4, 6)).shape
+    >>> Connector(5, 7, grid_size=(4, 6), reduction=2)(torch.rand(3, 5, 4, 6)).shape
     torch.Size([3, 6, 7])
     """
 

@@ -25,22 +25,19 @@ class LanguageModel(nn.Module):
     """A decoder: a causal transformer that scores, after every token, each word as the next one.
 
     The tokens may be numbers of words, or vectors, so that images can stand among the words. Positions are learned, and
-    counted without the padding. Any module can take its place in :class:`VisionLanguageModel` that has ``embed``,
-    ``new_cache``, ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
+    counted without the padding.
 
     Shapes:
         ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``attention_mask``
         ``(b, n)`` is False on padding; what comes out there means nothing.
 
     Options:
-        tie_output: score words by the same vectors that embed them. cache: from :meth:`new_cache`; the call then reads
-        the new tokens only.
+        tie_output: score words by the vectors that embed them. cache: from :meth:`new_cache`, to read new tokens only.
 
     Source:
         Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.
 
-    >>> model = LanguageModel(11, context_length=7, embed_dim=6, depth=2, num_heads=3)
-    >>> model(torch.tensor([[3, 1, 4, 1, 5]])).shape
+    >>> LanguageModel(11, embed_dim=6, num_heads=3)(torch.tensor([[3, 1, 4, 1, 5]])).shape
     torch.Size([1, 5, 11])
     """
 
@@ -71,8 +68,6 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the vector of each word, ``(..., embed_dim)``, without its position."""
-        if ids.is_floating_point() or ids.dtype == torch.bool:
-            raise TypeError(f"ids must be integers, received {ids.dtype}")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary_size:
             received = f"{int(ids.min())} to {int(ids.max())}; is this the tokenizer that the model was trained with?"
             raise ValueError(f"ids must be from 0 to {self.vocabulary_size - 1}, received {received}")
@@ -142,7 +137,7 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     """Return the distribution that the next word is drawn from.
 
     ``temperature=0`` puts everything on the likeliest word. ``top_p`` below one keeps the likeliest words that together
-    have at least that probability, and forgets the others.
+    have at least that probability.
 
     Shapes:
         logits ``(..., words)`` → probabilities ``(..., words)``, in float32.
@@ -150,8 +145,7 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     Source:
         Holtzman et al. 2020, section 3.1, for top-p (arXiv 1904.09751); slide S02.
 
-    >>> logits = torch.tensor([0.5, 0.3, 0.2]).log()
-    >>> next_token_probabilities(logits, temperature=1.0, top_p=0.7)
+    >>> next_token_probabilities(torch.tensor([0.5, 0.3, 0.2]).log(), temperature=1.0, top_p=0.7)
     tensor([0.6250, 0.3750, 0.0000])
     """
     if temperature != 0:

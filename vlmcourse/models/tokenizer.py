@@ -11,8 +11,7 @@ _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
 class Tokenizer:
     """One number per word: enough for a small world, and every number can be read.
 
-    A word is a run of letters and digits; punctuation marks are words of their own, and so is the placeholder
-    ``<image>``. Capital letters matter.
+    Punctuation marks are words of their own, and so is the placeholder ``<image>``. Capital letters matter.
 
     Shapes:
         ``encode`` gives a list of integers, one per word, each below ``len(tokenizer)``.
@@ -40,11 +39,11 @@ class Tokenizer:
         """Return a tokenizer that knows every word of ``texts``, in alphabetical order."""
         if isinstance(texts, str):
             raise TypeError("texts must be several strings, received one; try [text]")
-        return cls(sorted({word for text in texts for word in _split(text)}))
+        return cls(sorted({word for text in texts for word in _WORD.findall(text)}))
 
     def encode(self, text: str) -> list[int]:
         """Return the number of each word."""
-        words = _split(text)
+        words = _WORD.findall(text)
         unknown = list(dict.fromkeys(word for word in words if word not in self._id_of))
         if unknown:
             near = {word: get_close_matches(word, self.words[3:], n=3, cutoff=0.5) for word in unknown}
@@ -62,9 +61,3 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.words)
-
-
-def _split(text: str) -> list[str]:
-    if not isinstance(text, str):
-        raise TypeError(f"text must be a string, received {type(text).__name__}")
-    return _WORD.findall(text)

@@ -20,8 +20,6 @@ from vlmcourse.ops.convolution import AXES, Conv3d
 class FrameEncoder(nn.Module):
     """Turn every frame of a clip into a vector by one :class:`ConvEncoder`, and centre the vectors.
 
-    What all frames have in common says nothing about motion, and training starts later where it stays in the vectors.
-
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → ``(b, t, embed_dim)``, with the encoder's ``embed_dim``.
 
@@ -100,9 +98,6 @@ class CNNLSTM(nn.Module):
 class CNNTransformer(nn.Module):
     """Turn each frame into a vector, add when it was shown, let the frames attend to each other, and average.
 
-    When is told by sinusoids, which exist for every time; how the network takes times it has never seen, chapter 5
-    measures.
-
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``; four heads must divide ``embed_dim``.
 
@@ -137,13 +132,11 @@ class CNN3D(nn.Module):
 
     Options:
         width: channels of the first convolution; each further one doubles them and halves height and width.
-        kernel_size: odd, in frames and pixels, one number or (time, height, width); with 1 frame it is a network for
-        images that runs on every frame. backend: see :class:`~vlmcourse.Conv3d`.
+        kernel_size: odd, one number or (time, height, width). backend: see :class:`~vlmcourse.Conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
 
-    >>> import torch
     >>> CNN3D(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """

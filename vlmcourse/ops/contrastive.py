@@ -1,9 +1,8 @@
 """Contrastive losses: views of one image together, different images apart (slides S07 and S08).
 
-All of them L2-normalise the embeddings and compare by cosine similarity. The lecture's slide says "layer-normalised";
-only dividing by the L2 norm gives vectors of norm one. Similarities are computed in float32 or wider, also under
-autocast: at a temperature of 0.05, bfloat16's rounding of a cosine near one changes a logit by 0.08. An embedding of
-length zero has no direction: its cosine with everything is 0, and it gets no gradient.
+All of them divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and
+compare by cosine similarity, in float32 or wider, also under autocast. An embedding of length zero has no direction:
+its cosine with everything is 0, and it gets no gradient.
 """
 
 import math
@@ -24,8 +23,7 @@ Scalar = float | Tensor  # a temperature may be learned
 def slide_contrastive_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, *, temperature: Scalar) -> Tensor:
     """Return the lecture's contrastive loss: pull each positive, push the mean of m sampled negatives.
 
-    The denominator is the *mean* over the negatives and leaves the positive out, so the loss has no lower bound of
-    zero. SimCLR's own loss is :func:`nt_xent_loss`.
+    The denominator is the *mean* over the negatives and leaves the positive out, so the loss may fall below zero.
 
     Shapes:
         anchors ``(b, d)``, positives ``(b, d)``, negatives ``(b, m, d)``: m for each anchor → a scalar.
@@ -34,8 +32,7 @@ def slide_contrastive_loss(anchors: Tensor, positives: Tensor, negatives: Tensor
         Slide S07, after Chen et al. 2020 (arXiv 2002.05709).
 
     >>> anchors = torch.tensor([[1.0, 0.0]])
-    >>> opposite = -anchors[:, None]
-    >>> slide_contrastive_loss(anchors, anchors, opposite, temperature=0.5)  # -(1/τ) + (-1/τ)
+    >>> slide_contrastive_loss(anchors, anchors, -anchors[:, None], temperature=0.5)  # -(1/τ) + (-1/τ)
     tensor(-4.)
     """
     _check_pairs(anchors=anchors, positives=positives)
@@ -62,23 +59,18 @@ def nt_xent_loss(
     The denominator is the *sum* over the positive and the 2n - 2 negatives. An embedding is no candidate for itself:
     self-pairs are masked before the softmax, so no gradient leaks through them.
 
-    All similarities at once fill memory that grows with n². With ``chunk_size`` the loss takes that many anchors at a
-    time: value and gradient stay, and memory grows with chunk_size × n. There is no gradient of the gradient this way.
+    With ``chunk_size`` the loss takes that many of the 2n anchors at a time: value and gradient stay, memory grows with
+    chunk_size × n instead of n², and there is no gradient of the gradient. ``anchors`` chooses the images whose losses
+    are averaged, by default all; the others serve as candidates only.
 
     Shapes:
         view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i, n of at least two → a scalar.
-
-    Units:
-        ``chunk_size`` counts embeddings, of which there are 2n. ``anchors`` chooses the images whose losses are
-        averaged, by default all; the others serve as candidates only.
 
     Source:
         Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
 
     >>> same = torch.ones(4, 3)  # nothing to tell apart: log(2n - 1)
     >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
-    True
-    >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1, chunk_size=3), torch.tensor(7.0).log()).item()
     True
     """
     _check_pairs(view1=view1, view2=view2, at_least=2)
@@ -100,8 +92,7 @@ def nt_xent_loss(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross-entropy of naming each query's partner among all candidates but itself, some queries at a time.
 
-    Its gradient by the logits is the softmax, minus one at the partner. It is known as soon as the logits are, so each
-    chunk adds its part to the gradient of all embeddings and is forgotten.
+    The gradient by the logits is the softmax, minus one at the partner: each chunk adds its part and is forgotten.
     """
 
     @staticmethod
@@ -160,9 +151,6 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
     Shapes:
         view1 ``(n, d)``, view2 ``(n, d)`` → a scalar.
 
-    Units:
-        Squared length on the unit sphere.
-
     Source:
         Wang and Isola 2020, with α = 2 (arXiv 2005.10242); slide S08.
 
@@ -179,10 +167,8 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
 def uniformity(embeddings: Tensor) -> Tensor:
     """Return how evenly unit embeddings spread: the log of the mean of exp(-2 × squared distance) over pairs.
 
-    It is 0 where all embeddings coincide, and lower the more evenly they cover the sphere.
-
     Shapes:
-        embeddings ``(n, d)`` with n of at least two → a scalar.
+        embeddings ``(n, d)`` with n of at least two → a scalar: 0 where all coincide, the lower the more evenly.
 
     Source:
         Wang and Isola 2020, with t = 2 (arXiv 2005.10242); slide S08.

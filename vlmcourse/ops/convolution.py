@@ -22,19 +22,15 @@ def conv3d(
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
     sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
-    It equals PyTorch's :func:`torch.nn.functional.conv3d`, and takes several times as long. Sums of half precision are
-    taken in float32.
+    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
         ``(b, c_out, t', h', w')`` with ``t' = (t + 2·padding - kt) // stride + 1``, and so for the other axes.
-
-    Units:
         ``stride`` and ``padding`` count frames and pixels: one integer, or three as (time, height, width).
 
     Source:
-        Slide S12, with its indices repaired: the kernel offset and the output time were the same letter, and space
-        and time shared one stride. Tran et al. 2015 (arXiv 1412.0767).
+        Slide S12, its indices repaired as the errata say; Tran et al. 2015 (arXiv 1412.0767).
 
     >>> clip = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 4, 1, 1)  # one pixel, four frames
     >>> difference = torch.tensor([-1.0, 1.0]).reshape(1, 1, 2, 1, 1)
@@ -74,18 +70,13 @@ class Conv3d(nn.Conv3d):
     changed on the module at any time.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``, see :func:`conv3d`.
-
-    Units:
-        ``kernel_size``, ``stride`` and ``padding`` count frames and pixels: one integer, or three as
-        (time, height, width).
+        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``; ``kernel_size``, ``stride`` and
+        ``padding`` as for :func:`conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767); slides S11 and S12.
 
-    >>> import torch
-    >>> layer = Conv3d(3, 5, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2))
-    >>> layer(torch.rand(1, 3, 8, 20, 20)).shape
+    >>> Conv3d(3, 5, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2))(torch.rand(1, 3, 8, 20, 20)).shape
     torch.Size([1, 5, 8, 10, 10])
     """
 
@@ -119,15 +110,12 @@ class Conv3d(nn.Conv3d):
 def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int] | None = None) -> Tensor:
     """Measure by gradients how strongly each input location moves one output location.
 
-    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``. Where it is zero
-    the output cannot see; that border is the theoretical receptive field, and the bulk of the map inside it is
-    the effective one. The module is measured in eval mode, so that batch statistics do not connect what the layers
-    leave apart. Its parameters collect no gradient.
+    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``, in eval mode.
+    Where it is not zero lies the theoretical receptive field, and where its bulk lies the effective one.
 
     Shapes:
-        inputs ``(b, c, h, w)`` or ``(b, c, t, h, w)``, usually noise; the module must return ``(b, c', ...)`` with as
-        many axes. ``position`` is an index into the output's space (and time), by default its centre. → ``(h, w)`` or
-        ``(t, h, w)``.
+        inputs ``(b, c, h, w)`` or ``(b, c, t, h, w)``, usually noise → ``(h, w)`` or ``(t, h, w)``. ``position`` is an
+        index into the output's space (and time), by default its centre.
 
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.
