@@ -12,9 +12,6 @@ from vlmcourse.models._config import arguments
 class ResidualBlock(nn.Module):
     """Two 3 × 3 convolutions, added to their own input, which a 1 × 1 convolution fits to a new size.
 
-    Shapes:
-        ``(b, in_channels, h, w)`` → ``(b, out_channels, ceil(h / stride), ceil(w / stride))``.
-
     Source:
         He et al. 2016, figure 3 and section 3.3, option B (arXiv 1512.03385).
     """

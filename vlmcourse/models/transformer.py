@@ -86,10 +86,7 @@ class TransformerBlock(nn.Module):
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect α of every attention in ``model`` while it runs, in the readable form and in the order of its layers.
-
-    Shapes:
-        a growing list of ``(b, num_heads, n, n)``, one per layer and call.
+    """Collect α, ``(b, num_heads, n, n)``, of every attention in ``model`` while it runs, in the readable form.
 
     >>> block = TransformerBlock(embed_dim=6, num_heads=2)
     >>> with record_attention(block) as maps:

@@ -18,10 +18,7 @@ from vlmcourse.ops.convolution import AXES, Conv3d
 
 
 class FrameEncoder(nn.Module):
-    """Turn every frame of a clip into a vector by one :class:`ConvEncoder`, and centre the vectors.
-
-    Shapes:
-        clips ``(b, in_channels, t, h, w)`` → ``(b, t, embed_dim)``, with the encoder's ``embed_dim``.
+    """Turn every frame of a clip ``(b, c, t, h, w)`` into a centred vector by one encoder: ``(b, t, embed_dim)``.
 
     Source:
         Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
@@ -44,10 +41,8 @@ class FrameAverage(nn.Module):
     """Look at each frame alone and average what was seen: the baseline that cannot know the order of the frames.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
-
-    Options:
-        width: channels of the frame encoder's first stage. embed_dim: width of the vector that is classified.
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``. ``width`` counts channels of the frame
+        encoder's first stage, ``embed_dim`` the numbers that are classified.
 
     Source:
         Karpathy et al. 2014, the single-frame and late-fusion baselines. Slide S11.

@@ -38,9 +38,8 @@ class Answer:
         came). finished: whether the model ended the answer itself. attention: ``(depth, words, 1, h, w)``, how much the
         token from which a word was predicted looked at each place of the image, averaged over heads, or None.
 
-    >>> answer = Answer("a star", words=("a", "star"), probabilities=torch.tensor([0.9, 0.8, 1.0]), finished=True)
-    >>> print(answer, answer.words)
-    a star ('a', 'star')
+    >>> print(Answer("a star", words=("a", "star"), probabilities=torch.tensor([0.9, 0.8, 1.0]), finished=True))
+    a star
     """
 
     text: str
@@ -71,12 +70,9 @@ class VisionLanguageModel(nn.Module):
     >>> tokenizer = Tokenizer.from_texts([PROMPT, "a red star", "a blue ring"])
     >>> language_model = LanguageModel(len(tokenizer), context_length=50, embed_dim=12, depth=2, num_heads=3)
     >>> model = VisionLanguageModel(ConvEncoder(width=5), Connector(20, 12, grid_size=6), language_model, tokenizer)
-    >>> images = torch.rand(2, 3, 24, 24)
     >>> ids, is_answer = model.tokenize([PROMPT, PROMPT], ["a red star", "a blue ring"])
-    >>> model(images, ids, is_answer)[0].shape  # 8 words and 36 image tokens, then 3 words of an answer and its end
+    >>> model(torch.rand(2, 3, 24, 24), ids, is_answer)[0].shape  # 8 words, 36 image tokens, an answer of 3 and its end
     torch.Size([2, 48, 16])
-    >>> len(model.generate(images, prompt=PROMPT, max_new_tokens=5))
-    2
     """
 
     def __init__(

@@ -90,15 +90,13 @@ def nt_xent_loss(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of naming each query's partner among all candidates but itself, some queries at a time.
-
-    The gradient by the logits is the softmax, minus one at the partner: each chunk adds its part and is forgotten.
-    """
+    """Cross-entropy of naming each query's partner among all candidates but itself, some queries at a time."""
 
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, candidates: Tensor, temperature: Scalar, own: Tensor, partner: Tensor, size: int
     ) -> Tensor:
+        # The gradient by the logits is the softmax, minus one at the partner: a chunk adds its part and is forgotten.
         losses = queries.new_empty(len(queries))
         by_queries, by_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
         for chunk in torch.arange(len(queries), device=queries.device).split(size):
