@@ -190,14 +190,13 @@ def test_features_and_probes_are_those_of_the_cpu():
     assert scores[1] == pytest.approx(scores[0], abs=0.011)  # two pictures of 200 on a border
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_generate_writes_the_words_of_the_cpu(temperature):
+def test_generate_writes_the_words_of_the_cpu():
     model, _ = course.shipped_vlm()
     images = course.scenes.captions(6, seed=3).images
     said = []
     for where in ("cpu", WHERE):
         model.to(where, torch.float64)
-        answers = model.generate(images.to(where, torch.float64), prompt=course.PROMPT, temperature=temperature, seed=1)
+        answers = model.generate(images.to(where, torch.float64), prompt=course.PROMPT)
         said.append([str(answer) for answer in answers])
     assert said[0] == said[1]
     assert len(set(said[0])) > 1

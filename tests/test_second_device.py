@@ -288,12 +288,11 @@ def answered():
     model = small_vlm().to(WHERE)
     images = rand(2, 3, 16, 16)
     prompts = [course.PROMPT] * 2
-    greedy = model.generate(images, prompt=course.PROMPT, max_new_tokens=4)
-    drawn = model.generate(images, prompt=prompts, max_new_tokens=4, temperature=1.0, seed=1)
+    answers = model.generate(images, prompt=course.PROMPT, max_new_tokens=4)
     model.generate(None, prompt=["a red star"], max_new_tokens=2)
     ids, is_answer = model.tokenize(prompts, ["a red star", "a blue ring"])
     model(images, ids, is_answer)[1].backward()
-    return [*map(str, greedy), *map(str, drawn)]
+    return [*map(str, answers)]
 
 
 def fitted():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Backend = Literal["fused", "einops"]
+Sizes = int | Sequence[int]  # one for all axes, or one for each
 
 
 def check_rank(name: str, tensor: Tensor, layout: str) -> None:
@@ -66,12 +67,12 @@ def check_positive_ints(**values: int) -> None:
 
 def check_positive(name: str, value: float | Tensor) -> None:
     """Raise unless ``value``, a number or a tensor of one number, is finite and above zero."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number and not (isinstance(value, Tensor) and value.numel() == 1):
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, received {value!r}")
-    number = float(value.detach() if isinstance(value, Tensor) else value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be a finite number above zero, received {number}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above zero, received {value}")
 
 
 def check_divides(name: str, divisor: int, **sizes: int) -> None:
@@ -92,15 +93,14 @@ def check_backend(backend: str) -> None:
 
 def check_mask(mask: Tensor, expected: Sequence[int]) -> None:
     """Raise unless ``mask`` is boolean and can be broadcast to the shape ``expected``."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        received = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a boolean tensor, True where a query may look, received {received}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be a boolean tensor, True where a query may look, received {mask.dtype}")
     pairs = zip(reversed(mask.shape), reversed(expected), strict=False)
     if mask.ndim > len(expected) or any(m not in (1, e) for m, e in pairs):
         raise ValueError(f"mask must be broadcastable to {tuple(expected)}, received {tuple(mask.shape)}")
 
 
-def as_sizes(name: str, value: int | Sequence[int], *, axes: Sequence[str], minimum: int) -> tuple[int, ...]:
+def as_sizes(name: str, value: Sizes, *, axes: Sequence[str], minimum: int) -> tuple[int, ...]:
     """Return one size per axis, from one integer for all of them or from a sequence of integers."""
     sizes = (value,) * len(axes) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
     if len(sizes) != len(axes) or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
@@ -110,15 +110,13 @@ def as_sizes(name: str, value: int | Sequence[int], *, axes: Sequence[str], mini
     return sizes
 
 
-def as_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+def as_pair(name: str, value: Sizes) -> tuple[int, int]:
     """Return (height, width), from one integer for both or from two."""
     height, width = as_sizes(name, value, axes=("height", "width"), minimum=1)
     return height, width
 
 
-def grid_of_patches(
-    image_size: int | Sequence[int], patch_size: int | Sequence[int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def grid_of_patches(image_size: Sizes, patch_size: Sizes) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return how many patches stand below and beside each other, and the height and width of one."""
     (height, width), (ph, pw) = as_pair("image_size", image_size), as_pair("patch_size", patch_size)
     if ph == pw:

@@ -1,15 +1,12 @@
 """Files that are there whole or not at all."""
 
-import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write beside the place, sync, read back, rename: killed at any moment, the old file or the new one is there.
+    """Write beside the place, sync, rename: killed at any moment, the old file or the new one is there.
 
     Folders on the way are made, and ``~`` is the home folder.
     """
@@ -21,14 +18,11 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if temporary.read_bytes() != content:
-            raise OSError(errno.EIO, "the disk holds something else than was written")
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         kept = "the one written before is untouched" if path.is_file() else "nothing was written"
-        hint = "free some space" if error.errno in _FULL else "try another folder"
-        message = f"could not write {path} ({error.strerror}); {kept}; {hint} and call again"
+        message = f"could not write {path} ({error.strerror}); {kept}; free some space or try another folder"
         raise OSError(error.errno, message) from error
     finally:  # also after Ctrl-C
         with suppress(OSError):

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce, wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Options = ParamSpec("Options")
+Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
 def widened(*tensors: Tensor) -> list[Tensor]:
@@ -24,14 +24,12 @@ def no_autocast(like: Tensor) -> AbstractContextManager:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def without_autocast(
-    function: Callable[Concatenate[Tensor, Options], Tensor],
-) -> Callable[Concatenate[Tensor, Options], Tensor]:
+def without_autocast(function: Function) -> Function:
     """Let a function of a tensor compute in the tensor's own precision, also inside autocast."""
 
     @wraps(function)
-    def computed(tensor: Tensor, *args: Options.args, **options: Options.kwargs) -> Tensor:
+    def computed(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
         with no_autocast(tensor):
             return function(tensor, *args, **options)
 
-    return computed
+    return computed  # type: ignore[return-value]

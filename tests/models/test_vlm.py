@@ -271,23 +271,6 @@ def oracle() -> VisionLanguageModel:
     return model
 
 
-@pytest.mark.parametrize(("options", "expected"), [({}, [0.4, 0.3, 0.2, 0.1]), ({"top_p": 0.65}, [4 / 7, 3 / 7, 0, 0])])
-def test_words_are_drawn_as_often_as_they_should_be(options, expected):
-    answers = oracle().generate(prompt=["What is"] * 400, max_new_tokens=20, temperature=1.0, seed=3, **options)
-    words = [word for answer in answers for word in answer.words]
-    shares = torch.tensor([words.count(word) for word in Tokenizer.from_texts(TEXTS).words[3:7]]) / len(words)
-    spread = (torch.tensor(expected) * (1 - torch.tensor(expected)) / len(words)).sqrt()
-    assert len(words) == 8000
-    assert ((shares - torch.tensor(expected)).abs() <= 4 * spread).all()
-
-
-def test_draws_follow_the_seed_and_leave_the_global_state_alone():
-    model, state = oracle(), torch.get_rng_state()
-    first, same, other = (model.generate(prompt=["What is"] * 5, temperature=1.0, seed=seed) for seed in (5, 5, 7))
-    assert texts(first) == texts(same) != texts(other)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 # ---- the whole model ---------------------------------------------------------------------------------------------
 
 PROMPTS = [PROMPT, "What color is the star in <image>? Answer:", "What is <image> left of", "star <image>"]
@@ -303,19 +286,6 @@ def test_several_rows_at_once_answer_as_one_at_a_time():
         assert (one.text, one.words, one.finished) == (other.text, other.words, other.finished)
         torch.testing.assert_close(together[row].probabilities, alone.probabilities)
         torch.testing.assert_close(together[row].attention, alone.attention)
-
-
-def test_rows_with_different_numbers_of_images_answer_as_one_at_a_time():
-    model, pairs = small_model(), pictures(3, 2)
-    assert texts(model.generate(pairs, prompt="<image> and <image>")) == [
-        model.generate(pair[None], prompt="<image> and <image>")[0].text for pair in pairs
-    ]
-    images = [pictures(2), pictures(0), pictures(1), pictures(3)]
-    prompts = ["<image> and <image>", "What is left", "What is <image>", "a <image> <image> star <image> of"]
-    together = model.generate(images, prompt=prompts, max_new_tokens=7)
-    assert texts(together) == [
-        model.generate([i], prompt=p, max_new_tokens=7)[0].text for i, p in zip(images, prompts, strict=True)
-    ]
 
 
 @torch.no_grad()
@@ -335,25 +305,20 @@ def test_an_answer_is_what_reading_the_whole_text_again_predicts():
         torch.testing.assert_close(answer.probabilities[: len(said)].double(), chances, atol=1e-6, rtol=1e-5)
 
 
-def test_greedy_answers_ignore_the_seed():
-    model, images = small_model(), pictures(2)
-    assert texts(model.generate(images, seed=1)) == texts(model.generate(images, seed=2))
-
-
 def test_each_placeholder_becomes_the_vectors_of_its_own_image():
     """The whole forward pass, against embeddings put together by hand."""
-    model, images = small_model(), pictures(1, 2)
-    ids = torch.tensor([model.tokenizer.encode("a <image> red <image> star")])
-    words, (first, second) = model.language_model.embed(ids)[0], model.connector(model.encoder.feature_map(images[0]))
-    by_hand = torch.cat([words[:1], first, words[2:3], second, words[4:]])[None]
-    torch.testing.assert_close(model(images, ids)[0], model.language_model(by_hand))
+    model, images = small_model(), pictures(2)
+    ids = torch.tensor([model.tokenizer.encode(text) for text in ("a <image> red star", "a red <image> star")])
+    words, (first, second) = model.language_model.embed(ids), model.connector(model.encoder.feature_map(images))
+    by_hand = [torch.cat([words[0, :1], first, words[0, 2:]]), torch.cat([words[1, :2], second, words[1, 3:]])]
+    torch.testing.assert_close(model(images, ids)[0], model.language_model(torch.stack(by_hand)))
 
 
 def test_swapping_two_images_changes_the_answers_logits():
-    model, images = small_model(), pictures(1, 2)
-    ids, is_answer = model.tokenize(["<image> and <image>"], ["a star"])
+    model, images = small_model(), pictures(2)
+    ids, is_answer = model.tokenize(["star <image>", "a <image>"], ["a star"] * 2)
     logits, loss = model(images, ids, is_answer)
-    swapped, other_loss = model(images.flip(1), ids, is_answer)
+    swapped, other_loss = model(images.flip(0), ids, is_answer)
     assert not torch.isclose(logits[:, -3:], swapped[:, -3:]).any()
     assert not torch.isclose(loss, other_loss)
 
@@ -392,11 +357,11 @@ def test_rows_of_a_batch_lose_as_they_would_alone():
 
 
 def test_padding_that_makes_room_for_images_never_counts():
-    model, images = small_model(), [pictures(0), pictures(1)]
-    ids, _ = model.tokenize(["What is left of", "a <image>"])
+    model, images = small_model(), pictures(2)
+    ids, _ = model.tokenize(["What is left of <image>", "a <image>"])
     _, together = model(images, ids, ids != model.tokenizer.pad_id)
     alone = [model(images[k : k + 1], row[None], row[None] >= 0)[1] for k, row in enumerate((ids[0], ids[1, -2:]))]
-    torch.testing.assert_close(together, (3 * alone[0] + 6 * alone[1]) / 9)  # the first token is predicted by none
+    torch.testing.assert_close(together, (9 * alone[0] + 6 * alone[1]) / 15)  # the first token is predicted by none
 
 
 def test_text_alone_needs_no_image():
@@ -499,15 +464,15 @@ def test_frozen_parts_get_no_gradient_and_the_others_all_do(part):
 
 def test_attention_is_where_the_token_before_each_word_looked():
     """The cached maps, against α of one plain forward pass over prompt and answer."""
-    model, images = small_model(), pictures(1, 2)
-    (answer,) = model.generate(images, prompt="a <image> red <image>", max_new_tokens=5, return_attention=True)
+    model, images = small_model(), pictures(1)
+    (answer,) = model.generate(images, prompt="a <image> red", max_new_tokens=5, return_attention=True)
     said = [model.tokenizer.words.index(word) for word in answer.words]
-    ids, _ = model._make_room(torch.tensor([model.tokenizer.encode("a <image> red <image>") + said]), None, [2])
+    ids, _ = model._make_room(torch.tensor([model.tokenizer.encode("a <image> red") + said]), None, 1)
     tokens, _ = model.image_tokens(images, batch=1)
     _, maps = _weights(model.language_model, model._embed(ids, tokens), torch.ones_like(ids, dtype=torch.bool))
     start = ids.shape[1] - len(said)
     looks = maps[0].mean(1)[:, start - 1 : ids.shape[1] - 1]
-    expected = torch.stack([looks[..., 1:7], looks[..., 8:14]], dim=2).reshape(3, len(said), 2, 2, 3)
+    expected = looks[..., 1:7].reshape(3, len(said), 1, 2, 3)
     torch.testing.assert_close(answer.attention, expected)
     assert model.language_model.blocks[0].attention.backend == "fused"
 
@@ -549,12 +514,11 @@ def test_an_answer_stops_where_the_context_is_full():
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("in_a_list", [False, True])
-def test_pixels_that_are_no_numbers_are_refused(wrong, in_a_list):
+def test_pixels_that_are_no_numbers_are_refused(wrong):
     images = pictures(3)
     images[1, 2, 3, 4] = wrong
     with pytest.raises(ValueError, match="images must hold finite numbers"):
-        small_model().generate([image[None] for image in images] if in_a_list else images)
+        small_model().generate(images)
 
 
 @pytest.mark.parametrize("scale", [lambda x: 255 * x, lambda x: (x - 0.45) / 0.22])
@@ -565,7 +529,6 @@ def test_pixels_of_another_range_are_answered_with_a_warning(scale):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.generate(pictures(2), max_new_tokens=1)
-        model.generate([pictures(0), pictures(1)], prompt=["a star", PROMPT], max_new_tokens=1)
 
 
 def test_an_answer_is_its_text_and_cannot_be_changed():
@@ -580,13 +543,12 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
     [
         (lambda m: m.generate(pictures(1), prompt="<image> and <image>"), ValueError,
          r"prompt 0 has 2 of the placeholder <image>, one per image, received 1"),
-        (lambda m: m.generate(pictures(2, 2), prompt=["<image> and <image>", "a <image>"]), ValueError,
-         r"prompt 1 has 1 of the placeholder <image>, one per image, received 2"),
+        (lambda m: m.generate(pictures(2), prompt=["a <image>", "a star"]), ValueError,
+         r"prompt 1 has 0 of the placeholder <image>, one per image, received 1"),
         (lambda m: m.generate(prompt=PROMPT), ValueError, r"has 1 of the placeholder <image>, .* received 0"),
         (lambda m: m.generate(pictures(2), prompt=[PROMPT]), ValueError,
          r"images must come for each of the 1 prompts, received 2"),
         (lambda m: m.generate(pictures(1), prompt=""), ValueError, r"prompt 0 must hold at least one word"),
-        (lambda m: m.generate(prompt=[]), ValueError, r"prompts must hold at least one text"),
         (lambda m: m.generate(pictures(1), prompt="Is it a banana <image>?"), ValueError,
          r"does not know: 'Is' .near: is.*, 'it'.*, 'banana'"),
         (lambda m: m.generate(prompt=" ".join(["star"] * 47)), ValueError,
@@ -594,23 +556,19 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
         (lambda m: m.generate(prompt=" ".join(["star"] * 60)), ValueError, r"prompt 0 takes 60 tokens"),
         (lambda m: m(None, torch.zeros(1, 48, dtype=torch.int64) + 3), ValueError,
          r"tokens must fit into context_length=47, received 48"),
-        (lambda m: m.generate(pictures()), ValueError, r"images must be \(b, c, h, w\), .* \(8, 12\).*images\[None\]"),
-        (lambda m: m.generate([pictures()]), ValueError, r"a list of \(k, c, h, w\) .* prompt \[\(3, 8, 12\)\]"),
-        (lambda m: m.generate([pictures(1), pictures(1)[..., :8]], prompt=PROMPT), ValueError, r"of one size, "),
+        (lambda m: m.generate(pictures()), ValueError, r"images must have shape \(b c h w\), received \(3, 8, 12\)"),
+        (lambda m: m.generate([pictures()]), TypeError, r"images must be a torch.Tensor .*, received list"),
         (lambda m: m.generate((pictures(1) * 255).byte()), TypeError, r"images must be floating point"),
         (lambda m: m.generate(torch.rand(1, 3, 16, 16).double()), ValueError,
          r"features must have shape \(b, 20, 2, 3\) or \(b, 6, 20\), received \(1, 20, 4, 4\)"),
-        (lambda m: m.generate(pictures(1), temperature=-1), ValueError, r"temperature must be a finite number above"),
-        (lambda m: m.generate(pictures(1), top_p=0), ValueError, r"top_p must be a finite number above zero"),
-        (lambda m: m.generate(pictures(1), top_p=1.1), ValueError, r"top_p must be above 0 and at most 1"),
+        (lambda m: next_token_probabilities(CHANCES, temperature=-1), ValueError, r"temperature must be a finite"),
+        (lambda m: next_token_probabilities(CHANCES, temperature=1, top_p=1.1), ValueError, r"lie between 0 and 1"),
         (lambda m: m.generate(pictures(1), max_new_tokens=0), ValueError, r"max_new_tokens must be at least 1"),
         (lambda m: m.tokenize(PROMPT), TypeError, r"prompts and answers must be several strings"),
         (lambda m: m.tokenize([PROMPT], ["a", "red"]), ValueError, r"received 1 prompts and 2 answers"),
         (lambda m: m.language_model(torch.tensor([[99]])), ValueError, r"ids must be from 0 to 22, received 99 to 99"),
         (lambda m: m.tokenizer.decode([99]), ValueError, r"ids must be from 0 to 22"),
-        (lambda m: m.tokenizer.encode(None), TypeError, r"text must be a string, received NoneType"),
-        (lambda m: Tokenizer([]), ValueError, r"words must hold at least one word"),
-        (lambda m: Tokenizer(["a", "b", "a"]), ValueError, r"received twice: 'a'"),
+        (lambda m: m.tokenizer.encode(None), TypeError, r"expected string .*, got 'NoneType'"),
         (lambda m: Tokenizer.from_texts("a star"), TypeError, r"texts must be several strings"),
         (lambda m: Connector(5, 7, grid_size=(4, 6), reduction=4), ValueError, r"reduction=4 does not divide width 6"),
         (lambda m: m.connector(torch.rand(2, 7, 20)), ValueError, r"received \(2, 7, 20\); .* a class token"),
@@ -623,9 +581,6 @@ def test_an_answer_is_its_text_and_cannot_be_changed():
          ValueError, r"loss_mask must mark at least one token"),
         (lambda m: m.language_model(torch.tensor([[3, 4]]), attention_mask=torch.ones(1, 2)), ValueError,
          r"attention_mask must be boolean of shape \(1, 2\), received torch.float32"),
-        (lambda m: VisionLanguageModel(m.encoder, Connector(20, 12, grid_size=(1, 47)), m.language_model, m.tokenizer),
-         ValueError, r"connector must leave room for words in context_length=47, received 47 tokens an image; try"),
-        (lambda m: m.generate([pictures(1), "a"], prompt=PROMPT), ValueError, r"prompt \[\(1, 3, 8, 12\), 'str'\]"),
         (lambda m: Tokenizer(["a", 3]), TypeError, r"words must be strings"),
     ],
 )  # fmt: skip
@@ -643,7 +598,9 @@ def test_a_saved_model_answers_the_same(tmp_path, encoder, connector):
     model.train()
     model.encoder(images)  # moves the statistics of BatchNorm, which must be in the file too
     save_vlm(model, tmp_path / "model.safetensors", provenance={"seed": 7, "scores": [0.5]})
+    state = torch.get_rng_state()
     again, provenance = load_vlm(tmp_path / "model.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
     assert provenance == {"seed": 7, "scores": [0.5]}
     assert not again.training
     answers, expected = (m.generate(images, prompt=PROMPTS[:2], max_new_tokens=6) for m in (again, model))

@@ -1,22 +1,16 @@
 """Convolutional encoders: a residual network that turns a small image into a vector (slides S04 to S06)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmcourse._checks import check_input, check_int, check_positive_ints
-from vlmcourse.models._config import keeps_config
+from vlmcourse._checks import as_sizes, check_input, check_positive_ints
+from vlmcourse.models._config import arguments
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions, added to their own input: the block learns a change.
-
-    Where the block halves the image or changes the number of channels, a 1 × 1 convolution brings the input along.
-
-    Shapes:
-        ``(b, in_channels, h, w)`` → ``(b, out_channels, ceil(h / stride), ceil(w / stride))``.
+    """Two 3 × 3 convolutions, added to their own input, which a 1 × 1 convolution fits to a new size.
 
     Source:
         He et al. 2016, figure 3 and section 3.3, option B (arXiv 1512.03385).
@@ -31,9 +25,8 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's input plus what its two convolutions make of it."""
@@ -46,33 +39,26 @@ class ResidualBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
-    The first convolution is 3 × 3 and keeps the size of the image. Then come stages of residual blocks; each stage but
-    the first doubles the channels and halves height and width, unless ``strides`` says otherwise.
-
-    Any module that maps images to vectors is an encoder, and everything in the course accepts it. A network of
-    torchvision's gives its vector once its classifier is replaced: ``network.fc = nn.Identity()``.
+    A 3 × 3 convolution, then stages of residual blocks; each stage but the first doubles the channels and halves height
+    and width, unless ``strides`` says otherwise. Any module that maps images to vectors is an encoder too, such as one
+    of torchvision's after ``network.fc = nn.Identity()``.
 
     Shapes:
         images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.
 
     Options:
         width: channels of the first stage. depths: residual blocks in each stage. strides: by how much the stem and
-        then each stage shrinks the map. pool_size: the feature map is averaged down to this many rows and columns
-        before it is flattened; 1 forgets where things are.
+        then each stage shrinks the map. pool_size: the map is averaged to so many rows and columns, then flattened.
 
     Source:
         He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
 
     >>> import torch
-    >>> encoder = ConvEncoder()
-    >>> images = torch.rand(2, 3, 24, 24)
+    >>> encoder, images = ConvEncoder(), torch.rand(2, 3, 24, 24)
     >>> encoder(images).shape, encoder.feature_map(images).shape
     (torch.Size([2, 256]), torch.Size([2, 64, 6, 6]))
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         *,
@@ -83,42 +69,33 @@ class ConvEncoder(nn.Module):
         pool_size: int = 2,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         check_positive_ints(in_channels=in_channels, width=width, pool_size=pool_size)
-        if not depths:
-            raise ValueError("depths must hold the number of blocks of at least one stage, received none")
-        usual = (1, 1, *[2] * (len(depths) - 1))
-        strides = usual if strides is None else strides
-        if len(strides) != len(usual):
-            hint = f"received {len(strides)}; try {usual}"
-            raise ValueError(f"strides must hold one for the stem and one for each of the {len(depths)} stages, {hint}")
-        for name, number in (*(("depths", depth) for depth in depths), *(("strides", stride) for stride in strides)):
-            check_int(name, number)
+        stages = [f"stage {number}" for number in range(1, len(depths) + 1)]
+        depths = as_sizes("depths", depths, axes=stages, minimum=1)
+        strides = (1, 1, *[2] * (len(depths) - 1)) if strides is None else strides
+        strides = as_sizes("strides", strides, axes=["stem", *stages], minimum=1)
         self.in_channels, self.pool_size = in_channels, pool_size
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        convolution = nn.Conv2d(in_channels, width, 3, stride=strides[0], padding=1, bias=False)
+        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
         self.stages = nn.Sequential()
         channels = width
         for stage, depth in enumerate(depths):
             out_channels = width * 2**stage
-            for stride in [strides[1 + stage]] + [1] * (depth - 1):
+            for stride in (strides[1 + stage], *[1] * (depth - 1)):
                 self.stages.append(ResidualBlock(channels, out_channels, stride=stride))
                 channels = out_channels
         self.embed_dim = channels * pool_size**2
 
     @classmethod
     def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
-        """Return ResNet-18 for small images: four stages of two blocks, 64 to 512 channels, 11.17 million parameters.
-
-        It is torchvision's ``resnet18`` with the stem that is usual for CIFAR-10 (3 × 3, stride 1, no pooling) and
-        without the classifier.
+        """Return torchvision's ``resnet18`` with the stem usual for small images, and without the classifier.
 
         Source:
             He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
 
-        >>> encoder = ConvEncoder.resnet18()
-        >>> encoder.embed_dim, sum(p.numel() for p in encoder.parameters())
-        (512, 11168832)
+        >>> sum(p.numel() for p in ConvEncoder.resnet18().parameters())
+        11168832
         """
         return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
 

@@ -1,20 +1,17 @@
 """From an encoder's vectors to vectors that stand among the words' (slide S03)."""
 
-from typing import Any
-
 from einops import rearrange
 from torch import Tensor, nn
 
 from vlmcourse._checks import as_pair, check_divides, check_positive_ints
-from vlmcourse.models._config import keeps_config
+from vlmcourse.models._config import arguments
 from vlmcourse.models.transformer import MLP, small_weights
 
 
 class Connector(nn.Module):
     """From an encoder's vectors to vectors among the words: a norm, one hidden layer, and a learned place.
 
-    With ``reduction=2``, each square of 2 × 2 neighbouring vectors is joined into one of four times the width before
-    the MLP ("pixel shuffle"). The place is added here because a convolution's vectors do not know where they are.
+    With ``reduction=2``, 2 × 2 neighbouring vectors are joined into one before the MLP ("pixel shuffle").
 
     Shapes:
         feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,
@@ -25,14 +22,10 @@ class Connector(nn.Module):
         section 2, for pixel shuffle (arXiv 2408.12637). Slide S03.
 
     >>> import torch
-    >>> connector = Connector(5, 7, grid_size=(4, 6), reduction=2)
-    >>> connector(torch.rand(3, 5, 4, 6)).shape
+    >>> Connector(5, 7, grid_size=(4, 6), reduction=2)(torch.rand(3, 5, 4, 6)).shape
     torch.Size([3, 6, 7])
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         in_features: int,
@@ -43,6 +36,7 @@ class Connector(nn.Module):
         hidden_features: int | None = None,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         check_positive_ints(in_features=in_features, out_features=out_features, reduction=reduction)
         height, width = as_pair("grid_size", grid_size)
         check_divides("reduction", reduction, height=height, width=width)
@@ -62,10 +56,8 @@ class Connector(nn.Module):
         if shape[1:] == (height * width, self.in_features):
             features = rearrange(features, "b (h w) d -> b d h w", h=height)
         elif shape[1:] != (self.in_features, height, width):
-            raise ValueError(
-                f"features must have shape (b, {self.in_features}, {height}, {width}) or "
-                f"(b, {height * width}, {self.in_features}), received {shape}; set in_features and grid_size to what "
-                f"the encoder gives for each place of these images; a class token counts as one"
-            )
+            expected = f"(b, {self.in_features}, {height}, {width}) or (b, {height * width}, {self.in_features})"
+            hint = "set in_features and grid_size to what the encoder gives for each place; a class token counts as one"
+            raise ValueError(f"features must have shape {expected}, received {shape}; {hint}")
         joined = rearrange(features, "b d (h rh) (w rw) -> b (h w) (rh rw d)", rh=r, rw=r)
         return self.mlp(self.norm(joined)) + self.position_embedding

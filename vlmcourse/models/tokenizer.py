@@ -1,7 +1,6 @@
 """Words become numbers, one per word (slide S02)."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -12,8 +11,7 @@ _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
 class Tokenizer:
     """One number per word: enough for a small world, and every number can be read.
 
-    A word is a run of letters and digits; punctuation marks are words of their own, and so is the placeholder
-    ``<image>``. Capital letters matter.
+    Punctuation marks are words of their own, and so is the placeholder ``<image>``. Capital letters matter.
 
     Shapes:
         ``encode`` gives a list of integers, one per word, each below ``len(tokenizer)``.
@@ -33,25 +31,19 @@ class Tokenizer:
     def __init__(self, words: Sequence[str]) -> None:
         if not all(isinstance(word, str) for word in words):
             raise TypeError(f"words must be strings, received {words!r:.80}")
-        special = (PAD, END, IMAGE)
-        self.words = (*special, *(word for word in words if word not in special))
-        if len(self.words) == len(special):
-            raise ValueError("words must hold at least one word, received none")
+        self.words = tuple(dict.fromkeys((PAD, END, IMAGE, *words)))  # each once
         self._id_of = {word: number for number, word in enumerate(self.words)}
-        if len(self._id_of) < len(self.words):
-            twice = sorted(word for word, count in Counter(self.words).items() if count > 1)
-            raise ValueError(f"words must differ, received twice: {', '.join(map(repr, twice))}")
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Tokenizer":
         """Return a tokenizer that knows every word of ``texts``, in alphabetical order."""
         if isinstance(texts, str):
             raise TypeError("texts must be several strings, received one; try [text]")
-        return cls(sorted({word for text in texts for word in _split(text)}))
+        return cls(sorted({word for text in texts for word in _WORD.findall(text)}))
 
     def encode(self, text: str) -> list[int]:
         """Return the number of each word."""
-        words = _split(text)
+        words = _WORD.findall(text)
         unknown = list(dict.fromkeys(word for word in words if word not in self._id_of))
         if unknown:
             near = {word: get_close_matches(word, self.words[3:], n=3, cutoff=0.5) for word in unknown}
@@ -69,9 +61,3 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.words)
-
-
-def _split(text: str) -> list[str]:
-    if not isinstance(text, str):
-        raise TypeError(f"text must be a string, received {type(text).__name__}")
-    return _WORD.findall(text)

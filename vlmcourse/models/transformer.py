@@ -1,8 +1,7 @@
 """The two halves of a transformer layer: mixing between tokens, and one MLP on each (slides S21 to S24)."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +46,7 @@ class MLP(nn.Module):
 class TransformerBlock(nn.Module):
     """Mix the tokens, then transform each one; both add to what came in (pre-norm residuals).
 
-    The lecture's layer has neither the residuals nor the normalisation: ``residual=False`` and ``norm=False`` take
-    them away, so that their effect can be measured.
+    The lecture's layer has neither: ``residual=False`` and ``norm=False`` take them away.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; ``mask`` and ``cache`` as in
@@ -88,35 +86,22 @@ class TransformerBlock(nn.Module):
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect α of every attention in ``model`` while it runs, in the order of its layers.
-
-    The fused kernel never forms α, so meanwhile the attentions run their readable form.
-
-    Shapes:
-        a growing list of ``(b, num_heads, n, n)``, one per layer and call.
+    """Collect α, ``(b, num_heads, n, n)``, of every attention in ``model`` while it runs, in the readable form.
 
     >>> block = TransformerBlock(embed_dim=6, num_heads=2)
     >>> with record_attention(block) as maps:
     ...     tokens = block(torch.rand(1, 5, 6))
-    >>> tokens.shape, [weights.shape for weights in maps]
-    (torch.Size([1, 5, 6]), [torch.Size([1, 2, 5, 5])])
+    >>> [weights.shape for weights in maps]
+    [torch.Size([1, 2, 5, 5])]
     """
     attentions = [part for part in model.modules() if isinstance(part, MultiHeadSelfAttention)]
     if not attentions:
         raise ValueError(f"model must hold MultiHeadSelfAttention to be recorded, received {type(model).__name__}")
     maps: list[Tensor] = []
-
-    def ask(_module: nn.Module, tokens: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return tokens, options | {"return_weights": True}
-
-    def keep(_module: nn.Module, _tokens: Any, output: tuple[Tensor, Tensor]) -> Tensor:
-        maps.append(output[1])
-        return output[0]
-
-    with ExitStack() as undo:
+    try:
         for attention in attentions:
-            undo.callback(setattr, attention, "backend", attention.backend)
-            attention.backend = "einops"
-            undo.enter_context(attention.register_forward_pre_hook(ask, with_kwargs=True))
-            undo.enter_context(attention.register_forward_hook(keep))
+            attention.record = maps
         yield maps
+    finally:
+        for attention in attentions:
+            attention.record = None

@@ -1,11 +1,11 @@
 """Networks that classify clips: each frame for itself, frames as a sequence, or space and time at once (S10 to S12).
 
-All four take a clip of any length, from one frame. At their defaults they have about the same number of parameters, so
-that a comparison is about what they do with time. The first three share one encoder for the frames and differ in
-one line, the one that joins the frames' vectors.
+All four take a clip of any length, from one frame, and have at their defaults about the same number of parameters. The
+first three share one encoder for the frames and differ in how they join the frames' vectors.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
@@ -16,29 +16,19 @@ from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.transformer import MLP, TransformerBlock
 from vlmcourse.ops.convolution import AXES, Conv3d
 
-Encoder = nn.Module | None  # the default one where there is none
-
 
 class FrameEncoder(nn.Module):
-    """Turn every frame of a clip into a vector by one image encoder, and centre the vectors.
-
-    What all frames have in common says nothing about motion, and training starts later where it stays in the vectors.
-
-    Shapes:
-        clips ``(b, c, t, h, w)`` → ``(b, t, embed_dim)``, with the encoder's ``embed_dim``.
+    """Turn every frame of a clip ``(b, c, t, h, w)`` into a centred vector by one encoder: ``(b, t, embed_dim)``.
 
     Source:
         Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
-        embed_dim = getattr(encoder, "embed_dim", None)
-        if not isinstance(embed_dim, int):
-            hint = "try encoder.embed_dim = 512, the width of its output"
-            raise TypeError(f"encoder must have an attribute embed_dim, {type(encoder).__name__} does not; {hint}")
-        self.encoder, self.embed_dim = encoder, embed_dim
-        self.norm = nn.BatchNorm1d(embed_dim)
+        self.encoder = ConvEncoder(in_channels=in_channels, width=width)
+        self.embed_dim = self.encoder.embed_dim
+        self.norm = nn.BatchNorm1d(self.embed_dim)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return one vector per frame, ``(b, t, embed_dim)``."""
@@ -50,15 +40,9 @@ class FrameEncoder(nn.Module):
 class FrameAverage(nn.Module):
     """Look at each frame alone and average what was seen: the baseline that cannot know the order of the frames.
 
-    On clips of a single frame it is a classifier of frames.
-
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
-
-    Options:
-        width: channels of the frame encoder's first stage. embed_dim: width of the vector that is classified.
-        encoder: takes the place of the default :class:`ConvEncoder`; any module that maps images to vectors and says
-        how wide they are by its attribute ``embed_dim``.
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``. ``width`` counts channels of the frame
+        encoder's first stage, ``embed_dim`` the numbers that are classified.
 
     Source:
         Karpathy et al. 2014, the single-frame and late-fusion baselines. Slide S11.
@@ -67,12 +51,10 @@ class FrameAverage(nn.Module):
     torch.Size([2, 5])
     """
 
-    def __init__(
-        self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64, encoder: Encoder = None
-    ) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64) -> None:
         super().__init__()
         check_positive_ints(num_classes=num_classes, embed_dim=embed_dim)
-        self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
+        self.frames = FrameEncoder(in_channels, width)
         self.mlp = MLP(self.frames.embed_dim, 4 * embed_dim, embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
 
@@ -86,10 +68,7 @@ class CNNLSTM(nn.Module):
     """Turn each frame into a vector, read the vectors in order with an LSTM, and classify its last state.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
-
-    Options:
-        width, embed_dim, encoder: as for :class:`FrameAverage`; ``embed_dim`` is the width of the LSTM's state.
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``; ``embed_dim`` is the state's width.
 
     Source:
         Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
@@ -98,12 +77,10 @@ class CNNLSTM(nn.Module):
     torch.Size([2, 5])
     """
 
-    def __init__(
-        self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64, encoder: Encoder = None
-    ) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64) -> None:
         super().__init__()
         check_positive_ints(num_classes=num_classes, embed_dim=embed_dim)
-        self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
+        self.frames = FrameEncoder(in_channels, width)
         self.lstm = nn.LSTM(self.frames.embed_dim, embed_dim, batch_first=True)
         self.head = nn.Linear(embed_dim, num_classes)
 
@@ -116,14 +93,8 @@ class CNNLSTM(nn.Module):
 class CNNTransformer(nn.Module):
     """Turn each frame into a vector, add when it was shown, let the frames attend to each other, and average.
 
-    When is told by sinusoids, which exist for every time. What the network does at times it has never seen is another
-    matter; chapter 5 measures it.
-
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
-
-    Options:
-        width, embed_dim, encoder: as for :class:`FrameAverage`. num_heads, depth: of the transformer's layers.
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``; four heads must divide ``embed_dim``.
 
     Source:
         Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762). Slide S11.
@@ -132,23 +103,12 @@ class CNNTransformer(nn.Module):
     torch.Size([2, 5])
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: int = 3,
-        width: int = 8,
-        embed_dim: int = 64,
-        num_heads: int = 4,
-        depth: int = 1,
-        encoder: Encoder = None,
-    ) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, width: int = 8, embed_dim: int = 64) -> None:
         super().__init__()
-        check_positive_ints(num_classes=num_classes, embed_dim=embed_dim, depth=depth)
-        sinusoids(torch.zeros(1, 1, embed_dim))  # refuses an odd width now rather than at the first clip
-        self.frames = FrameEncoder(encoder or ConvEncoder(in_channels=in_channels, width=width))
+        check_positive_ints(num_classes=num_classes, embed_dim=embed_dim)
+        self.frames = FrameEncoder(in_channels, width)
         self.frame_proj = nn.Linear(self.frames.embed_dim, embed_dim)
-        self.blocks = nn.Sequential(*[TransformerBlock(embed_dim, num_heads) for _ in range(depth)])
+        self.blocks = nn.Sequential(TransformerBlock(embed_dim, num_heads=4))
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
 
@@ -165,18 +125,13 @@ class CNN3D(nn.Module):
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
 
-    Units:
-        kernel_size counts frames and pixels: one odd number, or three as (time, height, width). With 1 frame it is a
-        network for images that runs on every frame, with the very same parts.
-
     Options:
-        width: channels of the first convolution; each further one doubles them and halves height and width. backend:
-        ``"fused"`` or ``"einops"``, see :class:`~vlmcourse.Conv3d`.
+        width: channels of the first convolution; each further one doubles them and halves height and width.
+        kernel_size: odd, one number or (time, height, width). backend: see :class:`~vlmcourse.Conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
 
-    >>> import torch
     >>> CNN3D(num_classes=5)(torch.rand(2, 3, 8, 20, 20)).shape
     torch.Size([2, 5])
     """
@@ -195,13 +150,10 @@ class CNN3D(nn.Module):
         kernel = as_sizes("kernel_size", kernel_size, axes=AXES, minimum=1)
         if any(size % 2 == 0 for size in kernel):
             raise ValueError(f"kernel_size must be odd, so that the clip keeps its length, received {kernel_size}")
-        padding = [size // 2 for size in kernel]
         self.layers = nn.Sequential()
+        options: dict[str, Any] = {"padding": [size // 2 for size in kernel], "bias": False, "backend": backend}
         for stride, out_channels in ((1, width), (2, 2 * width), (2, 4 * width)):
-            strides = (1, stride, stride)
-            convolution = Conv3d(
-                in_channels, out_channels, kernel, stride=strides, padding=padding, bias=False, backend=backend
-            )
+            convolution = Conv3d(in_channels, out_channels, kernel, stride=(1, stride, stride), **options)
             self.layers.extend([convolution, nn.BatchNorm3d(out_channels), nn.ReLU()])
             in_channels = out_channels
         self.head = nn.Linear(4 * width, num_classes)
@@ -240,6 +192,6 @@ def sinusoids(tokens: Tensor) -> Tensor:
 def check_clips(clips: Tensor) -> None:
     """Raise unless ``clips`` are floating point of shape (b, c, t, h, w); an image is shown the way to become one."""
     if isinstance(clips, Tensor) and clips.ndim == 4:
-        received = f"{tuple(clips.shape)}; for a clip of one frame try images[:, :, None]"
-        raise ValueError(f"clips must have shape (b c t h w), received {received}")
+        hint = "for a clip of one frame try images[:, :, None]"
+        raise ValueError(f"clips must have shape (b c t h w), received {tuple(clips.shape)}; {hint}")
     check_floating("clips", clips, "b c t h w")

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from vlmcourse._checks import as_pair, check_int, check_positive_ints, check_rank, grid_of_patches
+from vlmcourse._checks import Sizes, as_pair, check_int, check_positive_ints, check_rank, grid_of_patches
 from vlmcourse._precision import widened
-from vlmcourse.models._config import keeps_config
+from vlmcourse.models._config import arguments
 from vlmcourse.models.transformer import MLP, TransformerBlock, record_attention, small_weights
 from vlmcourse.ops.attention import MultiHeadSelfAttention
-from vlmcourse.ops.patches import PatchEmbed, Size
+from vlmcourse.ops.patches import PatchEmbed
 
 Pool = Literal["class", "mean", "flatten"]
 
@@ -22,13 +22,9 @@ class SlideViT(nn.Module):
     """The Vision Transformer as the lecture writes it: no positions, no residuals, no normalisation.
 
     Patches → one linear map → (self-attention → the same MLP on every vector) × depth → flatten → MLP.
-    :class:`VisionTransformer` is the network that is used in practice.
 
     Shapes:
         images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → class scores ``(b, num_classes)``.
-
-    Options:
-        mlp_ratio: width of every hidden layer, the last one's too, in multiples of ``embed_dim``.
 
     Source:
         Slide S24, with the attention weights of Vaswani et al. 2017 (arXiv 1706.03762), which the slide leaves open.
@@ -41,8 +37,8 @@ class SlideViT(nn.Module):
     def __init__(
         self,
         *,
-        image_size: Size,
-        patch_size: Size,
+        image_size: Sizes,
+        patch_size: Sizes,
         num_classes: int,
         in_channels: int = 3,
         embed_dim: int = 64,
@@ -71,17 +67,14 @@ class SlideViT(nn.Module):
 class VisionTransformer(nn.Module):
     """The standard Vision Transformer: patches, positions, pre-norm residual layers, a final norm, one vector.
 
-    An encoder like any other: without ``num_classes`` it returns the vector, with it the scores that one linear map
-    makes of the vector. No dropout.
-
     Shapes:
-        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → vectors ``(b, embed_dim)``, or class scores
-        ``(b, num_classes)``. With ``pool="flatten"`` the vector has ``n * embed_dim`` entries.
+        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → vectors ``(b, embed_dim)``, or with
+        ``num_classes`` class scores ``(b, num_classes)``.
 
     Options:
-        pool: what becomes of the tokens; ``"class"`` reads an extra learned token that takes part in every layer,
-        ``"mean"`` averages the patches, ``"flatten"`` joins them, as the lecture does. positions, residual, norm: False
-        takes an ingredient away, so that its effect can be measured. norm_eps: what every norm adds to the variance.
+        pool: the vector is the ``"class"`` token, which takes part in every layer, the ``"mean"`` of the patches, or
+        all of them by ``"flatten"``, ``n * embed_dim`` numbers, as in the lecture. positions, residual, norm: False
+        takes an ingredient away. norm_eps: what every norm adds to the variance.
 
     Source:
         Dosovitskiy et al. 2021, equations 1 to 4 (arXiv 2010.11929); slides S20 to S24.
@@ -92,14 +85,11 @@ class VisionTransformer(nn.Module):
     (torch.Size([5, 6]), torch.Size([5, 6, 2, 3]))
     """
 
-    config: dict[str, Any]
-
-    @keeps_config
     def __init__(
         self,
         *,
-        image_size: Size,
-        patch_size: Size,
+        image_size: Sizes,
+        patch_size: Sizes,
         num_classes: int | None = None,
         in_channels: int = 3,
         embed_dim: int = 64,
@@ -113,9 +103,10 @@ class VisionTransformer(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        self.config = arguments(locals())
         self.image_size = as_pair("image_size", image_size)
         self.grid_size, _ = grid_of_patches(image_size, patch_size)
-        check_positive_ints(depth=depth, **({} if num_classes is None else {"num_classes": num_classes}))
+        check_positive_ints(depth=depth, num_classes=1 if num_classes is None else num_classes)
         if pool not in ("class", "mean", "flatten"):
             raise ValueError(f"pool must be 'class', 'mean' or 'flatten', received {pool!r}")
         self.embed_dim, self.pool = embed_dim, pool
@@ -133,29 +124,25 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return one vector per image, or one score per class if the model has ``num_classes``."""
         tokens = self.tokens(images)
-        if self.pool == "class":
-            return self.head(tokens[:, 0])
-        if self.pool == "mean":
-            return self.head(reduce(tokens, "b n d -> b d", "mean"))
-        return self.head(rearrange(tokens, "b n d -> b (n d)"))
+        if self.pool == "flatten":
+            return self.head(rearrange(tokens, "b n d -> b (n d)"))
+        return self.head(tokens[:, 0] if self.pool == "class" else reduce(tokens, "b n d -> b d", "mean"))
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return all tokens after the last layer, ``(b, n, embed_dim)``; a class token comes first."""
-        return self.norm(self.blocks(self._embed(images)))
+        _check_size(images, self.image_size)
+        tokens = self.patch_embed(images)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.position_embedding is not None:
+            tokens = tokens + self.position_embedding
+        return self.norm(self.blocks(tokens))
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return the patches' tokens at their places, ``(b, embed_dim, nh, nw)``."""
         tokens = self.tokens(images)
         patches = tokens[:, 1:] if self.pool == "class" else tokens
         return rearrange(patches, "b (nh nw) d -> b d nh nw", nh=self.grid_size[0])
-
-    def _embed(self, images: Tensor) -> Tensor:
-        """Return the tokens that enter the first layer."""
-        _check_size(images, self.image_size)
-        tokens = self.patch_embed(images)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return tokens if self.position_embedding is None else tokens + self.position_embedding
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
@@ -170,10 +157,8 @@ class VisionTransformer(nn.Module):
         return torch.stack(maps, dim=1)
 
     @torch.no_grad()
-    def for_image_size(self, image_size: Size) -> "VisionTransformer":
-        """Return a copy for images of another size: patches as before, positions interpolated between the old ones.
-
-        The corners keep their positions, and the others are bicubic between them, as torchvision has it.
+    def for_image_size(self, image_size: Sizes) -> "VisionTransformer":
+        """Return a copy for images of another size, its positions interpolated as torchvision does.
 
         Source:
             Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
@@ -199,10 +184,9 @@ class VisionTransformer(nn.Module):
 
     @classmethod
     def from_torchvision(cls, model: Any) -> "VisionTransformer":
-        """Return this network with the weights of one of torchvision's, such as ``torchvision.models.vit_b_16()``.
+        """Return this network with the weights of torchvision's ``model``, such as ``torchvision.models.vit_b_16()``.
 
-        The outputs are equal, but for dropout, which the copy does not have. A classifier that was replaced by
-        ``nn.Identity()`` gives an encoder.
+        A classifier that was replaced by ``nn.Identity()`` gives an encoder.
 
         >>> from torchvision.models import VisionTransformer as Theirs
         >>> theirs = Theirs(image_size=8, patch_size=4, num_layers=2, num_heads=3, hidden_dim=6, mlp_dim=12).eval()
@@ -212,11 +196,7 @@ class VisionTransformer(nn.Module):
         """
         if not all(hasattr(model, part) for part in ("conv_proj", "class_token", "encoder", "heads")):
             raise TypeError(f"model must be torchvision's VisionTransformer, received {type(model).__name__}")
-        if not isinstance(model.conv_proj, nn.Conv2d):
-            raise ValueError("model must embed patches by one convolution (conv_stem_configs=None), received several")
         classifier = list(model.heads.children())
-        if len(classifier) > 1 or not all(isinstance(layer, nn.Linear) for layer in classifier):
-            raise ValueError(f"model must have one linear classifier or none, received {model.heads}")
         ours = cls(
             image_size=model.image_size,
             patch_size=model.patch_size,
@@ -228,26 +208,16 @@ class VisionTransformer(nn.Module):
             mlp_ratio=model.mlp_dim / model.hidden_dim,
             norm_eps=model.encoder.ln.eps,  # 1e-6, a tenth of PyTorch's default
         ).to(model.class_token)  # before loading, which would round float64 to float32
-        state = model.state_dict()
+        state = dict(model.state_dict())  # from input to output, as ours is, but for the positions
         state["conv_proj.weight"] = rearrange(state["conv_proj.weight"], "d c ph pw -> d (ph pw c)")
-        for theirs, name in _OUR_NAMES.items():
-            state = {key.replace(theirs, name): weights for key, weights in state.items()}
-        ours.load_state_dict(state)
+        weights = [state.pop("class_token"), state.pop("encoder.pos_embedding"), *state.values()]
+        ours.load_state_dict(dict(zip(ours.state_dict(), weights, strict=True)))
         return ours.train(model.training)
-
-
-_OUR_NAMES = {
-    "conv_proj.": "patch_embed.proj.", "encoder.pos_embedding": "position_embedding",
-    "encoder.layers.encoder_layer_": "blocks.", "encoder.ln.": "norm.", "ln_1.": "attention_norm.",
-    "self_attention.in_proj_": "attention.qkv_proj.", "self_attention.out_proj.": "attention.out_proj.",
-    "ln_2.": "mlp_norm.", "mlp.0.": "mlp.in_proj.", "mlp.3.": "mlp.out_proj.", "heads.head.": "head.",
-}  # fmt: skip
 
 
 def _check_size(images: Tensor, image_size: tuple[int, int]) -> None:
     check_rank("images", images, "b c h w")
     if images.shape[2:] != image_size:
-        raise ValueError(
-            f"images must have the model's image_size, {image_size[0]} × {image_size[1]}, received {images.shape[2]} × "
-            f"{images.shape[3]}; try F.interpolate(images, size={image_size}), or a VisionTransformer's for_image_size"
-        )
+        expected, received = (f"{height} × {width}" for height, width in (image_size, images.shape[2:]))
+        hint = f"try F.interpolate(images, size={image_size}), or a VisionTransformer's for_image_size"
+        raise ValueError(f"images must have the model's image_size, {expected}, received {received}; {hint}")

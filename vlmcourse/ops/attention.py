@@ -22,13 +22,11 @@ from vlmcourse._precision import no_autocast, widened
 def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Return α, how much query i attends to key j: the softmax over j of q·k / √d.
 
-    The lecture leaves α open; this is the definition that transformers use. Scores and
-    softmax are computed in float32 or wider, also under autocast.
+    The lecture leaves α open. Scores and softmax are computed in float32 or wider, also under autocast.
 
     Shapes:
-        queries ``(..., i, d)``, keys ``(..., j, d)`` → weights ``(..., i, j)``; every row sums to one.
-        The leading axes are batch, or batch and head, and must agree. A boolean ``mask``, broadcastable to
-        ``(..., i, j)``, is True where i may look at j; a row that may look nowhere is all zeros.
+        queries ``(..., i, d)``, keys ``(..., j, d)`` → weights ``(..., i, j)``; every row sums to one. A boolean
+        ``mask``, broadcastable to these, is True where i may look at j; a row that may look nowhere is all zeros.
 
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
@@ -56,32 +54,28 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
     Equal to :func:`torch.nn.functional.scaled_dot_product_attention`, which never writes α down.
 
     Shapes:
-        queries ``(..., i, d)``, keys ``(..., j, d)``, values ``(..., j, dv)`` → ``(..., i, dv)``; ``mask`` as in
-        :func:`attention_weights`.
+        queries ``(..., i, d)``, keys ``(..., j, d)``, values ``(..., j, dv)`` → ``(..., i, dv)``.
 
     Source:
         Vaswani et al. 2017, equation 1 (arXiv 1706.03762); slide S23.
 
     >>> same = torch.zeros(1, 3, 2)  # three tokens that match equally well
-    >>> self_attention(same, same, torch.tensor([[[0.0], [3.0], [6.0]]]))
-    tensor([[[3.],
-             [3.],
-             [3.]]])
+    >>> self_attention(same, same, torch.tensor([[[0.0], [3.0], [6.0]]])).flatten()
+    tensor([3., 3., 3.])
     """
-    _check_queries_and_keys(queries, keys)
+    weights = attention_weights(queries, keys, mask=mask)
     check_floating("values", values, "... n d")
     if values.shape[:-1] != keys.shape[:-1]:
         expected = ", ".join(map(str, keys.shape[:-1]))
         raise ValueError(f"values must come one a key, shape ({expected}, dv), received {tuple(values.shape)}")
     check_same_kind(queries=queries, values=values)
-    return einsum(attention_weights(queries, keys, mask=mask), values, "... i j, ... j d -> ... i d")
+    return einsum(weights, values, "... i j, ... j d -> ... i d")
 
 
 class KeyValueCache:
     """The keys and values of the tokens read so far: what a text that grows word by word need not compute again.
 
-    A causal layer's keys and values depend on earlier tokens only, so they never change. Start with an empty cache and
-    hand it to every call of :class:`MultiHeadSelfAttention` together with the new tokens alone.
+    Hand one cache to every call of :class:`MultiHeadSelfAttention`, together with the new tokens alone.
 
     Shapes:
         keys and values ``(b, num_heads, j, d)``, with j growing; None before the first call.
@@ -89,11 +83,9 @@ class KeyValueCache:
     Source:
         Shazeer 2019, section 2.4 (arXiv 1911.02150), for its cost; the language model of slide S03.
 
-    >>> attention, cache = MultiHeadSelfAttention(embed_dim=6, num_heads=2), KeyValueCache()
-    >>> tokens = torch.rand(1, 3, 6)
-    >>> for token in tokens.split(1, dim=1):
-    ...     mixed = attention(token, cache=cache)
-    >>> torch.allclose(mixed, attention(tokens)[:, -1:], atol=1e-6)
+    >>> attention, cache, tokens = MultiHeadSelfAttention(6, 2), KeyValueCache(), torch.rand(1, 3, 6)
+    >>> mixed = [attention(token, cache=cache) for token in tokens.split(1, dim=1)]
+    >>> torch.allclose(mixed[-1], attention(tokens)[:, -1:], atol=1e-6)
     True
     """
 
@@ -104,9 +96,6 @@ class KeyValueCache:
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append those of the new tokens, and return those of all tokens."""
         if self.keys is not None and self.values is not None:
-            old, new = self.keys.shape, keys.shape
-            if (*old[:2], old[3]) != (*new[:2], new[3]):
-                raise ValueError(f"cache holds keys (b, num_heads, j, d) of shape {tuple(old)}, received {tuple(new)}")
             keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
         self.keys, self.values = keys, values
         return keys, values
@@ -117,8 +106,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     ``backend="fused"`` runs PyTorch's kernel; ``backend="einops"`` computes the same in readable form, can return α,
     and costs memory quadratic in the number of tokens. ``backend`` may be changed on the module at any time. The
-    weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout: at the course's scale it hides more
-    than it helps.
+    weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
@@ -140,6 +128,7 @@ class MultiHeadSelfAttention(nn.Module):
         check_divides("num_heads", num_heads, embed_dim=embed_dim)
         check_backend(backend)
         self.embed_dim, self.num_heads, self.backend = embed_dim, num_heads, backend
+        self.record: list[Tensor] | None = None  # a list here collects α, see record_attention
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
 
@@ -163,8 +152,10 @@ class MultiHeadSelfAttention(nn.Module):
         )
         if cache is not None:
             keys, values = cache.extend(keys, values)
-        if self.backend == "einops":
+        if self.backend == "einops" or self.record is not None:
             weights = attention_weights(queries, keys, mask=mask)
+            if self.record is not None:
+                self.record.append(weights)
             mixed = einsum(weights, values, "b head i j, b head j d -> b head i d")
         else:
             if mask is not None:

@@ -1,9 +1,8 @@
 """Contrastive losses: views of one image together, different images apart (slides S07 and S08).
 
-All of them L2-normalise the embeddings and compare by cosine similarity. The lecture's slide says "layer-normalised";
-only dividing by the L2 norm gives vectors of norm one. Similarities are computed in float32 or wider, also under
-autocast: at a temperature of 0.05, bfloat16's rounding of a cosine near one changes a logit by 0.08. An embedding of
-length zero has no direction: its cosine with everything is 0, and it gets no gradient.
+All of them divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and
+compare by cosine similarity, in float32 or wider, also under autocast. An embedding of length zero has no direction:
+its cosine with everything is 0, and it gets no gradient.
 """
 
 import math
@@ -15,17 +14,16 @@ from einops import einsum, rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vlmcourse._checks import check_floating, check_int, check_positive, check_rank, check_same_kind
+from vlmcourse._checks import check_floating, check_int, check_positive, check_same_kind
 from vlmcourse._precision import no_autocast, widened
 
+Scalar = float | Tensor  # a temperature may be learned
 
-def slide_contrastive_loss(
-    anchors: Tensor, positives: Tensor, negatives: Tensor, *, temperature: float | Tensor
-) -> Tensor:
+
+def slide_contrastive_loss(anchors: Tensor, positives: Tensor, negatives: Tensor, *, temperature: Scalar) -> Tensor:
     """Return the lecture's contrastive loss: pull each positive, push the mean of m sampled negatives.
 
-    The denominator is the *mean* over the negatives and leaves the positive out, so the loss has no lower bound of
-    zero. SimCLR's own loss is :func:`nt_xent_loss`.
+    The denominator is the *mean* over the negatives and leaves the positive out, so the loss may fall below zero.
 
     Shapes:
         anchors ``(b, d)``, positives ``(b, d)``, negatives ``(b, m, d)``: m for each anchor → a scalar.
@@ -34,8 +32,7 @@ def slide_contrastive_loss(
         Slide S07, after Chen et al. 2020 (arXiv 2002.05709).
 
     >>> anchors = torch.tensor([[1.0, 0.0]])
-    >>> opposite = -anchors[:, None]
-    >>> slide_contrastive_loss(anchors, anchors, opposite, temperature=0.5)  # -(1/τ) + (-1/τ)
+    >>> slide_contrastive_loss(anchors, anchors, -anchors[:, None], temperature=0.5)  # -(1/τ) + (-1/τ)
     tensor(-4.)
     """
     _check_pairs(anchors=anchors, positives=positives)
@@ -55,27 +52,19 @@ def slide_contrastive_loss(
 
 
 def nt_xent_loss(
-    view1: Tensor,
-    view2: Tensor,
-    *,
-    temperature: float | Tensor,
-    chunk_size: int | None = None,
-    anchors: slice | None = None,
+    view1: Tensor, view2: Tensor, *, temperature: Scalar, chunk_size: int | None = None, anchors: slice | None = None
 ) -> Tensor:
     """Return SimCLR's loss: name the other view of each image among all 2n - 1 other views.
 
     The denominator is the *sum* over the positive and the 2n - 2 negatives. An embedding is no candidate for itself:
     self-pairs are masked before the softmax, so no gradient leaks through them.
 
-    All similarities at once fill memory that grows with n². With ``chunk_size`` the loss takes that many anchors at a
-    time: value and gradient stay, and memory grows with chunk_size × n. There is no gradient of the gradient this way.
+    With ``chunk_size`` the loss takes that many of the 2n anchors at a time: value and gradient stay, memory grows with
+    chunk_size × n instead of n², and there is no gradient of the gradient. ``anchors`` chooses the images whose losses
+    are averaged, by default all; the others serve as candidates only.
 
     Shapes:
         view1 ``(n, d)``, view2 ``(n, d)``, row i of both from image i, n of at least two → a scalar.
-
-    Units:
-        ``chunk_size`` counts embeddings, of which there are 2n. ``anchors`` chooses the images whose losses are
-        averaged, by default all; the others serve as candidates only.
 
     Source:
         Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
@@ -83,20 +72,15 @@ def nt_xent_loss(
     >>> same = torch.ones(4, 3)  # nothing to tell apart: log(2n - 1)
     >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
     True
-    >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1, chunk_size=3), torch.tensor(7.0).log()).item()
-    True
     """
     _check_pairs(view1=view1, view2=view2, at_least=2)
     check_positive("temperature", temperature)
-    if not isinstance(anchors, slice | None):
-        raise TypeError(f"anchors must be a slice of the images, received {anchors!r}; try slice(0, {len(view1)})")
     with no_autocast(view1):
         (views,) = _units(torch.cat([view1, view2]))
         candidates = torch.arange(len(views), device=views.device)
         # The positive of row i is row i + n, and of row i + n row i.
         partner = candidates.roll(len(view1))
         own = candidates if anchors is None else torch.cat([half[anchors] for half in candidates.chunk(2)])
-        check_rank("the images that anchors chooses", own, "rows")
         if chunk_size is not None:
             check_int("chunk_size", chunk_size)
             return _ChunkedCrossEntropy.apply(views[own], views, temperature, own, partner[own], chunk_size)
@@ -105,25 +89,16 @@ def nt_xent_loss(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of naming each query's partner among all candidates but itself, some queries at a time.
-
-    Its gradient by the logits is the softmax, minus one at the partner. It is known as soon as the logits are, so each
-    chunk adds its part to the gradient of all embeddings and is forgotten.
-    """
+    """Cross-entropy of naming each query's partner among all candidates but itself, some queries at a time."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queries: Tensor,
-        candidates: Tensor,
-        temperature: float | Tensor,
-        own: Tensor,
-        partner: Tensor,
-        chunk_size: int,
+        ctx: Any, queries: Tensor, candidates: Tensor, temperature: Scalar, own: Tensor, partner: Tensor, size: int
     ) -> Tensor:
+        # The gradient by the logits is the softmax, minus one at the partner: a chunk adds its part and is forgotten.
         losses = queries.new_empty(len(queries))
         by_queries, by_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
-        for chunk in torch.arange(len(queries), device=queries.device).split(chunk_size):
+        for chunk in torch.arange(len(queries), device=queries.device).split(size):
             itself, positive = rearrange(own[chunk], "i -> i 1"), rearrange(partner[chunk], "i -> i 1")
             logits = einsum(queries[chunk], candidates, "i d, j d -> i j").div_(temperature)
             log_probability = logits.scatter_(1, itself, -math.inf).log_softmax(dim=1)
@@ -145,7 +120,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return *(gradient * by_input if needs else None for by_input, needs in needed), None, None, None
 
 
-def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: float | Tensor) -> Tensor:
+def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: Scalar) -> Tensor:
     """Return the symmetric loss for two modalities: find each image's text, and each text's image.
 
     Shapes:
@@ -173,9 +148,6 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
     Shapes:
         view1 ``(n, d)``, view2 ``(n, d)`` → a scalar.
 
-    Units:
-        Squared length on the unit sphere.
-
     Source:
         Wang and Isola 2020, with α = 2 (arXiv 2005.10242); slide S08.
 
@@ -192,10 +164,8 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
 def uniformity(embeddings: Tensor) -> Tensor:
     """Return how evenly unit embeddings spread: the log of the mean of exp(-2 × squared distance) over pairs.
 
-    It is 0 where all embeddings coincide, and lower the more evenly they cover the sphere.
-
     Shapes:
-        embeddings ``(n, d)`` with n of at least two → a scalar.
+        embeddings ``(n, d)`` with n of at least two → a scalar: 0 where all coincide, the lower the more evenly.
 
     Source:
         Wang and Isola 2020, with t = 2 (arXiv 2005.10242); slide S08.

@@ -9,59 +9,41 @@ from einops import einsum, rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmcourse._checks import (
-    Backend,
-    as_sizes,
-    check_backend,
-    check_floating,
-    check_positive_ints,
-    check_rank,
-    check_same_kind,
-)
+from vlmcourse._checks import Backend, Sizes, as_sizes, check_backend, check_floating, check_rank, check_same_kind
 from vlmcourse.ops._modes import evaluating
 
 AXES = ("time", "height", "width")
 
 
 def conv3d(
-    clips: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    clips: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Sizes = 1, padding: Sizes = 0
 ) -> Tensor:
     """Convolve clips over time, height and width, in readable form.
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
     sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
-    It equals PyTorch's :func:`torch.nn.functional.conv3d`, and takes several times as long. Sums of half precision are
-    taken in float32.
+    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
         ``(b, c_out, t', h', w')`` with ``t' = (t + 2·padding - kt) // stride + 1``, and so for the other axes.
-
-    Units:
         ``stride`` and ``padding`` count frames and pixels: one integer, or three as (time, height, width).
 
     Source:
-        Slide S12, with its indices repaired: the kernel offset and the output time were the same letter, and space
-        and time shared one stride. Tran et al. 2015 (arXiv 1412.0767).
+        Slide S12, its indices repaired as the errata say; Tran et al. 2015 (arXiv 1412.0767).
 
     >>> clip = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 4, 1, 1)  # one pixel, four frames
     >>> difference = torch.tensor([-1.0, 1.0]).reshape(1, 1, 2, 1, 1)
     >>> conv3d(clip, difference).flatten()
     tensor([1., 2., 4.])
     """
-    stride_t, stride_h, stride_w = _triple("stride", stride, minimum=1)
-    pad_t, pad_h, pad_w = _triple("padding", padding, minimum=0)
+    strides, (pad_t, pad_h, pad_w) = _triple("stride", stride, minimum=1), _triple("padding", padding, minimum=0)
     check_rank("weight", weight, "c_out c_in kt kh kw")
     _check_clips(clips, weight, (pad_t, pad_h, pad_w), channels="c_in", kernel="weight")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
-    kernel, strides = weight.shape[2:], (stride_t, stride_h, stride_w)
+    kernel = weight.shape[2:]
     last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:], kernel, strides, strict=True)]
     # With the channels last in memory, what follows is a plain product of matrices.
     padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
@@ -88,18 +70,13 @@ class Conv3d(nn.Conv3d):
     changed on the module at any time.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``, see :func:`conv3d`.
-
-    Units:
-        ``kernel_size``, ``stride`` and ``padding`` count frames and pixels: one integer, or three as
-        (time, height, width).
+        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``; ``kernel_size``, ``stride`` and
+        ``padding`` as for :func:`conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767); slides S11 and S12.
 
-    >>> import torch
-    >>> layer = Conv3d(3, 5, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2))
-    >>> layer(torch.rand(1, 3, 8, 20, 20)).shape
+    >>> Conv3d(3, 5, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2))(torch.rand(1, 3, 8, 20, 20)).shape
     torch.Size([1, 5, 8, 10, 10])
     """
 
@@ -107,23 +84,17 @@ class Conv3d(nn.Conv3d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int],
+        kernel_size: Sizes,
         *,
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
         bias: bool = True,
         backend: Backend = "fused",
     ) -> None:
-        check_positive_ints(in_channels=in_channels, out_channels=out_channels)
         check_backend(backend)
-        super().__init__(
-            in_channels,
-            out_channels,
-            _triple("kernel_size", kernel_size, minimum=1),
-            stride=_triple("stride", stride, minimum=1),
-            padding=_triple("padding", padding, minimum=0),
-            bias=bias,
-        )
+        kernel = _triple("kernel_size", kernel_size, minimum=1)
+        strides, pads = _triple("stride", stride, minimum=1), _triple("padding", padding, minimum=0)
+        super().__init__(in_channels, out_channels, kernel, stride=strides, padding=pads, bias=bias)
         self.backend = backend
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -139,15 +110,12 @@ class Conv3d(nn.Conv3d):
 def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int] | None = None) -> Tensor:
     """Measure by gradients how strongly each input location moves one output location.
 
-    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``. Where it is zero
-    the output cannot see; that border is the theoretical receptive field, and the bulk of the map inside it is
-    the effective one. The module is measured in eval mode, so that batch statistics do not connect what the layers
-    leave apart. Its parameters collect no gradient.
+    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``, in eval mode.
+    Where it is not zero lies the theoretical receptive field, and where its bulk lies the effective one.
 
     Shapes:
-        inputs ``(b, c, h, w)`` or ``(b, c, t, h, w)``, usually noise; the module must return ``(b, c', ...)`` with as
-        many axes. ``position`` is an index into the output's space (and time), by default its centre. → ``(h, w)`` or
-        ``(t, h, w)``.
+        inputs ``(b, c, h, w)`` or ``(b, c, t, h, w)``, usually noise → ``(h, w)`` or ``(t, h, w)``. ``position`` is an
+        index into the output's space (and time), by default its centre.
 
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.
@@ -171,7 +139,7 @@ def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int
     return reduce(gradient.abs(), "b c ... -> b ...", "sum").mean(dim=0)
 
 
-def _triple(name: str, value: int | Sequence[int], *, minimum: int) -> tuple[int, int, int]:
+def _triple(name: str, value: Sizes, *, minimum: int) -> tuple[int, int, int]:
     time, height, width = as_sizes(name, value, axes=AXES, minimum=minimum)
     return time, height, width
 
@@ -184,7 +152,5 @@ def _check_clips(clips: Tensor, weight: Tensor, padding: Sequence[int], *, chann
         raise ValueError(f"clips must have {channels}={weight.shape[1]} channels, received {clips.shape[1]}")
     for axis, size, length, pad in zip(AXES, clips.shape[2:], weight.shape[2:], padding, strict=True):
         if length > size + 2 * pad:
-            raise ValueError(
-                f"{kernel} must fit into the padded clips: expected at most {size + 2 * pad} along {axis}, "
-                f"received {length}; try a smaller kernel or more padding"
-            )
+            expected, hint = f"at most {size + 2 * pad} along {axis}", "try a smaller kernel or more padding"
+            raise ValueError(f"{kernel} must fit into the padded clips: {expected}, received {length}; {hint}")

@@ -3,37 +3,31 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from vlmcourse._checks import as_pair, check_input, check_positive_ints, check_rank, grid_of_patches
-
-Size = int | tuple[int, int]
+from vlmcourse._checks import Sizes, as_pair, check_input, check_positive_ints, check_rank, grid_of_patches
 
 
-def patchify(images: Tensor, *, patch_size: Size) -> Tensor:
+def patchify(images: Tensor, *, patch_size: Sizes) -> Tensor:
     """Cut images into disjoint patches, square or ``(height, width)``, and flatten each one.
 
-    Patches are in row-major order. Inside a patch the order is (row, column, channel), as in the lecture's p × p × C;
-    a strided convolution's weight is ordered (channel, row, column) instead, see :class:`PatchEmbed`.
+    Patches are in row-major order; inside a patch the order is (row, column, channel), as in the lecture's p × p × C.
 
     Shapes:
-        images ``(b, c, h, w)`` → ``(b, n, ph*pw*c)`` with ``n = (h / ph) * (w / pw)`` and ``(ph, pw) = patch_size``,
-        or one number for both. Any dtype.
+        images ``(b, c, h, w)`` → ``(b, n, ph*pw*c)`` with ``n = (h / ph) * (w / pw)`` and ``(ph, pw) = patch_size``.
 
     Source:
         Dosovitskiy et al. 2021, section 3.1 (arXiv 2010.11929); slide S22, step 1.
 
     >>> import torch
-    >>> patchify(torch.arange(16).reshape(1, 1, 4, 4), patch_size=2)
-    tensor([[[ 0,  1,  4,  5],
-             [ 2,  3,  6,  7],
-             [ 8,  9, 12, 13],
-             [10, 11, 14, 15]]])
+    >>> patchify(torch.arange(8).reshape(1, 1, 2, 4), patch_size=2)
+    tensor([[[0, 1, 4, 5],
+             [2, 3, 6, 7]]])
     """
     check_rank("images", images, "b c h w")
     _, (ph, pw) = grid_of_patches(images.shape[2:], patch_size)
     return rearrange(images, "b c (nh ph) (nw pw) -> b (nh nw) (ph pw c)", ph=ph, pw=pw)
 
 
-def unpatchify(patches: Tensor, *, patch_size: Size, image_size: Size) -> Tensor:
+def unpatchify(patches: Tensor, *, patch_size: Sizes, image_size: Sizes) -> Tensor:
     """Put patches back together: the inverse of :func:`patchify`.
 
     Shapes:
@@ -50,9 +44,9 @@ def unpatchify(patches: Tensor, *, patch_size: Size, image_size: Size) -> Tensor
     check_rank("patches", patches, "b n d")
     (nh, nw), (ph, pw) = grid_of_patches(image_size, patch_size)
     if patches.shape[1] != nh * nw or patches.shape[2] % (ph * pw):
+        expected = f"{nh} × {nw} = {nh * nw} vectors of {ph} × {pw} × channels, a multiple of {ph * pw}"
         raise ValueError(
-            f"patches must hold {nh} × {nw} = {nh * nw} vectors of {ph} × {pw} × channels, a multiple of {ph * pw}, "
-            f"for image_size={image_size} and patch_size={patch_size}, received {tuple(patches.shape)}"
+            f"patches must hold {expected}, for {image_size=} and {patch_size=}, received {tuple(patches.shape)}"
         )
     return rearrange(patches, "b (nh nw) (ph pw c) -> b c (nh ph) (nw pw)", nh=nh, ph=ph, pw=pw)
 
@@ -60,12 +54,10 @@ def unpatchify(patches: Tensor, *, patch_size: Size, image_size: Size) -> Tensor
 class PatchEmbed(nn.Module):
     """Embed every patch with one shared linear map.
 
-    This is a convolution whose stride equals its kernel: reorder ``proj.weight`` with
-    ``"d (ph pw c) -> d c ph pw"`` and ``F.conv2d(images, weight, bias, stride=patch_size)`` gives the same numbers.
+    It equals ``F.conv2d`` with ``stride=patch_size`` and ``proj.weight`` as ``"d (ph pw c) -> d c ph pw"``.
 
     Shapes:
-        images ``(b, c, h, w)`` → tokens ``(b, n, embed_dim)``; one module serves any height and width that
-        ``patch_size`` divides.
+        images ``(b, c, h, w)``, of any size that ``patch_size`` divides → tokens ``(b, n, embed_dim)``.
 
     Source:
         Dosovitskiy et al. 2021, equation 1 (arXiv 2010.11929); slides S22 and S24.
@@ -75,7 +67,7 @@ class PatchEmbed(nn.Module):
     torch.Size([2, 6, 5])
     """
 
-    def __init__(self, patch_size: Size, in_channels: int, embed_dim: int) -> None:
+    def __init__(self, patch_size: Sizes, in_channels: int, embed_dim: int) -> None:
         super().__init__()
         ph, pw = as_pair("patch_size", patch_size)
         check_positive_ints(in_channels=in_channels, embed_dim=embed_dim)
