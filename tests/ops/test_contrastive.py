@@ -304,9 +304,10 @@ def test_a_single_pair_has_nothing_to_be_told_apart_from():
     [
         ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1, received 0"),
         ({"chunk_size": 2.0}, TypeError, "chunk_size must be an integer, received 2.0"),
+        ({"anchors": slice(3, 5)}, ValueError, "the images that anchors chooses must have no empty axis"),
     ],
 )
-def test_bad_chunks_are_named(options, error, message):
+def test_bad_chunks_and_anchors_are_named(options, error, message):
     with pytest.raises(error, match=message):
         nt_xent_loss(torch.rand(3, 4), torch.rand(3, 4), temperature=0.1, **options)
 

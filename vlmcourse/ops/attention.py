@@ -96,6 +96,9 @@ class KeyValueCache:
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append those of the new tokens, and return those of all tokens."""
         if self.keys is not None and self.values is not None:
+            old, new = self.keys.shape, keys.shape
+            if (*old[:2], old[3]) != (*new[:2], new[3]):
+                raise ValueError(f"cache holds keys (b, num_heads, j, d) of shape {tuple(old)}, received {tuple(new)}")
             keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
         self.keys, self.values = keys, values
         return keys, values

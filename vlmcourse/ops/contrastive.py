@@ -14,7 +14,7 @@ from einops import einsum, rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vlmcourse._checks import check_floating, check_int, check_positive, check_same_kind
+from vlmcourse._checks import check_floating, check_int, check_positive, check_rank, check_same_kind
 from vlmcourse._precision import no_autocast, widened
 
 Scalar = float | Tensor  # a temperature may be learned
@@ -81,6 +81,7 @@ def nt_xent_loss(
         # The positive of row i is row i + n, and of row i + n row i.
         partner = candidates.roll(len(view1))
         own = candidates if anchors is None else torch.cat([half[anchors] for half in candidates.chunk(2)])
+        check_rank("the images that anchors chooses", own, "rows")
         if chunk_size is not None:
             check_int("chunk_size", chunk_size)
             return _ChunkedCrossEntropy.apply(views[own], views, temperature, own, partner[own], chunk_size)
