@@ -4,24 +4,16 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from einops import rearrange
+from filelock import FileLock
 from torch import Tensor
 
 from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
-from vlmcourse.data._folders import (
-    SPLITS,
-    check_on_error,
-    data_root,
-    decode_once,
-    list_classes,
-    load_decoded,
-    save_decoded,
-)
+from vlmcourse.data._folders import SPLITS, data_root, decode_once, list_classes
 from vlmcourse.data.download import Archive, download, explained
 from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middle_square, read_picture
 
@@ -140,26 +132,20 @@ def _photos(root: Path, split: str) -> ImageDataset:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Downloaded once, decoded once
+# Downloaded once
 # ---------------------------------------------------------------------------------------------------------
 
 
 def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Load one part of a dataset as torchvision reads it, from its decoded copy, its folder, or its archive."""
-    cache = root / "decoded" / f"{name}-{part}.safetensors"
-    if decoded := load_decoded(cache):
-        images, labels, about = decoded
-        return images, labels, tuple(about["class_names"])
+    """Load one part of a dataset with torchvision, which checks all files, extracted before that where they must be."""
     try:
-        images, labels, class_names = _read_with_torchvision(name, root, part)  # already extracted there
-    except RuntimeError:
+        return _read_with_torchvision(name, root, part)
+    except RuntimeError:  # not there, or not whole
         archive = download(ARCHIVES[name], root)
-        with explained(root), TemporaryDirectory(dir=root) as folder:
+        with explained(root), FileLock(f"{archive}.lock"):
             with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")
-            images, labels, class_names = _read_with_torchvision(name, Path(folder), part)
-    save_decoded(cache, images, labels, class_names=class_names)
-    return images, labels, class_names
+                file.extractall(root, filter="data")
+            return _read_with_torchvision(name, root, part)
 
 
 def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -283,17 +269,15 @@ def image_folder(
     """
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    check_on_error(on_error)
     if image_size is not None:
         check_int("image_size", image_size, minimum=1)
     path = Path(path).expanduser().resolve()
-    found = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
+    files, labels, names = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         picture, notes = read_picture(file)
         return middle_square(picture, image_size) if image_size else pil_to_tensor(picture), notes
 
-    asked, label = [found.class_names, image_size], split or "all"
-    decoded = decode_once(path, found.files, read, asked=asked, label=label, root=root, on_error=on_error)
-    labels = torch.tensor(found.labels)[decoded.rows]
-    return ImageDataset(decoded.tensors, labels, found.class_names, name or path.name, label)
+    asked, label = [names, image_size], split or "all"
+    decoded = decode_once(path, files, labels, read, asked=asked, label=label, root=root, on_error=on_error)
+    return ImageDataset(*decoded, names, name or path.name, label)

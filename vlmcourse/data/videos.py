@@ -3,17 +3,16 @@
 import math
 import re
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from vlmcourse._checks import check_int
-from vlmcourse.data._folders import SPLITS, check_on_error, decode_once, list_classes
+from vlmcourse.data._folders import SPLITS, decode_once, list_classes
 
 EXTENSIONS = frozenset(
     [".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".ogv",
@@ -100,27 +99,24 @@ def video_folder(
     ...
     FileNotFoundError: path must be a folder with one subfolder of videos per class, received ...UCF-101, ...
     """
-    check_on_error(on_error)
     for option, value in (("fold", fold), ("num_frames", num_frames), ("image_size", image_size)):
         check_int(option, value, minimum=1)
     path = Path(path).expanduser().resolve()
     if annotations is None:
-        found = list_classes(path, split, extensions=EXTENSIONS, example="video.mp4")
-        files, labels, class_names = found.files, found.labels, found.class_names
+        files, labels, class_names = list_classes(path, split, extensions=EXTENSIONS, example="video.mp4")
         split = label = split or "all"
     else:
         split = "train" if split is None else split
-        videos, class_names = _listed(path, Path(annotations).expanduser(), split, fold)
-        files, labels = [path / video.file for video in videos], [class_names.index(video.label) for video in videos]
-        label = f"{split}{fold}"
+        files, class_names = _listed(path, Path(annotations).expanduser(), split, fold)
+        labels, label = [class_names.index(file.parent.name) for file in files], f"{split}{fold}"
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         return _read_clip(file, num_frames=num_frames, image_size=image_size), []
 
     _pyav()  # without it, say so before anything is decoded
     asked = [class_names, num_frames, image_size]
-    decoded = decode_once(path, files, read, asked=asked, label=label, root=root, on_error=on_error)
-    return VideoDataset(decoded.tensors, torch.tensor(labels)[decoded.rows], class_names, name or path.name, split)
+    decoded = decode_once(path, files, labels, read, asked=asked, label=label, root=root, on_error=on_error)
+    return VideoDataset(*decoded, class_names, name or path.name, split)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -128,17 +124,13 @@ def video_folder(
 # ---------------------------------------------------------------------------------------------------------
 
 
-class _Video(NamedTuple):
-    file: str  # below the folder of videos
-    label: str
-
-    @property
-    def scene(self) -> str:
-        """Return the name up to the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
-        return re.sub(r"(_c|_)\d+$", "", Path(self.file).stem)
+# A line of a list, and an example: class and file (with a number in training lists), or file and mark, where a video
+# marked 1 is for training, 2 for testing, 0 for neither.
+_UCF = (r"([^/\s]+/[^/\s]+)(?:\s+\d+)?", "Class/video.avi")
+_HMDB = (r"(\S+)\s+([012])", "video.avi 1")
 
 
-def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[_Video], tuple[str, ...]]:
+def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[Path], tuple[str, ...]]:
     """Return the videos of one split, and the classes of all."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
@@ -147,62 +139,54 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
             f"path must be a folder with one subfolder of videos per class, received {path}, which is none. {SOURCES}"
         )
     if (annotations / f"trainlist{fold:02}.txt").is_file():
-        lists = {part: _ucf_list(annotations / f"{part}list{fold:02}.txt") for part in ("train", "test")}
+        read = {part: _rows_of(annotations / f"{part}list{fold:02}.txt", *_UCF) for part in ("train", "test")}
+        lists = {part: [name for (name,) in rows] for part, rows in read.items()}
     elif found := sorted(annotations.glob(f"*_test_split{fold}.txt")):
-        lists = {part: [v for file in found for v in _hmdb_list(file, mark)] for part, mark in _HMDB_MARKS.items()}
+        marked = [(f.name.removesuffix(f"_test_split{fold}.txt"), *row) for f in found for row in _rows_of(f, *_HMDB)]
+        lists = {
+            part: [f"{label}/{name}" for label, name, mark in marked if mark == its]
+            for part, its in (("train", "1"), ("test", "2"))
+        }
     else:
         raise FileNotFoundError(
             f"annotations must be a folder with trainlist{fold:02}.txt (UCF-101) or *_test_split{fold}.txt (HMDB-51), "
             f"received {annotations}, which has neither. {SOURCES}"
         )
-    class_names = tuple(sorted({video.label for videos in lists.values() for video in videos}))
-    videos = lists["test"]
+    files = [path / name for name in lists["test" if split == "test" else "train"]]
     if split != "test":
-        held_out = _last_scenes(lists["train"])
-        videos = [video for video in lists["train"] if (video.scene in held_out) == (split == "validation")]
-    missing = [video.file for video in videos if not (path / video.file).is_file()]
+        held_out = _last_scenes(files)
+        files = [file for file in files if (_scene(file) in held_out) == (split == "validation")]
+    missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"path={path} lacks {len(missing)} of the {len(videos)} videos of split={split!r}, such as {missing[0]}. "
+            f"path={path} lacks {len(missing)} of the {len(files)} videos of split={split!r}, such as {missing[0]}. "
             f"{SOURCES}"
         )
-    if not videos:
+    if not files:
         raise ValueError(f"the lists in {annotations} hold no video for split={split!r}")
-    return videos, class_names
+    return files, tuple(sorted({Path(name).parent.name for names in lists.values() for name in names}))
 
 
-def _lines_of(file: Path) -> list[list[str]]:
-    """Return the words of every line that has some."""
-    return [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _rows_of(file: Path, line: str, example: str) -> list[tuple[str, ...]]:
+    """Return the groups of the pattern ``line`` in every line that is not empty."""
+    rows = []
+    for text in filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())):
+        if not (match := re.fullmatch(line, text)):
+            raise ValueError(f"{file.name} must hold lines such as {example}, received {text!r}")
+        rows.append(match.groups())
+    return rows
 
 
-def _ucf_list(file: Path) -> list[_Video]:
-    """Read lines such as ``Swing/v_Swing_g08_c01.avi 89``; the number is missing in test lists."""
-    names = [words[0] for words in _lines_of(file)]
-    for name in names:
-        if name.count("/") != 1:
-            raise ValueError(f"{file.name} must hold lines such as Class/video.avi, received {name!r}")
-    return [_Video(name, name.split("/")[0]) for name in names]
+def _scene(file: Path) -> str:
+    """Return the name up to the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
+    return re.sub(r"(_c|_)\d+$", "", file.stem)
 
 
-_HMDB_MARKS = {"train": "1", "test": "2"}  # a video marked 0 belongs to neither
-
-
-def _hmdb_list(file: Path, mark: str) -> list[_Video]:
-    """Read lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file per class."""
-    label = re.sub(r"_test_split\d+\.txt$", "", file.name)
-    rows = _lines_of(file)
-    for row in rows:
-        if len(row) != 2 or row[1] not in ("0", "1", "2"):
-            raise ValueError(f"{file.name} must hold lines such as video.avi 1, received {' '.join(row)!r}")
-    return [_Video(f"{label}/{name}", label) for name, marked in rows if marked == mark]
-
-
-def _last_scenes(videos: Sequence[_Video]) -> set[str]:
+def _last_scenes(files: list[Path]) -> set[str]:
     """Return of each class the last sixth of the scenes by name, at least one where there are two."""
     held_out: set[str] = set()
-    for label in {video.label for video in videos}:
-        scenes = sorted({video.scene for video in videos if video.label == label})
+    for label in {file.parent.name for file in files}:
+        scenes = sorted({_scene(file) for file in files if file.parent.name == label})
         held_out.update(scenes[len(scenes) - (len(scenes) + 4) // 6 :] if len(scenes) > 1 else [])
     return held_out
 
