@@ -132,7 +132,6 @@ def test_a_broken_transfer_goes_on_from_where_it_stopped(server, tmp_path, fault
         (["truncate", "no range"], 2),
         (["truncate", "no range, then cut"], 3),
         (["truncate", "wrong part"], 3),
-        (["truncate", 416], 3),
         ([503, 429, 500], 4),
         (["corrupt"], 2),
         (["truncate", "changed"], 3),
@@ -144,17 +143,6 @@ def test_what_can_be_repaired_is_repaired(server, tmp_path, plan, requests):
     assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
     assert leftovers(tmp_path) == ["set.tar.gz"]
     assert len(server.requests) == requests
-
-
-def test_a_part_of_the_wrong_place_is_refused_before_it_counts_as_a_wrong_checksum(server, tmp_path):
-    server.plan = ["truncate", "wrong part", "corrupt"]  # two wrong checksums would end it
-    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
-
-
-def test_what_cannot_be_continued_is_fetched_from_its_first_byte(server, tmp_path):
-    server.plan = ["truncate", 416]
-    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
-    assert server.requests == [0, CUT, 0]
 
 
 def test_leftovers_longer_than_the_file_are_thrown_away_unasked(server, tmp_path):
@@ -216,13 +204,13 @@ def test_a_file_put_there_by_hand_needs_no_network(tmp_path):
     assert download(archive, tmp_path).read_bytes() == BODY
 
 
-def test_without_a_network_the_error_comes_at_once(tmp_path, monkeypatch):
+def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
     def no_name(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
-    with pytest.raises(DownloadError, match=r"no such host; is there a network\?.*with a browser"):
-        download(Archive("http://nowhere.invalid/set.tar.gz", 10, "0" * 32), tmp_path, pause=1000)
+    with pytest.raises(DownloadError, match=r"Name or service not known.*after 5 attempts.*with a browser"):
+        download(Archive("http://nowhere.invalid/set.tar.gz", 10, "0" * 32), tmp_path, **QUICK)
 
 
 def test_a_refused_connection_is_tried_again_and_then_named(tmp_path):
@@ -233,13 +221,7 @@ def test_a_refused_connection_is_tried_again_and_then_named(tmp_path):
         download(Archive(f"http://127.0.0.1:{port}/set.tar.gz", 10, "0" * 32), tmp_path, attempts=3, **QUICK)
 
 
-def test_a_full_disk_is_named_before_the_transfer_and_during_it(server, tmp_path, monkeypatch):
-    usage = module.shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=len(BODY) - 1))
-        with pytest.raises(DownloadError, match=f"no space left in {tmp_path}.*root=.*VLMCOURSE_DATA"):
-            download(server.archive, tmp_path, **QUICK)
-
+def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
     class Full:
         def __init__(self, file):
             self.file = file
@@ -264,7 +246,7 @@ def test_a_full_disk_is_named_before_the_transfer_and_during_it(server, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_full)
-        with pytest.raises(DownloadError, match="no space left"):
+        with pytest.raises(DownloadError, match=f"no space left in {tmp_path}.*root=.*VLMCOURSE_DATA"):
             download(server.archive, tmp_path, **QUICK)
     assert not (tmp_path / "set.tar.gz").exists()
     assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY

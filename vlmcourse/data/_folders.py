@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,30 +85,19 @@ def _files_below(folder: Path, extensions: frozenset[str]) -> list[Path]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-class _Decoded(NamedTuple):
-    tensors: Tensor  # of those files that could be decoded
-    rows: Tensor  # their positions among all files
-    broken: list[str]  # the others, with the reason
-    notes: dict[str, list[str]]  # what is to be said, and of which files
-
-
 def decode_once(
     path: Path,
     files: Sequence[Path],
-    labels: Sequence[int],
     read: Callable[[Path], tuple[Tensor, list[str]]],
     *,
     asked: list[Any],
     label: str,
     root: str | Path | None,
-    on_error: str,
-) -> tuple[Tensor, Tensor]:
-    """Return ``read`` of every file, and the labels, from a kept copy unless a file, or what is ``asked``, has changed.
+) -> Tensor:
+    """Return ``read`` of every file, from a kept copy unless a file, or what is ``asked`` for, has changed since.
 
     ``read`` returns a tensor and notes, and raises ValueError or OSError for a file that it cannot decode.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', received {on_error!r}")
     # The time of the last change of state also moves where a file is replaced and its modification time set back.
     stats = [(str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in ((f, f.stat()) for f in files)]
     key = hashlib.sha256(repr([_VERSION, asked, stats]).encode()).hexdigest()[:20]
@@ -117,21 +106,21 @@ def decode_once(
     if decoded is None:
         decoded = _decode(path, files, read)
         _keep(cache, decoded)
-    if decoded.broken:
-        message = f"{len(decoded.broken)} files cannot be decoded: {_first_of(decoded.broken, '; ')}"
-        if on_error == "raise" or not len(decoded.rows):
-            raise ValueError(f"{message}. Repair or remove them, or set on_error='skip'")
-        warnings.warn(f"skipped: {message}", stacklevel=3)
-    for note, names in decoded.notes.items():
+    tensors, notes = decoded
+    for note, names in notes.items():
         warnings.warn(f"{note} ({len(names)} files: {_first_of(names, ', ')})", stacklevel=3)
-    return decoded.tensors, torch.tensor(labels)[decoded.rows]
+    return tensors
 
 
 def _first_of(names: list[str], separator: str, few: int = 10) -> str:
     return separator.join(names[:few]) + (" …" if len(names) > few else "")
 
 
-def _decode(path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tensor, list[str]]]) -> _Decoded:
+def _decode(
+    path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tensor, list[str]]]
+) -> tuple[Tensor, dict[str, list[str]]]:
+    """Return all tensors, and what is to be said of which files."""
+
     def attempt(file: Path) -> tuple[Tensor, list[str]] | str:
         try:
             return read(file)
@@ -139,44 +128,45 @@ def _decode(path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tens
             return str(error).removeprefix(f"{file} ")
 
     tensors: list[Tensor] = []
-    rows: list[int] = []
     broken: list[str] = []
     notes: dict[str, list[str]] = defaultdict(list)
-    names = [str(file.relative_to(path)) for file in files]
     with ThreadPoolExecutor() as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the decoders, about files that they can decode
         results = tqdm(pool.map(attempt, files), total=len(files), desc=f"decoding {path.name}", unit=" files")
-        for row, (name, result) in enumerate(zip(names, results, strict=True)):
+        for file, result in zip(files, results, strict=True):
+            name = str(file.relative_to(path))
             if isinstance(result, str):
                 broken.append(f"{name} ({result})")
                 continue
-            tensors.append(result[0])
-            rows.append(row)
-            for note in result[1]:
-                notes[note].append(name)
-            if tensors[-1].shape != tensors[0].shape:
-                ours, its = (" × ".join(map(str, tensor.shape[-2:])) for tensor in (tensors[0], tensors[-1]))
+            tensor, said = result
+            if tensors and tensor.shape != tensors[0].shape:
+                before, now = (" × ".join(map(str, t.shape[-2:])) for t in (tensors[0], tensor))
                 raise ValueError(
-                    f"pictures must have one size, but {names[rows[0]]} has {ours} pixels and {name} has {its}; "
+                    f"pictures must have one size, but others have {before} pixels and {name} has {now}; "
                     "set image_size to cut and resize them"
                 )
-    pixels = torch.stack(tensors) if tensors else torch.empty(0)
-    return _Decoded(pixels, torch.tensor(rows, dtype=torch.int64), broken, dict(notes))
+            tensors.append(tensor)
+            for note in said:
+                notes[note].append(name)
+    if broken:
+        some = _first_of(broken, "; ")
+        raise ValueError(f"{len(broken)} files cannot be decoded: {some}. Repair or remove them")
+    return torch.stack(tensors), dict(notes)
 
 
-def _kept(path: Path) -> _Decoded | None:
+def _kept(path: Path) -> tuple[Tensor, dict[str, list[str]]] | None:
     """Return what ``_keep`` wrote, or None where no whole file lies."""
     try:
-        return _Decoded(*torch.load(path, weights_only=True)) if path.is_file() else None
+        return torch.load(path, weights_only=True) if path.is_file() else None
     except Exception as error:  # what PyTorch raises depends on the damage
         warnings.warn(f"decoding again: {path} is broken ({error})", stacklevel=4)
         return None
 
 
-def _keep(path: Path, decoded: _Decoded) -> None:
+def _keep(path: Path, decoded: tuple[Tensor, dict[str, list[str]]]) -> None:
     """Write a file that runs no code when read; what cannot be kept is only warned of."""
     content = io.BytesIO()
-    torch.save(tuple(decoded), content)
+    torch.save(decoded, content)
     try:
         write_whole(path, content.getvalue())
     except OSError as error:

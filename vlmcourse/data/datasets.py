@@ -31,16 +31,15 @@ ARCHIVES = {  # as torchvision has them, and their sizes
 class ImageDataset:
     """Images and labels in memory; 60,000 small images are a few hundred megabytes and need no loader processes.
 
-    Shapes:
-        images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``; -1 where unlabelled.
-
     ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images
     as float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
 
+    Shapes:
+        images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
+
     >>> data = ImageDataset(torch.full((5, 3, 2, 2), 255, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "white")
-    >>> images, labels = data[torch.tensor([4, 2])]
-    >>> images.mean().item(), labels.tolist(), len(data)
-    (1.0, [4, 2], 5)
+    >>> data[torch.tensor([4, 2])][1], len(data)
+    (tensor([4, 2]), 5)
     """
 
     images: Tensor = field(repr=False)
@@ -157,8 +156,7 @@ def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, 
         return images, torch.tensor(cifar.targets), tuple(cifar.classes)
     stl = STL10(str(folder), split=part)
     images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
-    labels = torch.full((len(images),), -1) if part == "unlabeled" else torch.from_numpy(stl.labels).long()
-    return images, labels, tuple(stl.classes)
+    return images, torch.from_numpy(stl.labels).long(), tuple(stl.classes)
 
 
 def _cifar10(root: Path, split: str) -> ImageDataset:
@@ -170,7 +168,7 @@ def _cifar10(root: Path, split: str) -> ImageDataset:
 
 
 def _stl10(root: Path, split: str) -> ImageDataset:
-    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96 in ten classes, and 100,000 images without labels.
+    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96 in ten classes, without its images that have no label.
 
     The last tenth of each class of the training images is the validation split.
     """
@@ -197,18 +195,17 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
     """Load a dataset whole, as uint8.
 
     ``scenes`` (generated shapes), ``digits`` (scikit-learn's handwriting) and ``photos`` (three photographs that come
-    with scikit-learn and matplotlib) need no network. ``cifar10`` and ``stl10`` are fetched once, with a message, and
-    decoded once; from then on they load from the decoded copy. For pictures of your own see :func:`image_folder`.
+    with scikit-learn and matplotlib) need no network. ``cifar10`` and ``stl10`` are fetched and extracted once, with a
+    message. For pictures of your own see :func:`image_folder`.
 
     Shapes:
         images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;
         ``digits``: 1,078, 360 and 359 of ``(1, 8, 8)``; ``photos``: 3 of ``(3, 224, 224)``; ``cifar10``: 45,000, 5,000
-        and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500, 8,000 and 100,000 unlabelled of ``(3, 96, 96)``.
+        and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500 and 8,000 of ``(3, 96, 96)``.
 
     Options:
-        root: where downloads and decoded copies are kept; the environment variable ``VLMCOURSE_DATA``, else
-        ``~/.cache/vlmcourse``, if left out. split: ``train``, ``validation`` or ``test``, for ``stl10`` also
-        ``unlabeled``; fixed once, so that every reader chooses and reports on the same.
+        root: where downloads are kept; the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``, if
+        left out. split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the same.
 
     Raises:
         DownloadError: where a download fails, with the step that remains to do by hand.
@@ -219,9 +216,8 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
     if name not in _LOADERS:
         known = ", ".join(_LOADERS)
         raise ValueError(f"name must be one of {known} (or use image_folder for your own pictures), received {name!r}")
-    splits = (*SPLITS, "unlabeled") if name == "stl10" else SPLITS
-    if split not in splits:
-        raise ValueError(f"split must be one of {', '.join(splits)}, received {split!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     return _LOADERS[name](data_root(root), split)
 
 
@@ -235,7 +231,6 @@ def image_folder(
     *,
     split: str | None = None,
     image_size: int | None = None,
-    on_error: str = "raise",
     name: str | None = None,
     root: str | Path | None = None,
 ) -> ImageDataset:
@@ -249,28 +244,22 @@ def image_folder(
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
 
     Options:
-        image_size: cut the middle square of every picture and resize it; left out, all must have one size. on_error:
-        ``"raise"`` refuses a file that cannot be decoded, ``"skip"`` leaves it out; both name it. name: the label for
-        results, the folder's own if left out. root: where the decoded copy is kept, as for :func:`load_dataset`.
+        image_size: cut the middle square of every picture and resize it; left out, all must have one size. name: the
+        label for results, the folder's own if left out. root: as for :func:`load_dataset`.
 
     Raises:
         ValueError: a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded. PNG, JPEG,
             GIF, WebP, BMP, TIFF and PPM can, what phones save as HEIC cannot.
 
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> for label, color in (("leaf", "green"), ("sky", "blue")):
-    ...     (folder / "mine" / label).mkdir(parents=True)
-    ...     Image.new("RGB", (8, 6), color).save(folder / "mine" / label / "1.png")
-    >>> mine = image_folder(folder / "mine", root=folder)
-    >>> mine.images.shape, mine.class_names
-    (torch.Size([2, 3, 6, 8]), ('leaf', 'sky'))
+    >>> image_folder("birds")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: path must be a folder of pictures, received ...birds, which is none
     """
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     if image_size is not None:
-        check_int("image_size", image_size, minimum=1)
+        check_int("image_size", image_size)
     path = Path(path).expanduser().resolve()
     files, labels, names = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
 
@@ -279,5 +268,5 @@ def image_folder(
         return middle_square(picture, image_size) if image_size else pil_to_tensor(picture), notes
 
     asked, label = [names, image_size], split or "all"
-    decoded = decode_once(path, files, labels, read, asked=asked, label=label, root=root, on_error=on_error)
-    return ImageDataset(*decoded, names, name or path.name, label)
+    images = decode_once(path, files, read, asked=asked, label=label, root=root)
+    return ImageDataset(images, torch.tensor(labels), names, name or path.name, label)

@@ -1,20 +1,18 @@
 """Fetch a file once, whole and unharmed: resumed when cut off, checked before it gets its name.
 
-What arrives goes to ``NAME.part`` beside the target. Only a file whose size and checksum are right is renamed to
-``NAME``. A lock lets two processes ask for the same file: the second waits and finds it there.
+What arrives goes to ``NAME.part``. Only a file whose size and checksum are right is renamed to ``NAME``. A lock lets
+two processes ask for the same file: the second waits and finds it there.
 """
 
 import errno
-import os
-import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -22,13 +20,11 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from tqdm import tqdm
 
+_BROKEN = (ConnectionError, TimeoutError, HTTPException, URLError, SSLError)  # of the network, and not of the disk
+
 
 class DownloadError(RuntimeError):
     """A file could not be had; the message says why and what to do by hand."""
-
-
-class _Interrupted(Exception):
-    """The transfer broke off; what arrived is kept, and another attempt may complete it."""
 
 
 @dataclass(frozen=True)
@@ -107,55 +103,30 @@ def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause
     failures = 0
     while (before := _size(part)) != archive.size:
         try:
-            _receive(archive, part, before, timeout)
-        except _Interrupted as reason:
+            _receive(archive, part, before if before < archive.size else 0, timeout)
+        except _BROKEN as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, HTTPError) and error.code < 500 and error.code not in (408, 429):
+                raise archive.error(part.parent, f"the server answers {reason}") from error
             failures = 1 if _size(part) - before >= 2**20 else failures + 1
             if failures >= attempts:
-                raise archive.error(part.parent, f"{reason}, after {attempts} attempts") from reason
+                raise archive.error(part.parent, f"{reason}, after {attempts} attempts") from error
             time.sleep(pause * 2 ** (failures - 1))
 
 
 def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
     """Append to ``part`` what is missing, over one connection."""
-    if have > archive.size:
-        have = 0
     headers = {"User-Agent": "vlmcourse", "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
-    try:
-        response = urlopen(Request(archive.url, headers=headers), timeout=timeout)
-    except HTTPError as error:
-        if error.code == 416:  # the server's file ends before our part does
-            part.unlink(missing_ok=True)
-        elif error.code < 500 and error.code not in (408, 429):
-            raise archive.error(part.parent, f"the server answers {error}") from error
-        raise _Interrupted(f"the server answers {error}") from error
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, socket.gaierror):
-            raise archive.error(part.parent, "no such host; is there a network?") from error
-        raise _Interrupted(f"no answer ({reason or type(error).__name__})") from error
-    with response:
+    with urlopen(Request(archive.url, headers=headers), timeout=timeout) as response:
         if response.status != 206:  # the server cannot resume and sends everything
             have = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink(missing_ok=True)
-            raise _Interrupted("the server sent another part of the file than was asked for")
         total = have + int(response.headers.get("Content-Length", 0))
         if total != archive.size:
             raise archive.error(part.parent, f"the server has {total:,} bytes where {archive.size:,} are expected")
-        if shutil.disk_usage(part.parent).free < archive.size - have:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        bar = tqdm(total=archive.size, initial=have, unit="B", unit_scale=True, desc=archive.filename)
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=archive.filename)
         with part.open("ab" if have else "wb") as file, bar:
-            while chunk := _next(response):
+            while chunk := response.read1(2**16):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if _size(part) < archive.size:
-        raise _Interrupted(f"the connection closed at {_size(part):,} of {archive.size:,} bytes")
-
-
-def _next(response: HTTPResponse) -> bytes:
-    """Return what arrives, nothing at the end; only a broken connection, no full disk, is an interruption."""
-    try:
-        return response.read1(2**16)
-    except (OSError, HTTPException) as error:
-        raise _Interrupted(f"the connection broke ({error or type(error).__name__})") from error
+    if _size(part) < total:
+        raise ConnectionError(f"the connection closed at {_size(part):,} of {total:,} bytes")

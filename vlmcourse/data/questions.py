@@ -2,7 +2,7 @@
 
 Where the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right,
 above as below, one as two. A question about a colour or a shape points at the object by its place, never by another
-attribute, so that the words of the question say nothing about the answer.
+attribute, so that its words say nothing about the answer.
 """
 
 import random
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmcourse._checks import check_int, check_number, choose_names
+from vlmcourse._checks import check_int, check_number, check_positive_ints, choose_names
 from vlmcourse.data import scenes
 from vlmcourse.data.scenes import ADJECTIVES, PHRASES, SceneObject, combinations_of
 
@@ -84,9 +84,6 @@ def questions(
 ) -> Questions:
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
 
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, and ``n`` prompts, answers, kinds and tuples of objects.
-
     Options:
         kinds: names from ``KINDS``; a name may be given several times to be asked more often. num_objects: 1, 2 or
         both; without two objects, relations and numbers are not asked for. phrasings: how many ways of asking are
@@ -97,12 +94,9 @@ def questions(
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
     >>> asked.images.shape, asked.prompts[1]
     (torch.Size([4, 3, 32, 32]), '...<image>? Answer:')
-    >>> sorted(questions(6, seed=0, kinds="exist").answers)
-    ['no', 'no', 'no', 'yes', 'yes', 'yes']
     """
-    check_int("n", n, minimum=1)
+    check_positive_ints(n=n, phrasings=phrasings)
     check_int("seed", seed, minimum=0)
-    check_int("phrasings", phrasings, minimum=1)
     drop = dict(drop or {})
     choose_names("drop", drop or None, scenes.ATTRIBUTES)
     for attribute, probability in drop.items():

@@ -20,7 +20,8 @@ from torch import Generator, Tensor
 from vlmcourse._checks import check_floating, check_int, check_number, check_range, choose_names
 
 # ---------------------------------------------------------------------------------------------------------
-# Shapes: signed distance functions of points (x, y), each inside the unit circle
+# Shapes: signed distance functions of points (x, y), each inside the unit circle, y up. The closed forms follow Inigo
+# Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
 # ---------------------------------------------------------------------------------------------------------
 
 _STAR = [(r * math.sin(k * math.pi / 5), r * math.cos(k * math.pi / 5)) for k, r in enumerate([1.0, 0.42] * 5)]
@@ -79,15 +80,9 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 SHAPES: tuple[str, ...] = tuple(_DISTANCES)
 
 COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.90, 0.12, 0.14),
-    "orange": (1.00, 0.55, 0.05),
-    "yellow": (0.98, 0.90, 0.20),
-    "green": (0.13, 0.68, 0.25),
-    "cyan": (0.20, 0.85, 0.90),
-    "blue": (0.15, 0.30, 0.90),
-    "purple": (0.55, 0.20, 0.75),
-    "pink": (1.00, 0.55, 0.75),
-}
+    "red": (0.90, 0.12, 0.14), "orange": (1.00, 0.55, 0.05), "yellow": (0.98, 0.90, 0.20), "green": (0.13, 0.68, 0.25),
+    "cyan": (0.20, 0.85, 0.90), "blue": (0.15, 0.30, 0.90), "purple": (0.55, 0.20, 0.75), "pink": (1.00, 0.55, 0.75),
+}  # fmt: skip
 
 # A texture is positive where the second colour shows; (u, v) advance by one per period.
 _PATTERNS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -111,24 +106,6 @@ TASKS: dict[str, tuple[str, ...]] = {
     "speed": ("slow", "medium", "fast"),
     "order": ("brightening", "dimming"),
 }
-
-
-def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
-    """Return the distance of points ``(x, y)`` from the outline of a shape, negative inside.
-
-    The shape fits into the circle of radius one around the origin; ``y`` points up.
-
-    Shapes:
-        x, y: any equal shape, floating point; the result has that shape.
-
-    Source:
-        The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
-
-    >>> signed_distance(torch.zeros(1), torch.zeros(1), shape="circle")
-    tensor([-0.8500])
-    """
-    (shape,) = choose_names("shape", shape, SHAPES)
-    return _DISTANCES[shape](x, y)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -234,7 +211,7 @@ def _kept_apart(generator: Generator, colors: Tensor) -> Tensor:
 
 
 def _start(n: int, seed: int, image_size: int, minimum: int, noise: float) -> Generator:
-    check_int("n", n, minimum=1)
+    check_int("n", n)
     check_int("seed", seed, minimum=0)
     check_int("image_size", image_size, minimum=minimum)
     check_number("noise", noise, low=0, high=1)
@@ -280,9 +257,6 @@ def images(
 
     Each class occurs equally often, to within one. The shape lies up to a quarter of the half-width off the middle,
     never beyond the edge, and is turned by up to half a radian. Two batches are independent when their seeds differ.
-
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, labels ``(n,)``, masks ``(n, image_size, image_size)``.
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
@@ -330,10 +304,7 @@ ATTRIBUTES = ("size", "texture", "color", "shape", "place")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a captioned picture, in words and in numbers.
-
-    Units:
-        x, y: its centre from -1 to 1, ``y`` up. radius: in half-widths of the image.
+    """One object of a captioned picture, in words and in numbers, which are fractions of half the image width.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> star.relation_to(SceneObject("blue", "large", "ring", "dots", "right", 0.5, 0.1, 0.4))
@@ -396,10 +367,6 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     'an orange ring'
     """
     drop = choose_names("drop", drop, ATTRIBUTES) if drop else ()
-    if phrasing not in range(3):
-        raise ValueError(f"phrasing must be 0, 1 or 2, received {phrasing!r}")
-    if not objects:
-        raise ValueError("objects must hold at least one SceneObject, received none")
     first, last = objects[0], objects[-1]
     if len(objects) == 1:
         if phrasing == 2 and "place" not in drop:
@@ -436,9 +403,6 @@ def captions(
     texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
     to the corners. Objects never touch.
 
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, ``n`` captions, ``n`` tuples of objects, masks ``(n, h, w)``.
-
     Options:
         num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
         from. exclude: combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``.
@@ -456,7 +420,6 @@ def captions(
     counts = [num_objects] if isinstance(num_objects, int) else list(num_objects)
     if not counts or any(count not in _LAYOUTS for count in counts):
         raise ValueError(f"num_objects must be a number from 1 to 4 or several of them, received {num_objects!r}")
-    check_int("phrasings", phrasings)
     check_number("phrasings", phrasings, low=1, high=3)
     allowed = combinations_of(shapes, colors, sizes, textures, exclude, only)
 
@@ -472,7 +435,7 @@ def captions(
         objects, surfaces = _placed(generator, kinds, places)
         numbers, rows = objects[:, 1:4].tolist(), (count > slot).nonzero().flatten()
         _paint(canvas, masks, objects[:, 0].long() + 1, rows, objects, surfaces)
-        for row in rows.tolist():
+        for row in map(int, rows):
             x, y, radius = numbers[row]
             records[row].append(SceneObject(*kinds[row], places[row], x, y, radius))
     phrasing = torch.randint(phrasings, (n,), generator=generator).tolist()
@@ -583,10 +546,6 @@ def clips(
     The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
     opposites. With all eight directions they do show the axis of motion, though not the sense.
 
-    Shapes:
-        clips ``(n, channels, num_frames, image_size, image_size)``, labels and sprites ``(n,)``, positions
-        ``(n, num_frames, 2)``.
-
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to
         draw from, such as real digits; the shapes if left out. channels: 1, or 3 for sprites in random colours.
@@ -598,7 +557,7 @@ def clips(
     generator = _start(n, seed, image_size, 12, noise)
     (task,) = choose_names("task", task, TASKS)
     names = choose_names("classes", classes, TASKS[task])
-    check_int("num_frames", num_frames, minimum=1)
+    check_int("num_frames", num_frames)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}")
     sprites = _shape_sprites(image_size) if sprites is None else _check_sprites(sprites, image_size)

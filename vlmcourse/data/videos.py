@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse._checks import check_int
+from vlmcourse._checks import check_positive_ints
 from vlmcourse.data._folders import SPLITS, decode_once, list_classes
 
 EXTENSIONS = frozenset(
@@ -29,12 +29,10 @@ Unpack both; path is the folder with one subfolder of videos per class, annotati
 
 @dataclass(frozen=True)
 class VideoDataset:
-    """Clips and labels in memory, one clip per video.
+    """Clips and labels in memory, one clip per video; ``(data.clips, data.labels)`` is what ``fit`` takes.
 
     Shapes:
         clips: ``(n, 3, t, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
-
-    ``(data.clips, data.labels)`` is what :func:`vlmcourse.fit` takes; it turns a batch into float32 in [0, 1].
 
     >>> data = VideoDataset(torch.zeros(5, 3, 2, 4, 4, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "black")
     >>> len(data)
@@ -56,40 +54,33 @@ def video_folder(
     *,
     annotations: str | Path | None = None,
     split: str | None = None,
-    fold: int = 1,
     num_frames: int = 16,
     image_size: int = 64,
-    on_error: str = "raise",
     name: str | None = None,
     root: str | Path | None = None,
 ) -> VideoDataset:
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
-    ``split`` one level deeper, ``path/train/class/video.mp4``.
+    Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`. With them, the folder of the
+    official lists (the first of the three), ``path/class/video.avi`` goes where the lists say: videos of one scene lie
+    on one side, since they look alike, and a random split would report how well a network remembers rooms. The
+    validation split is cut from the training list in the same way: of each class, the last sixth of the scenes.
 
-    With the official lists, videos of one scene, filmed in one go, lie on one side; they look alike, and a random split
-    would report how well a network remembers rooms. The lists know no validation split, so it is cut from the training
-    list in the same way: of each class, the last sixth of the scenes.
-
-    From each video come ``num_frames`` frames, spread evenly over its seconds: upright, the middle square, resized. A
-    video with fewer frames repeats some. Clips are kept decoded until a file is added, removed or changed. Decoding
+    From each video come ``num_frames`` frames, spread evenly over its seconds (with repeats, where it has fewer):
+    upright, the middle square, resized. Clips are kept decoded until a file is added, removed or changed. Decoding
     needs PyAV: ``pip install av``.
 
     Shapes:
-        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in the alphabetical order of
-        the classes.
+        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split:
-        ``train``, ``validation`` or ``test``; left out, ``train`` of the lists and all of the folders. fold: which of
-        the three official splits. on_error: ``"raise"`` refuses a video that cannot be decoded, or that ends early,
-        ``"skip"`` leaves it out; both name it. name: the label for results, the folder's own if left out. root: as for
-        :func:`~vlmcourse.load_dataset`.
+        ``train``, ``validation`` or ``test``; left out, ``train`` of the lists and all of the folders. name, root: as
+        for :func:`~vlmcourse.image_folder`.
 
     Raises:
         FileNotFoundError: no folder, no list, or not every listed video is there; the message says where to get them.
-        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded.
+        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded or end early.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.
@@ -99,24 +90,23 @@ def video_folder(
     ...
     FileNotFoundError: path must be a folder with one subfolder of videos per class, received ...UCF-101, ...
     """
-    for option, value in (("fold", fold), ("num_frames", num_frames), ("image_size", image_size)):
-        check_int(option, value, minimum=1)
+    check_positive_ints(num_frames=num_frames, image_size=image_size)
     path = Path(path).expanduser().resolve()
     if annotations is None:
         files, labels, class_names = list_classes(path, split, extensions=EXTENSIONS, example="video.mp4")
-        split = label = split or "all"
+        split = split or "all"
     else:
-        split = "train" if split is None else split
-        files, class_names = _listed(path, Path(annotations).expanduser(), split, fold)
-        labels, label = [class_names.index(file.parent.name) for file in files], f"{split}{fold}"
+        split = split or "train"
+        files, class_names = _listed(path, Path(annotations).expanduser(), split)
+        labels = [class_names.index(file.parent.name) for file in files]
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         return _read_clip(file, num_frames=num_frames, image_size=image_size), []
 
     _pyav()  # without it, say so before anything is decoded
     asked = [class_names, num_frames, image_size]
-    decoded = decode_once(path, files, labels, read, asked=asked, label=label, root=root, on_error=on_error)
-    return VideoDataset(*decoded, class_names, name or path.name, split)
+    clips = decode_once(path, files, read, asked=asked, label=split, root=root)
+    return VideoDataset(clips, torch.tensor(labels), class_names, name or path.name, split)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -130,7 +120,7 @@ _UCF = (r"([^/\s]+/[^/\s]+)(?:\s+\d+)?", "Class/video.avi")
 _HMDB = (r"(\S+)\s+([012])", "video.avi 1")
 
 
-def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[Path], tuple[str, ...]]:
+def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
     """Return the videos of one split, and the classes of all."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
@@ -138,18 +128,18 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
         raise FileNotFoundError(
             f"path must be a folder with one subfolder of videos per class, received {path}, which is none. {SOURCES}"
         )
-    if (annotations / f"trainlist{fold:02}.txt").is_file():
-        read = {part: _rows_of(annotations / f"{part}list{fold:02}.txt", *_UCF) for part in ("train", "test")}
+    if (annotations / "trainlist01.txt").is_file():
+        read = {part: _rows_of(annotations / f"{part}list01.txt", *_UCF) for part in ("train", "test")}
         lists = {part: [name for (name,) in rows] for part, rows in read.items()}
-    elif found := sorted(annotations.glob(f"*_test_split{fold}.txt")):
-        marked = [(f.name.removesuffix(f"_test_split{fold}.txt"), *row) for f in found for row in _rows_of(f, *_HMDB)]
+    elif found := sorted(annotations.glob("*_test_split1.txt")):
+        marked = [(f.name.removesuffix("_test_split1.txt"), *row) for f in found for row in _rows_of(f, *_HMDB)]
         lists = {
             part: [f"{label}/{name}" for label, name, mark in marked if mark == its]
             for part, its in (("train", "1"), ("test", "2"))
         }
     else:
         raise FileNotFoundError(
-            f"annotations must be a folder with trainlist{fold:02}.txt (UCF-101) or *_test_split{fold}.txt (HMDB-51), "
+            "annotations must be a folder with trainlist01.txt (UCF-101) or *_test_split1.txt (HMDB-51), "
             f"received {annotations}, which has neither. {SOURCES}"
         )
     files = [path / name for name in lists["test" if split == "test" else "train"]]
