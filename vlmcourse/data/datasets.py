@@ -135,34 +135,25 @@ def _photos(root: Path, split: str) -> ImageDataset:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Load one part of a dataset with torchvision, which checks all files, extracted before that where they must be."""
+def _extracted(name: str, root: Path, read: Callable[[], Any]) -> Any:
+    """Return what torchvision reads and checks below ``root``, where need be after fetching and extracting it."""
     try:
-        return _read_with_torchvision(name, root, part)
+        return read()
     except RuntimeError:  # not there, or not whole
         archive = download(ARCHIVES[name], root)
         with explained(root), FileLock(f"{archive}.lock"):
             with tarfile.open(archive) as file:
                 file.extractall(root, filter="data")
-            return _read_with_torchvision(name, root, part)
-
-
-def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    from torchvision.datasets import CIFAR10, STL10
-
-    if name == "cifar10":
-        cifar = CIFAR10(str(folder), train=part == "train")
-        images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
-        return images, torch.tensor(cifar.targets), tuple(cifar.classes)
-    stl = STL10(str(folder), split=part)
-    images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
-    return images, torch.from_numpy(stl.labels).long(), tuple(stl.classes)
+            return read()
 
 
 def _cifar10(root: Path, split: str) -> ImageDataset:
     """Load CIFAR-10 (Krizhevsky 2009), 32 × 32 in ten classes. The last 5,000 training images are for validation."""
-    part = "test" if split == "test" else "train"
-    data = ImageDataset(*_from_archive("cifar10", root, part), "CIFAR-10", split)
+    from torchvision.datasets import CIFAR10
+
+    cifar = _extracted("cifar10", root, lambda: CIFAR10(str(root), train=split != "test"))
+    images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
+    data = ImageDataset(images, torch.tensor(cifar.targets), tuple(cifar.classes), "CIFAR-10", split)
     held_out = len(data) // 10
     return data.subset({"train": slice(-held_out), "validation": slice(-held_out, None), "test": slice(None)}[split])
 
@@ -172,9 +163,12 @@ def _stl10(root: Path, split: str) -> ImageDataset:
 
     The last tenth of each class of the training images is the validation split.
     """
-    part = "train" if split == "validation" else split
-    data = ImageDataset(*_from_archive("stl10", root, part), "STL-10", split)
-    if part != "train":
+    from torchvision.datasets import STL10
+
+    stl = _extracted("stl10", root, lambda: STL10(str(root), split="test" if split == "test" else "train"))
+    images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
+    data = ImageDataset(images, torch.from_numpy(stl.labels).long(), tuple(stl.classes), "STL-10", split)
+    if split == "test":
         return data
     held_out = torch.zeros(len(data), dtype=torch.bool)
     for members in _members_by_class(data.labels):

@@ -115,7 +115,9 @@ def questions(
     draw = partial(scenes.captions, image_size=image_size, noise=noise, **world)
 
     rng = random.Random(seed)
-    plan = _plan(n, asked, numbers, rng)
+    own = {kind: cycle([2] if kind == "relation" else numbers) for kind in asked}  # kinds rotate, and numbers in them
+    plan = [(kind, next(own[kind])) for kind in islice(cycle(asked), n)]
+    rng.shuffle(plan)
     images, masks, objects = _pictures([number for _, number in plan], draw, rng)
     turns: dict[object, Iterator[bool]] = defaultdict(lambda: cycle((True, False)))
     prompts, answers = [], []
@@ -155,14 +157,6 @@ def _fitting_kinds(kinds: str | Iterable[str] | None, numbers: Sequence[int]) ->
             f"num_objects={tuple(numbers)}; try num_objects=[1, 2]"
         )
     return chosen
-
-
-def _plan(n: int, kinds: Sequence[str], numbers: Sequence[int], rng: random.Random) -> list[tuple[str, int]]:
-    """Return n pairs of a kind and a number of objects, in random order; kinds rotate, and numbers within a kind."""
-    own = {kind: cycle([2] if kind == "relation" else numbers) for kind in kinds}
-    plan = [(kind, next(own[kind])) for kind in islice(cycle(kinds), n)]
-    rng.shuffle(plan)
-    return plan
 
 
 def _pictures(
