@@ -176,13 +176,13 @@ def probed():
 
 @functools.cache  # several names share it
 def segmented():
-    drawn = scenes.images(8, seed=0, image_size=16, device=WHERE)
+    drawn = scenes.images(8, seed=0, image_size=16)
     maps = course.extract_features(course.ConvEncoder(width=2).feature_map, drawn.images)
     masks = drawn.masks.to(maps.device)
     probe = course.SegmentationProbe(penalties=(0.1, 1.0)).fit(maps, masks, maps, masks)
     predicted = probe.predict(maps, size=(16, 16))
     assert 0 <= course.mean_iou(predicted, drawn.masks.to(predicted.device), num_classes=11) <= 1
-    return course.mean_iou(drawn.masks, drawn.masks, num_classes=11)
+    return course.mean_iou(drawn.masks.to(WHERE), drawn.masks.to(WHERE), num_classes=11)
 
 
 def contrasted():
@@ -190,20 +190,6 @@ def contrasted():
     model, _ = course.train_simclr(encoder, torch.rand(8, 3, 16, 16), steps=2, **QUIET)
     again, _ = course.train_simclr(encoder, rand(8, 3, 16, 16), views=course.SIMCLR_STEPS, steps=2, **QUIET)
     return model(rand(4, 3, 16, 16)), again
-
-
-def drawn_scenes():
-    shapes = scenes.images(5, seed=0, texture=scenes.TEXTURES, object_texture=scenes.TEXTURES, device=WHERE)
-    said = scenes.captions(5, seed=0, num_objects=[1, 2, 3], textures=scenes.TEXTURES, device=WHERE)
-    films = [scenes.clips(5, seed=0, task=task, channels=3, device=WHERE) for task in scenes.TASKS]
-    scenes.clips(5, seed=0, sprites=rand(3, 8, 8), device=WHERE)
-    for made in (shapes.images, shapes.labels, shapes.masks, said.images, said.masks, films[0].clips, films[0].labels):
-        assert made.device.type == WHERE
-    # the same scene on every device
-    torch.testing.assert_close(
-        shapes.images.cpu(), scenes.images(5, seed=0, texture=scenes.TEXTURES, object_texture=scenes.TEXTURES).images
-    )
-    return scenes.signed_distance(rand(3, 4), rand(3, 4), shape="heart")
 
 
 def viewed():
@@ -237,7 +223,7 @@ def played_with():
     course.patch_slider(rand(3, 16, 24), sizes=(8, 4), start=4, label="a picture")
     course.convolution_stepper(rand(1, 3, 4, 4), rand(1, 1, 2, 3, 3), label="a clip")
     world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "usual": vlm.pairings(2)}
-    pictures = course.questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES, device=WHERE)
+    pictures = course.questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES)
     course.forced_word({"untrained": vlm.build_vlm(embed_dim=8, depth=1, num_heads=2).to(WHERE)}, pictures, **world)
 
 
@@ -374,7 +360,7 @@ CALLS = {
     "patchify": lambda folder: course.patchify(rand(2, 3, 8, 8), patch_size=4),
     "path_picture": lambda folder: played_with(),
     "plots": lambda folder: shown(),
-    "questions": lambda folder: course.questions(8, seed=0, num_objects=[1, 2], device=WHERE),
+    "questions": lambda folder: course.questions(8, seed=0, num_objects=[1, 2]),
     "random_affine": lambda folder: moved(),
     "random_horizontal_flip": lambda folder: moved(),
     "random_resized_crop": lambda folder: moved(),
@@ -382,11 +368,10 @@ CALLS = {
     "rotate_shift_scale": lambda folder: course.rotate_shift_scale(rand(2, 3, 8, 8), *rand(3, 2), rand(2) + 0.5),
     "save_checkpoint": checkpointed,
     "save_vlm": saved_and_loaded,
-    "scenes": lambda folder: drawn_scenes(),
     "self_attention": lambda folder: course.self_attention(rand(2, 5, 4), rand(2, 5, 4), rand(2, 5, 4)),
     "shared_nt_xent_loss": lambda folder: contrast(course.shared_nt_xent_loss),
     "shipped_vlm": lambda folder: course.shipped_vlm()[0].to(WHERE).generate(
-        scenes.captions(2, seed=0, device=WHERE).images, prompt=course.PROMPT),
+        scenes.captions(2, seed=0).images.to(WHERE), prompt=course.PROMPT),
     "sinusoids": lambda folder: course.sinusoids(rand(2, 5, 8)),
     "slide_contrastive_loss": lambda folder: contrast(course.slide_contrastive_loss, rand(4, 3, 8)),
     "train_simclr": lambda folder: contrasted(),
@@ -398,7 +383,7 @@ CALLS = {
 }  # fmt: skip
 # What holds no tensor that could lie in the wrong place, or makes its tensors on the CPU alone.
 NOWHERE = {"Chapter", "KINDS", "PROMPT", "SCENE_STEPS", "SIMCLR_STEPS", "Tokenizer", "VideoDataset", "device", "glue"}
-NOWHERE |= {"load_result", "pick", "profile", "record_result", "seed_everything", "video_folder"}
+NOWHERE |= {"load_result", "pick", "profile", "record_result", "scenes", "seed_everything", "video_folder"}
 
 
 class TestOnTheDevice:

@@ -120,12 +120,12 @@ def test_recolouring_keeps_outlines_and_fills_the_room_there_is():
 def test_recolouring_draws_turns_contrasts_and_places_evenly():
     axis = torch.zeros(20_000, 3, 1, 2)
     axis[:, 0, 0, 1] = 0.1  # two pixels, 0.1 apart along red
-    views = augment.random_recolor(axis, contrast=(0.5, 1.0), generator=seeded(0))
+    views = augment.random_recolor(axis, generator=seeded(0))
     apart = views[..., 1] - views[..., 0]
     factor = apart.flatten(1).norm(dim=1) * 10
     direction = apart.flatten(1) / apart.flatten(1).norm(dim=1, keepdim=True)
     place = views.amin(3).flatten(1) / (1 - apart.abs().flatten(1))
-    assert ks_2samp(factor.numpy(), torch.linspace(0.5, 1, 20_001).numpy()).pvalue > 1e-4
+    assert ks_2samp(factor.numpy(), torch.linspace(0.7, 1, 20_001).numpy()).pvalue > 1e-4
     for channel in range(3):  # a point uniform on the sphere has uniform coordinates (Archimedes)
         assert ks_2samp(direction[:, channel].numpy(), torch.linspace(-1, 1, 20_001).numpy()).pvalue > 1e-4
         assert ks_2samp(place[:, channel].numpy(), torch.linspace(0, 1, 20_001).numpy()).pvalue > 1e-4
@@ -384,8 +384,6 @@ BAD = [
     (augment.random_affine, FINE, {"degrees": 9, "translate": (0.1, 2)}, ValueError, "translate must lie between"),
     (augment.random_affine, FINE, {"degrees": 9, "scale": (0.0, 1.0)}, ValueError, "scale must be a pair"),
     (augment.random_recolor, FINE[:, :1], {}, ValueError, "3 channels for this step, received 1"),
-    (augment.random_recolor, FINE, {"contrast": (0.0, 1.0)}, ValueError, "contrast must be a pair"),
-    (augment.random_recolor, FINE, {"contrast": (0.5, 1.5)}, ValueError, "contrast must be a pair"),
 ]  # fmt: skip
 
 

@@ -78,11 +78,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(bytes(2**16))
         self.send_header("Content-Length", str(len(body) + 5 * (fault == "longer")))
         self.end_headers()
-        if fault == "trickle":
-            for byte in body:
-                self.wfile.write(bytes([byte]))
-                if self.server.released.wait(0.05):
-                    return
         if fault in ("truncate", "stall", "drop", "no range, then cut"):
             body = body[:CUT]
         self.wfile.write(body)
@@ -137,12 +132,10 @@ def test_a_broken_transfer_goes_on_from_where_it_stopped(server, tmp_path, fault
         (["truncate", "no range"], 2),
         (["truncate", "no range, then cut"], 3),
         (["truncate", "wrong part"], 3),
-        (["truncate", 416], 3),
         ([503, 429, 500], 4),
         (["corrupt"], 2),
         (["truncate", "changed"], 3),
         (["truncate", "corrupt"], 3),
-        (["trickle"], 2),
     ],
 )
 def test_what_can_be_repaired_is_repaired(server, tmp_path, plan, requests):
@@ -150,17 +143,6 @@ def test_what_can_be_repaired_is_repaired(server, tmp_path, plan, requests):
     assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
     assert leftovers(tmp_path) == ["set.tar.gz"]
     assert len(server.requests) == requests
-
-
-def test_a_part_of_the_wrong_place_is_refused_before_it_counts_as_a_wrong_checksum(server, tmp_path):
-    server.plan = ["truncate", "wrong part", "corrupt"]  # two wrong checksums would end it
-    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
-
-
-def test_what_cannot_be_continued_is_fetched_from_its_first_byte(server, tmp_path):
-    server.plan = ["truncate", 416]
-    assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
-    assert server.requests == [0, CUT, 0]
 
 
 def test_leftovers_longer_than_the_file_are_thrown_away_unasked(server, tmp_path):
@@ -174,26 +156,17 @@ def test_an_attempt_that_brought_a_megabyte_does_not_count(server, tmp_path):
     assert download(server.archive, tmp_path, attempts=2, **QUICK).read_bytes() == BODY
 
 
-def test_the_file_is_on_disk_before_it_gets_its_name(server, tmp_path, monkeypatch):
-    order, fsync, replace = [], os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda number: order.append("fsync") or fsync(number))
-    monkeypatch.setattr(Path, "replace", lambda path, target: order.append("rename") or replace(path, target))
-    download(server.archive, tmp_path, **QUICK)
-    assert order == ["fsync", "rename"]
-
-
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [
         (["corrupt", "corrupt"], "arrived twice with a wrong checksum"),
         (["web page"], "the server has 42 bytes where 3,013,757 are expected"),
         (["longer"], "the server has 3,013,762 bytes"),
-        (["endless"], "sends more than the file's size"),
-        (["truncate", "endless"], "sends more than the file's size"),
+        (["endless"], "3,013,757 are expected"),
+        (["truncate", "endless"], "3,013,757 are expected"),
         ([404], "the server answers HTTP Error 404"),
         ([403], "the server answers HTTP Error 403"),
         ([500] * 5, "HTTP Error 500.*after 5 attempts"),
-        (["trickle"] * 5, "less than a kilobyte a second.*after 5 attempts"),
     ],
 )
 def test_what_cannot_be_repaired_is_never_accepted_and_says_what_to_do(server, tmp_path, plan, reason):
@@ -231,13 +204,13 @@ def test_a_file_put_there_by_hand_needs_no_network(tmp_path):
     assert download(archive, tmp_path).read_bytes() == BODY
 
 
-def test_without_a_network_the_error_comes_at_once(tmp_path, monkeypatch):
+def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
     def no_name(*args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
-    with pytest.raises(DownloadError, match=r"no such host; is there a network\?.*with a browser"):
-        download(Archive("http://nowhere.invalid/set.tar.gz", 10, "0" * 32), tmp_path, pause=1000)
+    with pytest.raises(DownloadError, match=r"Name or service not known.*after 5 attempts.*with a browser"):
+        download(Archive("http://nowhere.invalid/set.tar.gz", 10, "0" * 32), tmp_path, **QUICK)
 
 
 def test_a_refused_connection_is_tried_again_and_then_named(tmp_path):
@@ -248,13 +221,7 @@ def test_a_refused_connection_is_tried_again_and_then_named(tmp_path):
         download(Archive(f"http://127.0.0.1:{port}/set.tar.gz", 10, "0" * 32), tmp_path, attempts=3, **QUICK)
 
 
-def test_a_full_disk_is_named_before_the_transfer_and_during_it(server, tmp_path, monkeypatch):
-    usage = module.shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=len(BODY) - 1))
-        with pytest.raises(DownloadError, match=f"no space left in {tmp_path}.*root=.*VLMCOURSE_DATA"):
-            download(server.archive, tmp_path, **QUICK)
-
+def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
     class Full:
         def __init__(self, file):
             self.file = file
@@ -279,7 +246,7 @@ def test_a_full_disk_is_named_before_the_transfer_and_during_it(server, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_full)
-        with pytest.raises(DownloadError, match="no space left"):
+        with pytest.raises(DownloadError, match=f"no space left in {tmp_path}.*root=.*VLMCOURSE_DATA"):
             download(server.archive, tmp_path, **QUICK)
     assert not (tmp_path / "set.tar.gz").exists()
     assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY

@@ -176,14 +176,13 @@ def test_hmdb_51s_marks_decide_who_trains_and_who_tests(tmp_path):
             name = f"Film{k // 2}_{label}_u_cm_np1_fr_goo_{k}.avi"
             write_video(tmp_path / "videos" / label / name, counting(3, start=start + 10 * k, step=1))
             rows.append(f"{name} {mark}")
-        (lists / f"{label}_test_split2.txt").write_text(" \n".join(rows) + " \n")
+        (lists / f"{label}_test_split1.txt").write_text(" \n".join(rows) + " \n")
 
     def greys(split):
         data = video_folder(
             tmp_path / "videos",
             annotations=lists,
             split=split,
-            fold=2,
             num_frames=1,
             image_size=8,
             root=tmp_path,
@@ -297,7 +296,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("harm", BROKEN)
-def test_a_broken_video_is_named_and_refused_or_skipped(tmp_path, harm):
+def test_a_broken_video_is_named_and_refused(tmp_path, harm):
     layout = ucf(tmp_path, classes=("Dive",))
     victim = layout["path"] / "Dive/v_Dive_g04_c02.avi"
     noise = torch.randint(256, (100, 24, 40, 3), dtype=torch.uint8)
@@ -306,21 +305,6 @@ def test_a_broken_video_is_named_and_refused_or_skipped(tmp_path, harm):
     break_it(victim)
     with pytest.raises(ValueError, match=rf"1 files cannot be decoded: Dive/v_Dive_g04_c02.avi \(.*{reason}"):
         video_folder(**layout)
-    for _ in range(2):  # decoded, then from the kept copy
-        with pytest.warns(UserWarning, match="skipped: 1 files cannot be decoded: Dive/v_Dive_g04_c02.avi"):
-            data = video_folder(**layout, on_error="skip")
-        assert len(data) == 9
-        assert (0, 4) in groups_of(data)  # the other shot of that scene
-    with pytest.raises(ValueError, match="v_Dive_g04_c02"):
-        video_folder(**layout)
-
-
-def test_where_no_video_can_be_read_skipping_all_is_refused(tmp_path):
-    layout = ucf(tmp_path, classes=("Dive",))
-    for file in layout["path"].rglob("*.avi"):
-        file.write_bytes(b"")
-    with pytest.raises(ValueError, match="10 files cannot be decoded"):
-        video_folder(**layout, on_error="skip")
 
 
 @pytest.mark.parametrize(
@@ -332,10 +316,7 @@ def test_where_no_video_can_be_read_skipping_all_is_refused(tmp_path):
             r"path must be a folder.*received .*nowhere.*\n.*https://www.crcv.ucf",
         ),
         ({"annotations": "nowhere"}, FileNotFoundError, r"(?s)trainlist01.txt.*received nowhere.*https://serre-lab"),
-        ({"fold": 3}, FileNotFoundError, "trainlist03.txt"),
-        ({"fold": 0}, ValueError, "fold must be at least 1, received 0"),
         ({"split": "all"}, ValueError, "split must be one of train, validation, test, received 'all'"),
-        ({"on_error": "ignore"}, ValueError, "on_error must be 'raise' or 'skip', received 'ignore'"),
         ({"num_frames": 0}, ValueError, "num_frames must be at least 1"),
         ({"image_size": 8.0}, TypeError, "image_size must be an integer"),
     ],

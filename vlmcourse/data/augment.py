@@ -2,14 +2,13 @@
 
 Each step comes in two parts: a plain function of the images and one parameter a sample (``crop_resize``,
 ``rotate_shift_scale``, ``adjust_hue`` …) that computes what ``torchvision.transforms.v2.functional`` computes one
-image at a time, and a ``random_…`` function that draws the parameters as torchvision's transform of that name does.
-Departures are named where they happen.
+image at a time, and a ``random_…`` function that draws the parameters as torchvision's transform of that name does,
+the same in distribution. Departures are named where they happen.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -34,14 +33,10 @@ def _check_images(images: Tensor, *, channels: tuple[int, ...] | None = None, in
             )
 
 
-def _where(images: Tensor, generator: Generator | None) -> torch.device:
-    """Return where to draw: where the generator lives."""
-    return images.device if generator is None else generator.device
-
-
 def _uniform(images: Tensor, low: float, high: float, generator: Generator | None, *shape: int) -> Tensor:
-    """Draw one number a sample, or ``shape`` of them."""
-    draw = torch.rand(len(images), *shape, generator=generator, device=_where(images, generator))
+    """Draw one number a sample, or ``shape`` of them, where the generator lives."""
+    where = images.device if generator is None else generator.device
+    draw = torch.rand(len(images), *shape, generator=generator, device=where)
     return low + (high - low) * draw.to(images.device)
 
 
@@ -67,11 +62,9 @@ def _some(images: Tensor, changed: Tensor, p: float, generator: Generator | None
 
 
 def _resize_weights(start: Tensor, length: Tensor, *, old: int, new: int) -> Tensor:
-    """Return rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new``.
-
-    A triangle around each new pixel's centre, as wide as the spacing of the sparser of the two lines: bilinear
-    interpolation where the line is stretched, the antialiased average of torchvision where it shrinks.
-    """
+    """Return rows ``(b, new, old)`` that average the pixels ``start … start + length`` of a line into ``new``."""
+    # A triangle around each new pixel's centre, as wide as the spacing of the sparser of the two lines: bilinear
+    # interpolation where the line is stretched, the antialiased average of torchvision where it shrinks.
     start, length = start[:, None, None].float(), length[:, None, None].float()
     spacing = length / new
     center = start + spacing * (torch.arange(new, device=start.device)[:, None] + 0.5)
@@ -101,12 +94,12 @@ def crop_resize(
 
 
 def _draw_boxes(
-    images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator | None, tries: int = 10
+    images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator | None
 ) -> tuple[Tensor, ...]:
     """Return top, left, height, width of a box a sample: the first of ten that fits, else the largest in the middle."""
     full_h, full_w = images.shape[2:]
-    area = full_h * full_w * _uniform(images, *scale, generator, tries)
-    aspect = _uniform(images, math.log(ratio[0]), math.log(ratio[1]), generator, tries).exp()
+    area = full_h * full_w * _uniform(images, *scale, generator, 10)
+    aspect = _uniform(images, math.log(ratio[0]), math.log(ratio[1]), generator, 10).exp()
     widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (widths >= 1) & (widths <= full_w) & (heights >= 1) & (heights <= full_h)
     first = fits.byte().argmax(1, keepdim=True)
@@ -117,8 +110,7 @@ def _draw_boxes(
     largest = min(max(full_w / full_h, ratio[0]), ratio[1])  # the ratio of the largest box
     w, h = min(full_w, max(1, round(full_h * largest))), min(full_h, max(1, round(full_w / largest)))
     middle = torch.tensor([(full_h - h) // 2, (full_w - w) // 2, h, w]).to(top)
-    boxes = torch.stack([top, left, height, width], 1)
-    return torch.where(fits.any(1, keepdim=True), boxes, middle).unbind(1)
+    return torch.where(fits.any(1, keepdim=True), torch.stack([top, left, height, width], 1), middle).unbind(1)
 
 
 def random_resized_crop(
@@ -131,11 +123,8 @@ def random_resized_crop(
 ) -> Tensor:
     """Cut a random box from each image and resize it to ``size`` (the images' own if left out).
 
-    Units:
-        scale: part of the image's area. ratio: width over height of the box.
-
-    Source:
-        ``torchvision.transforms.v2.RandomResizedCrop`` with ``antialias=True``, the same in distribution.
+    As ``v2.RandomResizedCrop`` with ``antialias=True``: ``scale`` is the part of the image's area, ``ratio`` the width
+    over the height of the box.
 
     >>> random_resized_crop(torch.rand(3, 1, 8, 6), size=4).shape
     torch.Size([3, 1, 4, 4])
@@ -148,10 +137,7 @@ def random_resized_crop(
 
 
 def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generator | None = None) -> Tensor:
-    """Mirror each image, left for right, with probability ``p``.
-
-    Source:
-        ``torchvision.transforms.v2.RandomHorizontalFlip``.
+    """Mirror each image, left for right, with probability ``p``, as ``v2.RandomHorizontalFlip``.
 
     >>> random_horizontal_flip(torch.tensor([[[[1.0, 2.0]]]]), p=1.0)
     tensor([[[[2., 1.]]]])
@@ -168,10 +154,7 @@ def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tenso
     would tell the network the angle.
 
     Shapes:
-        images ``(b, c, h, w)``; angle, right, down, scale ``(b,)``.
-
-    Units:
-        angle: degrees, clockwise. right, down: pixels.
+        images ``(b, c, h, w)``; angle (degrees, clockwise), right and down (pixels), scale ``(b,)``.
 
     >>> images, still = torch.eye(4).expand(1, 1, 4, 4), torch.zeros(1)
     >>> turned = rotate_shift_scale(images, torch.tensor([90.0]), right=still, down=still, scale=torch.ones(1))
@@ -202,12 +185,8 @@ def random_affine(
 ) -> Tensor:
     """Turn each image by up to ``degrees`` either way, shift it by whole pixels, scale it.
 
-    Units:
-        degrees: up to 180. translate: largest shift right and down, as a part of width and height.
-
-    Source:
-        ``torchvision.transforms.v2.RandomAffine`` with ``interpolation=BILINEAR``. Departure: edges repeat, where
-        torchvision turns them black.
+    As ``v2.RandomAffine`` with ``interpolation=BILINEAR``, but edges repeat, where torchvision turns them black.
+    ``translate`` is the largest shift, as a part of width and height.
 
     >>> random_affine(torch.rand(3, 1, 8, 6), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.2)).shape
     torch.Size([3, 1, 8, 6])
@@ -279,14 +258,10 @@ def random_color_jitter(
     p: float = 1.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image, in an order drawn for each.
+    """Change brightness, contrast, saturation and hue of each image with probability ``p``, in an order drawn for each.
 
-    Units:
-        brightness, contrast, saturation: factors from ``1 - value`` (at least 0) to ``1 + value``. hue: up to this part
-        of the colour wheel either way, at most 0.5. p: probability that an image is changed at all.
-
-    Source:
-        ``torchvision.transforms.v2.ColorJitter`` inside ``v2.RandomApply(p=p)``, the same in distribution.
+    As ``v2.ColorJitter`` inside ``v2.RandomApply(p=p)``: brightness, contrast and saturation change by factors from
+    ``1 - value`` (at least 0) to ``1 + value``, hue by up to its value (at most 0.5) in turns of the colour wheel.
 
     >>> random_color_jitter(torch.full((2, 3, 1, 1), 0.25), brightness=0.5).shape
     torch.Size([2, 3, 1, 1])
@@ -311,11 +286,7 @@ def random_color_jitter(
 
 
 def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | None = None) -> Tensor:
-    """Take the colour from each image with probability ``p``; three equal channels remain.
-
-    Source:
-        ``torchvision.transforms.v2.RandomGrayscale``.
-    """
+    """Take the colour from each image with probability ``p``, as ``v2.RandomGrayscale``; equal channels remain."""
     _check_images(images, channels=(1, 3))
     return _some(images, _luma(images).expand_as(images), p, generator)
 
@@ -324,13 +295,11 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
 def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
     """Give each image other colours: its own matrix, its own contrast, its own place in the colour cube.
 
-    Colours that would not fit into [0, 1] lose contrast; nothing is clipped.
+    Colours that would not fit into [0, 1] lose contrast; nothing is clipped. ``place`` is, for each channel, 0 for as
+    dark as it can be to 1 for as bright as it can be.
 
     Shapes:
         images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)``.
-
-    Units:
-        contrast: factor. place: for each channel, 0 for as dark as it can be to 1 for as bright as it can be.
     """
     turned = torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images)
     low, high = turned.amin((2, 3), keepdim=True), turned.amax((2, 3), keepdim=True)
@@ -339,37 +308,26 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
     return (scale * (turned - low) + place.to(images)[:, :, None, None] * room).clamp(0, 1)  # only rounding is cut
 
 
-def random_recolor(
-    images: Tensor,
-    *,
-    contrast: tuple[float, float] = (0.7, 1.0),
-    p: float = 1.0,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Turn or mirror the colour space of each image, scale its contrast, and move it to where it fits in [0, 1].
+def random_recolor(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
+    """Turn or mirror the colour space of each image, take 0.7 to 1 of its contrast, move it to where it fits in [0, 1].
 
     Any colour becomes any other; only outlines stay. There is no such transform in torchvision: it destroys colour as
     a clue for generated scenes, whose colours are arbitrary. A turn alone would not do: it keeps how far the colours
     lie from each other and from mid-grey, which is enough to tell one scene from hundreds.
 
-    The orthogonal matrix is uniform (Haar): the Q of a Gaussian matrix, signs set by the diagonal of R.
-
-    Units:
-        contrast: smallest and largest factor, in (0, 1].
-
     Source:
-        Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050).
+        Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050):
+        the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform (Haar) among the orthogonal ones.
 
-    >>> view = random_recolor(torch.rand(2, 3, 4, 4))
-    >>> bool(((view >= 0) & (view <= 1)).all())
-    True
+    >>> random_recolor(torch.rand(2, 3, 4, 4)).shape
+    torch.Size([2, 3, 4, 4])
     """
     _check_images(images, channels=(3,), in_unit_range=True)
-    check_range("contrast", contrast, low=1e-3, high=1.0)
-    gaussian = torch.randn(len(images), 3, 3, generator=generator, device=_where(images, generator))
+    where = images.device if generator is None else generator.device
+    gaussian = torch.randn(len(images), 3, 3, generator=generator, device=where)
     q, r = torch.linalg.qr(gaussian.cpu())  # not every device factorises matrices
     matrix = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).to(images.device)
-    factor, place = _uniform(images, *contrast, generator), _uniform(images, 0, 1, generator, 3)
+    factor, place = _uniform(images, 0.7, 1.0, generator), _uniform(images, 0, 1, generator, 3)
     return _some(images, recolor(images, matrix, factor, place), p, generator)
 
 
@@ -377,17 +335,17 @@ def random_recolor(
 # Two views
 # ---------------------------------------------------------------------------------------------------------
 
-SIMCLR_STEPS: Mapping[str, Step] = MappingProxyType({
+SIMCLR_STEPS: Mapping[str, Step] = {
     "crop": partial(random_resized_crop, scale=(0.2, 1.0)),
     "flip": random_horizontal_flip,
     "jitter": partial(random_color_jitter, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
     "grayscale": partial(random_grayscale, p=0.2),
-})  # fmt: skip
+}
 
-SCENE_STEPS: Mapping[str, Step] = MappingProxyType({
+SCENE_STEPS: Mapping[str, Step] = {
     "affine": partial(random_affine, degrees=23.0, translate=(0.12, 0.12), scale=(0.7, 1.1)),
     "recolor": random_recolor,
-})  # fmt: skip
+}
 
 
 def two_views(
@@ -402,9 +360,6 @@ def two_views(
         steps: name → function of ``(images, generator=...)``, applied in turn; ``SIMCLR_STEPS`` for photographs,
         ``SCENE_STEPS`` for generated scenes. generator: draws the parameters; the global one of the images' device if
         left out. A CPU generator gives the same views on every device, to rounding.
-
-    Raises:
-        TypeError: for images that are not floating point. ValueError: for a wrong shape or values outside [0, 1].
 
     Source:
         Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning", 2020 (arXiv 2002.05709);

@@ -4,24 +4,16 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from einops import rearrange
+from filelock import FileLock
 from torch import Tensor
 
 from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
-from vlmcourse.data._folders import (
-    SPLITS,
-    check_on_error,
-    data_root,
-    decode_once,
-    list_classes,
-    load_decoded,
-    save_decoded,
-)
+from vlmcourse.data._folders import SPLITS, data_root, decode_once, list_classes
 from vlmcourse.data.download import Archive, download, explained
 from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middle_square, read_picture
 
@@ -39,16 +31,15 @@ ARCHIVES = {  # as torchvision has them, and their sizes
 class ImageDataset:
     """Images and labels in memory; 60,000 small images are a few hundred megabytes and need no loader processes.
 
-    Shapes:
-        images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``; -1 where unlabelled.
-
     ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images
     as float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
 
+    Shapes:
+        images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
+
     >>> data = ImageDataset(torch.full((5, 3, 2, 2), 255, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "white")
-    >>> images, labels = data[torch.tensor([4, 2])]
-    >>> images.mean().item(), labels.tolist(), len(data)
-    (1.0, [4, 2], 5)
+    >>> data[torch.tensor([4, 2])][1], len(data)
+    (tensor([4, 2]), 5)
     """
 
     images: Tensor = field(repr=False)
@@ -140,57 +131,44 @@ def _photos(root: Path, split: str) -> ImageDataset:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Downloaded once, decoded once
+# Downloaded once
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _from_archive(name: str, root: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Load one part of a dataset as torchvision reads it, from its decoded copy, its folder, or its archive."""
-    cache = root / "decoded" / f"{name}-{part}.safetensors"
-    if decoded := load_decoded(cache):
-        images, labels, about = decoded
-        return images, labels, tuple(about["class_names"])
+def _extracted(name: str, root: Path, read: Callable[[], Any]) -> Any:
+    """Return what torchvision reads and checks below ``root``, where need be after fetching and extracting it."""
     try:
-        images, labels, class_names = _read_with_torchvision(name, root, part)  # already extracted there
-    except RuntimeError:
+        return read()
+    except RuntimeError:  # not there, or not whole
         archive = download(ARCHIVES[name], root)
-        with explained(root), TemporaryDirectory(dir=root) as folder:
+        with explained(root), FileLock(f"{archive}.lock"):
             with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")
-            images, labels, class_names = _read_with_torchvision(name, Path(folder), part)
-    save_decoded(cache, images, labels, class_names=class_names)
-    return images, labels, class_names
-
-
-def _read_with_torchvision(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    from torchvision.datasets import CIFAR10, STL10
-
-    if name == "cifar10":
-        cifar = CIFAR10(str(folder), train=part == "train")
-        images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
-        return images, torch.tensor(cifar.targets), tuple(cifar.classes)
-    stl = STL10(str(folder), split=part)
-    images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
-    labels = torch.full((len(images),), -1) if part == "unlabeled" else torch.from_numpy(stl.labels).long()
-    return images, labels, tuple(stl.classes)
+                file.extractall(root, filter="data")
+            return read()
 
 
 def _cifar10(root: Path, split: str) -> ImageDataset:
     """Load CIFAR-10 (Krizhevsky 2009), 32 × 32 in ten classes. The last 5,000 training images are for validation."""
-    part = "test" if split == "test" else "train"
-    data = ImageDataset(*_from_archive("cifar10", root, part), "CIFAR-10", split)
+    from torchvision.datasets import CIFAR10
+
+    cifar = _extracted("cifar10", root, lambda: CIFAR10(str(root), train=split != "test"))
+    images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
+    data = ImageDataset(images, torch.tensor(cifar.targets), tuple(cifar.classes), "CIFAR-10", split)
     held_out = len(data) // 10
     return data.subset({"train": slice(-held_out), "validation": slice(-held_out, None), "test": slice(None)}[split])
 
 
 def _stl10(root: Path, split: str) -> ImageDataset:
-    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96 in ten classes, and 100,000 images without labels.
+    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96 in ten classes, without its images that have no label.
 
     The last tenth of each class of the training images is the validation split.
     """
-    part = "train" if split == "validation" else split
-    data = ImageDataset(*_from_archive("stl10", root, part), "STL-10", split)
-    if part != "train":
+    from torchvision.datasets import STL10
+
+    stl = _extracted("stl10", root, lambda: STL10(str(root), split="test" if split == "test" else "train"))
+    images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
+    data = ImageDataset(images, torch.from_numpy(stl.labels).long(), tuple(stl.classes), "STL-10", split)
+    if split == "test":
         return data
     held_out = torch.zeros(len(data), dtype=torch.bool)
     for members in _members_by_class(data.labels):
@@ -211,18 +189,17 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
     """Load a dataset whole, as uint8.
 
     ``scenes`` (generated shapes), ``digits`` (scikit-learn's handwriting) and ``photos`` (three photographs that come
-    with scikit-learn and matplotlib) need no network. ``cifar10`` and ``stl10`` are fetched once, with a message, and
-    decoded once; from then on they load from the decoded copy. For pictures of your own see :func:`image_folder`.
+    with scikit-learn and matplotlib) need no network. ``cifar10`` and ``stl10`` are fetched and extracted once, with a
+    message. For pictures of your own see :func:`image_folder`.
 
     Shapes:
         images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;
         ``digits``: 1,078, 360 and 359 of ``(1, 8, 8)``; ``photos``: 3 of ``(3, 224, 224)``; ``cifar10``: 45,000, 5,000
-        and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500, 8,000 and 100,000 unlabelled of ``(3, 96, 96)``.
+        and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500 and 8,000 of ``(3, 96, 96)``.
 
     Options:
-        root: where downloads and decoded copies are kept; the environment variable ``VLMCOURSE_DATA``, else
-        ``~/.cache/vlmcourse``, if left out. split: ``train``, ``validation`` or ``test``, for ``stl10`` also
-        ``unlabeled``; fixed once, so that every reader chooses and reports on the same.
+        root: where downloads are kept; the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``, if
+        left out. split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the same.
 
     Raises:
         DownloadError: where a download fails, with the step that remains to do by hand.
@@ -233,9 +210,8 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
     if name not in _LOADERS:
         known = ", ".join(_LOADERS)
         raise ValueError(f"name must be one of {known} (or use image_folder for your own pictures), received {name!r}")
-    splits = (*SPLITS, "unlabeled") if name == "stl10" else SPLITS
-    if split not in splits:
-        raise ValueError(f"split must be one of {', '.join(splits)}, received {split!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     return _LOADERS[name](data_root(root), split)
 
 
@@ -249,7 +225,6 @@ def image_folder(
     *,
     split: str | None = None,
     image_size: int | None = None,
-    on_error: str = "raise",
     name: str | None = None,
     root: str | Path | None = None,
 ) -> ImageDataset:
@@ -263,37 +238,29 @@ def image_folder(
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
 
     Options:
-        image_size: cut the middle square of every picture and resize it; left out, all must have one size. on_error:
-        ``"raise"`` refuses a file that cannot be decoded, ``"skip"`` leaves it out; both name it. name: the label for
-        results, the folder's own if left out. root: where the decoded copy is kept, as for :func:`load_dataset`.
+        image_size: cut the middle square of every picture and resize it; left out, all must have one size. name: the
+        label for results, the folder's own if left out. root: as for :func:`load_dataset`.
 
     Raises:
         ValueError: a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded. PNG, JPEG,
             GIF, WebP, BMP, TIFF and PPM can, what phones save as HEIC cannot.
 
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> for label, color in (("leaf", "green"), ("sky", "blue")):
-    ...     (folder / "mine" / label).mkdir(parents=True)
-    ...     Image.new("RGB", (8, 6), color).save(folder / "mine" / label / "1.png")
-    >>> mine = image_folder(folder / "mine", root=folder)
-    >>> mine.images.shape, mine.class_names
-    (torch.Size([2, 3, 6, 8]), ('leaf', 'sky'))
+    >>> image_folder("birds")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: path must be a folder of pictures, received ...birds, which is none
     """
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    check_on_error(on_error)
     if image_size is not None:
-        check_int("image_size", image_size, minimum=1)
+        check_int("image_size", image_size)
     path = Path(path).expanduser().resolve()
-    found = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
+    files, labels, names = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         picture, notes = read_picture(file)
         return middle_square(picture, image_size) if image_size else pil_to_tensor(picture), notes
 
-    asked, label = [found.class_names, image_size], split or "all"
-    decoded = decode_once(path, found.files, read, asked=asked, label=label, root=root, on_error=on_error)
-    labels = torch.tensor(found.labels)[decoded.rows]
-    return ImageDataset(decoded.tensors, labels, found.class_names, name or path.name, label)
+    asked, label = [names, image_size], split or "all"
+    images = decode_once(path, files, read, asked=asked, label=label, root=root)
+    return ImageDataset(images, torch.tensor(labels), names, name or path.name, label)

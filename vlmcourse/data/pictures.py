@@ -22,13 +22,11 @@ ON_BLACK = "its transparent parts are shown as black"
 
 
 def read_picture(path: str | Path) -> tuple[Any, list[str]]:
-    """Return a picture as an upright PIL image in RGB, and notes on what was lost or added.
-
-    The file's content decides what it is, not its name. Sixteen bits a channel become eight.
+    """Return a picture as an upright PIL image in RGB of eight bits, and notes on what was lost or added.
 
     Raises:
-        ValueError: it is no picture of the ``FORMATS``, is damaged, has more than fifty million pixels, or holds
-            32-bit numbers, of which nobody has said which is white.
+        ValueError: its content (whatever its name) is of none of the ``FORMATS``, is damaged, has more than fifty
+            million pixels, or holds 32-bit numbers, of which nobody has said which is white.
     """
     from PIL import Image
 

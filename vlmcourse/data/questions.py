@@ -2,12 +2,12 @@
 
 Where the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right,
 above as below, one as two. A question about a colour or a shape points at the object by its place, never by another
-attribute, so that the words of the question say nothing about the answer.
+attribute, so that its words say nothing about the answer.
 """
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, cycle, islice
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmcourse._checks import check_int, check_number, choose_names
+from vlmcourse._checks import check_int, check_number, check_positive_ints, choose_names
 from vlmcourse.data import scenes
 from vlmcourse.data.scenes import ADJECTIVES, PHRASES, SceneObject, combinations_of
 
@@ -75,37 +75,28 @@ def questions(
     num_objects: int | Sequence[int] = 1,
     shapes: Iterable[str] | None = None,
     colors: Iterable[str] | None = None,
-    exclude: Iterable[Sequence[str]] = (),
-    only: Iterable[Sequence[str]] | None = None,
+    exclude: Collection[Sequence[str]] = (),
+    only: Collection[Sequence[str]] | None = None,
     phrasings: int = 2,
     drop: Mapping[str, float] | None = None,
     textures: str | Iterable[str] = "plain",
     noise: float = 0.03,
-    device: torch.device | str | None = None,
 ) -> Questions:
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
 
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, and ``n`` prompts, answers, kinds and tuples of objects.
-
     Options:
         kinds: names from ``KINDS``; a name may be given several times to be asked more often. num_objects: 1, 2 or
-        both; with one object alone nothing can be asked about a relation or a number, and those kinds are left out
-        unless they are named. phrasings: how many ways of asking are mixed. drop: the probability with which a
-        description leaves out an attribute, as in ``{"color": 0.5}``; what is left stays true.
-        The rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a
-        question as well as for the pictures.
+        both; without two objects, relations and numbers are not asked for. phrasings: how many ways of asking are
+        mixed. drop: the probability with which a description leaves out an attribute, as in ``{"color": 0.5}``. The
+        rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a question
+        as well as for the pictures.
 
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
     >>> asked.images.shape, asked.prompts[1]
     (torch.Size([4, 3, 32, 32]), '...<image>? Answer:')
-    >>> exist = questions(6, seed=0, kinds="exist")
-    >>> sorted(exist.answers)
-    ['no', 'no', 'no', 'yes', 'yes', 'yes']
     """
-    check_int("n", n, minimum=1)
+    check_positive_ints(n=n, phrasings=phrasings)
     check_int("seed", seed, minimum=0)
-    check_int("phrasings", phrasings, minimum=1)
     drop = dict(drop or {})
     choose_names("drop", drop or None, scenes.ATTRIBUTES)
     for attribute, probability in drop.items():
@@ -114,20 +105,19 @@ def questions(
     if not numbers or any(number not in _NUMBERS for number in numbers):
         raise ValueError(f"num_objects must be 1, 2 or both, received {num_objects!r}")
     asked = _fitting_kinds(kinds, numbers)
-    only = None if only is None else tuple(only)
-    world: dict[str, Any] = {
-        "shapes": shapes, "colors": colors, "textures": textures, "exclude": tuple(exclude), "only": only
-    }  # fmt: skip
+    world: dict[str, Any] = {"shapes": shapes, "colors": colors, "textures": textures, "exclude": exclude, "only": only}
     nouns = sorted({(color, shape) for color, _, shape, _ in combinations_of(sizes=None, **world)})
     if len(nouns) < 2 and (2 in numbers or "exist" in asked):
         raise ValueError(
             f"two objects, or a question whether something is there, need at least two combinations of colour and "
             f"shape, received {nouns}; relax only or exclude, or leave out kind 'exist'"
         )
-    draw = partial(scenes.captions, image_size=image_size, noise=noise, device=device, **world)
+    draw = partial(scenes.captions, image_size=image_size, noise=noise, **world)
 
     rng = random.Random(seed)
-    plan = _plan(n, asked, numbers, rng)
+    own = {kind: cycle([2] if kind == "relation" else numbers) for kind in asked}  # kinds rotate, and numbers in them
+    plan = [(kind, next(own[kind])) for kind in islice(cycle(asked), n)]
+    rng.shuffle(plan)
     images, masks, objects = _pictures([number for _, number in plan], draw, rng)
     turns: dict[object, Iterator[bool]] = defaultdict(lambda: cycle((True, False)))
     prompts, answers = [], []
@@ -156,43 +146,33 @@ def phrasebook() -> tuple[str, ...]:
 
 def _fitting_kinds(kinds: str | Iterable[str] | None, numbers: Sequence[int]) -> tuple[str, ...]:
     """Return the kinds to ask, in rotation; a name that comes twice is asked twice as often."""
-    impossible = {kind for kind, number in (("relation", 2), ("count", 2)) if number not in numbers}
+    impossible = set() if 2 in numbers else {"count", "relation"}
     if kinds is None:
         return tuple(kind for kind in KINDS if kind not in impossible)
     chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     choose_names("kinds", dict.fromkeys(chosen), KINDS)
-    if impossible & set(chosen):
+    if impossible := impossible & set(chosen):
         raise ValueError(
-            f"kinds {', '.join(sorted(impossible & set(chosen)))} need pictures of two objects, received "
+            f"kinds {', '.join(sorted(impossible))} need pictures of two objects, received "
             f"num_objects={tuple(numbers)}; try num_objects=[1, 2]"
         )
     return chosen
-
-
-def _plan(n: int, kinds: Sequence[str], numbers: Sequence[int], rng: random.Random) -> list[tuple[str, int]]:
-    """Return n pairs of a kind and a number of objects, in random order; kinds rotate, and numbers within a kind."""
-    own = {kind: cycle([2] if kind == "relation" else numbers) for kind in kinds}
-    plan = [(kind, next(own[kind])) for kind in islice(cycle(kinds), n)]
-    rng.shuffle(plan)
-    return plan
 
 
 def _pictures(
     numbers: Sequence[int], draw: Callable[..., scenes.CaptionedImages], rng: random.Random
 ) -> tuple[Tensor, Tensor, tuple[tuple[SceneObject, ...], ...]]:
     """Draw a picture with each number of objects; two objects of a picture differ in colour or in shape."""
-    images: list[Tensor] = [torch.empty(0)] * len(numbers)
-    masks: list[Tensor] = list(images)
-    objects: list[tuple[SceneObject, ...]] = [()] * len(numbers)
+    found: dict[int, tuple[Tensor, Tensor, tuple[SceneObject, ...]]] = {}
     missing = list(range(len(numbers)))
     while missing:
         for number in sorted({numbers[row] for row in missing}):
             rows = [row for row in missing if numbers[row] == number]
             drawn = draw(len(rows), seed=rng.randrange(2**31), num_objects=number)
-            for row, image, mask, record in zip(rows, drawn.images, drawn.masks, drawn.objects, strict=True):
-                images[row], masks[row], objects[row] = image, mask, record
-        missing = [row for row in missing if len({(o.color, o.shape) for o in objects[row]}) < numbers[row]]
-    return torch.stack(images), torch.stack(masks), tuple(objects)
+            found |= zip(rows, zip(drawn.images, drawn.masks, drawn.objects, strict=True), strict=True)
+        missing = [row for row in missing if len({(o.color, o.shape) for o in found[row][2]}) < numbers[row]]
+    images, masks, objects = zip(*(found[row] for row in range(len(numbers))), strict=True)
+    return torch.stack(images), torch.stack(masks), objects
 
 
 def _ask(

@@ -1,9 +1,8 @@
 """A small world drawn on demand: coloured shapes as labelled images, as captioned images, and as moving clips.
 
-Every shape is a signed distance function: the distance from a point to the outline, negative inside. One
-formula gives the smooth edge of the picture, the mask, and any size, place and rotation, for a whole batch
-at once on any device. Parameters and noise come from a CPU generator that belongs to the call, so a seed
-means the same scene on every device (to rounding) and the global random state is never touched.
+Every shape is a signed distance function: the distance from a point to the outline, negative inside. One formula gives
+the smooth edge of the picture, the mask, and any size, place and rotation, for many pictures at once. Parameters and
+noise come from a generator that belongs to the call: a seed means one scene, and the global random state is left alone.
 
 Units: lengths are fractions of half the image width. ``x`` points right and ``y`` up, both from -1 to 1.
 """
@@ -15,13 +14,14 @@ from functools import partial
 from itertools import permutations, product
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from vlmcourse._checks import check_floating, check_int, check_number, check_range, choose_names
 
 # ---------------------------------------------------------------------------------------------------------
-# Shapes: signed distance functions of points (x, y), each inside the unit circle
+# Shapes: signed distance functions of points (x, y), each inside the unit circle, y up. The closed forms follow Inigo
+# Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
 # ---------------------------------------------------------------------------------------------------------
 
 _STAR = [(r * math.sin(k * math.pi / 5), r * math.cos(k * math.pi / 5)) for k, r in enumerate([1.0, 0.42] * 5)]
@@ -50,14 +50,6 @@ def _polygon(x: Tensor, y: Tensor, vertices: Sequence[tuple[float, float]]) -> T
     return torch.where(inside, -1, 1) * squared.sqrt()
 
 
-def _circle(x: Tensor, y: Tensor) -> Tensor:
-    return torch.hypot(x, y) - 0.85
-
-
-def _ring(x: Tensor, y: Tensor) -> Tensor:
-    return (torch.hypot(x, y) - 0.68).abs() - 0.26
-
-
 def _moon(x: Tensor, y: Tensor, offset: float = 0.48, outer: float = 0.84, inner: float = 0.70) -> Tensor:
     """Take the inner disc out of the outer; beyond the two tips, return the distance to the nearer tip."""
     x, y = x - 0.2, y.abs()  # the middle of the crescent, not of its disc, comes to the origin
@@ -78,8 +70,8 @@ def _heart(x: Tensor, y: Tensor, scale: float = 1.5) -> Tensor:
 
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "circle": _circle,
-    "ring": _ring,
+    "circle": lambda x, y: torch.hypot(x, y) - 0.85,
+    "ring": lambda x, y: (torch.hypot(x, y) - 0.68).abs() - 0.26,
     "moon": _moon,
     "heart": _heart,
     **{name: partial(_polygon, vertices=corners) for name, corners in _POLYGONS.items()},
@@ -88,15 +80,9 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 SHAPES: tuple[str, ...] = tuple(_DISTANCES)
 
 COLORS: dict[str, tuple[float, float, float]] = {
-    "red": (0.90, 0.12, 0.14),
-    "orange": (1.00, 0.55, 0.05),
-    "yellow": (0.98, 0.90, 0.20),
-    "green": (0.13, 0.68, 0.25),
-    "cyan": (0.20, 0.85, 0.90),
-    "blue": (0.15, 0.30, 0.90),
-    "purple": (0.55, 0.20, 0.75),
-    "pink": (1.00, 0.55, 0.75),
-}
+    "red": (0.90, 0.12, 0.14), "orange": (1.00, 0.55, 0.05), "yellow": (0.98, 0.90, 0.20), "green": (0.13, 0.68, 0.25),
+    "cyan": (0.20, 0.85, 0.90), "blue": (0.15, 0.30, 0.90), "purple": (0.55, 0.20, 0.75), "pink": (1.00, 0.55, 0.75),
+}  # fmt: skip
 
 # A texture is positive where the second colour shows; (u, v) advance by one per period.
 _PATTERNS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -111,41 +97,15 @@ TEXTURES: tuple[str, ...] = tuple(_PATTERNS)
 SIZES: dict[str, tuple[float, float]] = {"small": (0.24, 0.30), "large": (0.42, 0.48)}
 
 PLACES: dict[str, tuple[float, float]] = {
-    "left": (-0.5, 0.0),
-    "right": (0.5, 0.0),
-    "top": (0.0, 0.5),
-    "bottom": (0.0, -0.5),
-    "middle": (0.0, 0.0),
-    "top left": (-0.5, 0.5),
-    "top right": (0.5, 0.5),
-    "bottom left": (-0.5, -0.5),
-    "bottom right": (0.5, -0.5),
-}
+    "left": (-0.5, 0.0), "right": (0.5, 0.0), "top": (0.0, 0.5), "bottom": (0.0, -0.5), "middle": (0.0, 0.0),
+    "top left": (-0.5, 0.5), "top right": (0.5, 0.5), "bottom left": (-0.5, -0.5), "bottom right": (0.5, -0.5),
+}  # fmt: skip
 
 TASKS: dict[str, tuple[str, ...]] = {
     "direction": ("right", "up right", "up", "up left", "left", "down left", "down", "down right"),
     "speed": ("slow", "medium", "fast"),
     "order": ("brightening", "dimming"),
 }
-
-
-def signed_distance(x: Tensor, y: Tensor, *, shape: str) -> Tensor:
-    """Return the distance of points ``(x, y)`` from the outline of a shape of radius one, negative inside.
-
-    Shapes:
-        x, y: any equal shape, floating point; the result has that shape.
-
-    Units:
-        The shape fits into the unit circle; ``y`` points up.
-
-    Source:
-        The closed forms follow Inigo Quilez, "2D distance functions" (iquilezles.org/articles/distfunctions2d).
-
-    >>> signed_distance(torch.zeros(1), torch.zeros(1), shape="circle")
-    tensor([-0.8500])
-    """
-    (shape,) = choose_names("shape", shape, SHAPES)
-    return _DISTANCES[shape](x, y)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -166,71 +126,32 @@ def _positions(names: Sequence[str], known: Sequence[str]) -> Tensor:
     return torch.tensor([known.index(name) for name in names])
 
 
-@dataclass
-class _Surface:
-    """Texture and colour for a batch of objects or backgrounds, one row each."""
-
-    color: Tensor  # (n, 3)
-    texture: Tensor  # (n,) position in TEXTURES
-    angle: Tensor  # (n,)
-    phase: Tensor  # (n, 2)
-
-    @classmethod
-    def draw(cls, generator: Generator, color: Tensor, textures: Sequence[str]) -> "_Surface":
-        """Draw for each colour one of the textures, and how it lies."""
-        n = len(color)
-        angle, phase = _uniform(generator, n, 0, math.pi), _uniform(generator, (n, 2), 0, 2)
-        which = torch.randint(len(textures), (n,), generator=generator)
-        return cls(color, _positions(textures, TEXTURES)[which], angle, phase)
-
-    def paint(self, rows: Tensor, x: Tensor, y: Tensor, *, period: float = 0.5) -> Tensor:
-        """Return colours ``(len(rows), 3, h, w)`` at the points of a grid."""
-        first = self.color[rows].to(x.device)[..., None, None]
-        if not self.texture.any():  # all plain
-            return first.expand(-1, -1, *x.shape[-2:])
-        angle, phase = (t[rows].to(x.device)[..., None, None] for t in (self.angle, self.phase))
-        u = (x * angle.cos() + y * angle.sin()) / period + phase[:, 0]
-        v = (y * angle.cos() - x * angle.sin()) / period + phase[:, 1]
-        second_shows = (0.5 + 2 * _by_kind(_PATTERNS, self.texture[rows], u, v)).clamp(0, 1)[:, None]
-        second = torch.lerp(first, (first.mean(1, keepdim=True) < 0.5).float(), 0.45)  # towards black or white
-        return torch.lerp(first, second, second_shows)
-
-
-@dataclass
-class _Objects:
-    """Geometry for a batch of objects, one row each."""
-
-    shape: Tensor  # (n,) position in SHAPES
-    x: Tensor
-    y: Tensor
-    radius: Tensor
-    rotation: Tensor
-
-
 def _by_kind(functions: dict[str, Callable[[Tensor, Tensor], Tensor]], kind: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Evaluate for each row the function its kind names; a function runs once, on its own rows only."""
     values = torch.empty_like(x)
     for k, function in enumerate(functions.values()):
-        rows = (kind == k).nonzero().flatten().to(x.device)
+        rows = (kind == k).nonzero().flatten()
         if len(rows):
             values[rows] = function(x[rows], y[rows])
     return values
 
 
-def _grid(image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _grid(image_size: int) -> tuple[Tensor, Tensor]:
     """Return the pixel centres, the first row at the top."""
-    centers = (torch.arange(image_size, device=device) + 0.5) * (2 / image_size) - 1
+    centers = (torch.arange(image_size) + 0.5) * (2 / image_size) - 1
     return centers.expand(image_size, image_size), -centers[:, None].expand(image_size, image_size)
 
 
-def _distance_to(objects: _Objects, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return the signed distance ``(len(rows), h, w)`` of the pixel centres from the outline of each row's object."""
-    place_x, place_y, radius, turn = (
-        t[rows].to(x.device)[:, None, None] for t in (objects.x, objects.y, objects.radius, objects.rotation)
-    )
+def _distance_to(objects: Tensor, image_size: int) -> Tensor:
+    """Return the signed distance ``(n, h, w)`` of the pixel centres from the outline of each object.
+
+    Objects ``(n, 5)`` are positions in ``SHAPES``, x, y, radius and rotation.
+    """
+    kind, place_x, place_y, radius, turn = objects[..., None, None].unbind(1)
+    x, y = _grid(image_size)
     x, y = (x - place_x) / radius, (y - place_y) / radius
     x, y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
-    return radius * _by_kind(_DISTANCES, objects.shape[rows], x, y)
+    return radius * _by_kind(_DISTANCES, kind.flatten(), x, y)
 
 
 def _coverage(distance: Tensor) -> Tensor:
@@ -238,42 +159,59 @@ def _coverage(distance: Tensor) -> Tensor:
     return (0.5 - distance * distance.shape[-1] / 2).clamp(0, 1)
 
 
-def _paint(canvas: Tensor, masks: Tensor, values: Tensor, rows: Tensor, objects: _Objects, surface: _Surface) -> None:
+def _surfaces(generator: Generator, color: Tensor, textures: Sequence[str]) -> Tensor:
+    """Return surfaces ``(n, 7)``: three numbers for the colour, and drawn by chance texture, angle and phases."""
+    n = len(color)
+    angle, phase = _uniform(generator, (n, 1), 0, math.pi), _uniform(generator, (n, 2), 0, 2)
+    texture = _positions(textures, TEXTURES)[torch.randint(len(textures), (n, 1), generator=generator)]
+    return torch.cat([color, texture, angle, phase], dim=1)
+
+
+def _colors_of(surfaces: Tensor, image_size: int, *, period: float) -> Tensor:
+    """Return colours ``(n, 3, h, w)`` at the pixel centres."""
+    first = surfaces[:, :3, None, None]
+    texture, angle, *phases = surfaces[:, 3:, None, None].unbind(1)
+    if not texture.any():  # all plain
+        return first.expand(-1, -1, image_size, image_size)
+    x, y = _grid(image_size)
+    u = (x * angle.cos() + y * angle.sin()) / period + phases[0]
+    v = (y * angle.cos() - x * angle.sin()) / period + phases[1]
+    second_shows = (0.5 + 2 * _by_kind(_PATTERNS, texture.flatten(), u, v)).clamp(0, 1)[:, None]
+    second = torch.lerp(first, (first.mean(1, keepdim=True) < 0.5).float(), 0.45)  # towards black or white
+    return torch.lerp(first, second, second_shows)
+
+
+def _paint(canvas: Tensor, masks: Tensor, values: Tensor, rows: Tensor, objects: Tensor, surfaces: Tensor) -> None:
     """Draw one object into each image of ``rows``, and ``values[i]`` into its mask; other images stay as they are."""
-    x, y = _grid(canvas.shape[-1], canvas.device)
     for part in rows.split(256):  # bounds the memory that one step takes
-        on_device = part.to(canvas.device)
-        distance = _distance_to(objects, part, x, y)
-        colors = surface.paint(part, x, y, period=0.3)
-        canvas[on_device] = torch.lerp(canvas[on_device], colors, _coverage(distance)[:, None])
-        inside = values[part].to(canvas.device)[:, None, None]
-        masks[on_device] = torch.where(distance < 0, inside, masks[on_device])
+        distance = _distance_to(objects[part], canvas.shape[-1])
+        colors = _colors_of(surfaces[part], canvas.shape[-1], period=0.3)
+        canvas[part] = torch.lerp(canvas[part], colors, _coverage(distance)[:, None])
+        masks[part] = torch.where(distance < 0, values[part, None, None], masks[part])
 
 
-def _backdrop(surface: _Surface, image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _backdrop(surfaces: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
     """Return images with nothing but their background, and masks of zeros."""
-    x, y = _grid(image_size, device)
-    n = len(surface.color)
-    canvas = torch.cat([surface.paint(rows, x, y) for rows in torch.arange(n).split(256)])
-    return canvas, torch.zeros(n, image_size, image_size, dtype=torch.int64, device=device)
+    canvas = torch.cat([_colors_of(part, image_size, period=0.5) for part in surfaces.split(256)])
+    return canvas, torch.zeros(len(canvas), image_size, image_size, dtype=torch.int64)
 
 
 def _with_noise(pictures: Tensor, noise: float, generator: Generator) -> Tensor:
-    if noise:  # drawn on the CPU, so that every device sees the same
-        pictures += noise * torch.randn(pictures.shape, generator=generator).to(pictures.device)
+    if noise:
+        pictures += noise * torch.randn(pictures.shape, generator=generator)
     return pictures.clamp_(0, 1)
 
 
-def _kept_apart(generator: Generator, colors: Tensor, *, distance: float = 0.6, tries: int = 32) -> Tensor:
-    """Draw for each colour one at least ``distance`` away in RGB (or the farthest of 32, should all be near)."""
-    candidates = torch.rand(len(colors), tries, 3, generator=generator)
+def _kept_apart(generator: Generator, colors: Tensor) -> Tensor:
+    """Draw for each colour one at least 0.6 away in RGB, or the farthest of 32, should all be near."""
+    candidates = torch.rand(len(colors), 32, 3, generator=generator)
     gap = (candidates - colors[:, None]).norm(dim=-1)
-    chosen = torch.where(gap >= distance, 2.0, gap).argmax(1)  # the first far one, else the farthest
+    chosen = torch.where(gap >= 0.6, 2.0, gap).argmax(1)  # the first far one, else the farthest
     return candidates[torch.arange(len(colors)), chosen]
 
 
 def _start(n: int, seed: int, image_size: int, minimum: int, noise: float) -> Generator:
-    check_int("n", n, minimum=1)
+    check_int("n", n)
     check_int("seed", seed, minimum=0)
     check_int("image_size", image_size, minimum=minimum)
     check_number("noise", noise, low=0, high=1)
@@ -313,27 +251,18 @@ def images(
     texture: str | Iterable[str] = "plain",
     object_texture: str | Iterable[str] = "plain",
     radius: tuple[float, float] = (0.45, 0.70),
-    offset: float = 0.25,
-    rotation: float = 0.5,
     noise: float = 0.05,
-    device: torch.device | str | None = None,
 ) -> ShapeImages:
     """Draw ``n`` pictures of one shape each; the label is the shape, everything else is chance.
 
-    Each class occurs equally often, to within one. Two batches are independent when their seeds differ.
-
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, labels ``(n,)``, masks ``(n, image_size, image_size)``.
-
-    Units:
-        radius: the smallest and largest radius, in half-widths of the image. offset: how far from the middle the shape
-        may lie, right or left and up or down, in half-widths; it never leaves the picture. rotation: the largest turn
-        either way, in radians. noise: standard deviation, with colours between 0 and 1.
+    Each class occurs equally often, to within one. The shape lies up to a quarter of the half-width off the middle,
+    never beyond the edge, and is turned by up to half a radian. Two batches are independent when their seeds differ.
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
         shape, any colour if left out; the background is a random colour kept apart. texture, object_texture: names
-        from ``TEXTURES``, one drawn for each picture. device: where to draw, the CPU if left out.
+        from ``TEXTURES``, one drawn for each picture. radius: the smallest and the largest, in half-widths of the
+        image. noise: standard deviation, with colours between 0 and 1.
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
@@ -342,24 +271,21 @@ def images(
     generator = _start(n, seed, image_size, 12, noise)
     names = choose_names("shapes", shapes, SHAPES)
     check_range("radius", radius, low=0.3, high=1.0)
-    check_number("offset", offset, low=0, high=1)
-    check_number("rotation", rotation, low=0, high=math.pi)
     textures = choose_names("texture", texture, TEXTURES)
     object_textures = choose_names("object_texture", object_texture, TEXTURES)
     labels = _balanced(generator, n, len(names))
     size = _uniform(generator, n, *radius)
-    x, y = _uniform(generator, (2, n), -1, 1) * (1 - size).clamp(max=offset)  # the whole shape stays in the picture
-    turn = _uniform(generator, n, -rotation, rotation)
-    objects = _Objects(_positions(names, SHAPES)[labels], x, y, size, turn)
+    place = _uniform(generator, (2, n), -1, 1) * (1 - size).clamp(max=0.25)  # the whole shape stays in the picture
+    turn = _uniform(generator, n, -0.5, 0.5)
+    objects = torch.stack([_positions(names, SHAPES)[labels], *place, size, turn], dim=1)
     color = torch.rand(n, 3, generator=generator)
     if colors is not None:
         palette = torch.tensor([COLORS[name] for name in choose_names("colors", colors, COLORS)])
         color = palette[torch.randint(len(palette), (n,), generator=generator)]
-    surface = _Surface.draw(generator, color, object_textures)
-    background = _Surface.draw(generator, _kept_apart(generator, color), textures)
-    canvas, masks = _backdrop(background, image_size, torch.device(device or "cpu"))
-    _paint(canvas, masks, labels + 1, torch.arange(n), objects, surface)
-    return ShapeImages(_with_noise(canvas, noise, generator), labels.to(canvas.device), masks, names)
+    surfaces = _surfaces(generator, color, object_textures)
+    canvas, masks = _backdrop(_surfaces(generator, _kept_apart(generator, color), textures), image_size)
+    _paint(canvas, masks, labels + 1, torch.arange(n), objects, surfaces)
+    return ShapeImages(_with_noise(canvas, noise, generator), labels, masks, names)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -378,10 +304,7 @@ ATTRIBUTES = ("size", "texture", "color", "shape", "place")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object of a captioned picture, in words and in numbers.
-
-    Units:
-        x, y: its centre from -1 to 1, ``y`` up. radius: in half-widths of the image.
+    """One object of a captioned picture, in words and in numbers, which are fractions of half the image width.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> star.relation_to(SceneObject("blue", "large", "ring", "dots", "right", 0.5, 0.1, 0.4))
@@ -426,44 +349,36 @@ class CaptionedImages:
 def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False) -> str:
     words = {"size": thing.size, "texture": ADJECTIVES[thing.texture], "color": thing.color, "shape": thing.shape}
     kept = [word for name, word in words.items() if word and name not in drop]
-    if "shape" in drop:
-        kept.append("thing")
-    if place and "place" not in drop:
-        kept.append(PHRASES[thing.place])
+    kept += ["thing"] * ("shape" in drop) + [PHRASES[thing.place]] * (place and "place" not in drop)
     return f"{'an' if kept[0][0] in 'aeiou' else 'a'} {' '.join(kept)}"
 
 
 def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterable[str] = ()) -> str:
     """Say in one sentence, put in one of three ways, what a picture holds; two objects with the relation between them.
 
-    ``drop`` are attributes to leave out, from ``ATTRIBUTES``; a dropped shape becomes "thing", and a dropped place also
-    drops the relation.
+    ``drop`` are names from ``ATTRIBUTES`` to leave out; a shape left out becomes "thing", and with the place goes the
+    relation.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)
-    >>> describe([star])
-    'a small red star on the left'
     >>> describe([star, ring], phrasing=2)
     'a large dotted orange ring right of a small red star'
     >>> describe([ring], drop=["size", "texture", "place"])
     'an orange ring'
     """
     drop = choose_names("drop", drop, ATTRIBUTES) if drop else ()
-    if phrasing not in range(3):
-        raise ValueError(f"phrasing must be 0, 1 or 2, received {phrasing!r}")
-    if not objects:
-        raise ValueError("objects must hold at least one SceneObject, received none")
+    first, last = objects[0], objects[-1]
     if len(objects) == 1:
-        thing = objects[0]
         if phrasing == 2 and "place" not in drop:
-            return f"{PHRASES[thing.place]} there is {_noun_phrase(thing, drop)}"
-        sentence = _noun_phrase(thing, drop, place=True)
+            return f"{PHRASES[first.place]} there is {_noun_phrase(first, drop)}"
+        sentence = _noun_phrase(first, drop, place=True)
     elif len(objects) == 2 and "place" not in drop:
-        first, second = reversed(objects) if phrasing == 2 else objects
-        sentence = f"{_noun_phrase(first, drop)} {first.relation_to(second)} {_noun_phrase(second, drop)}"
+        if phrasing == 2:
+            first, last = last, first
+        sentence = f"{_noun_phrase(first, drop)} {first.relation_to(last)} {_noun_phrase(last, drop)}"
     else:
-        *others, last = [_noun_phrase(thing, drop) for thing in objects]
-        sentence = f"{', '.join(others)} and {last}"
+        others = ", ".join(_noun_phrase(thing, drop) for thing in objects[:-1])
+        sentence = f"{others} and {_noun_phrase(last, drop)}"
     return f"there is {sentence}" if phrasing == 1 else sentence
 
 
@@ -480,9 +395,7 @@ def captions(
     exclude: Iterable[Sequence[str]] = (),
     only: Iterable[Sequence[str]] | None = None,
     phrasings: int = 1,
-    rotation: float = 0.3,
     noise: float = 0.03,
-    device: torch.device | str | None = None,
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
@@ -490,14 +403,11 @@ def captions(
     texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
     to the corners. Objects never touch.
 
-    Shapes:
-        images ``(n, 3, image_size, image_size)``, ``n`` captions, ``n`` tuples of objects, masks ``(n, h, w)``.
-
     Options:
         num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
         from. exclude: combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``.
         only: combinations of which every object must show one. phrasings: how many of the three ways of putting a
-        caption are mixed. rotation: largest turn in radians. device: where to draw, the CPU if left out.
+        caption are mixed.
 
     Raises:
         ValueError: for unknown names, or where ``exclude`` and ``only`` leave nothing to draw.
@@ -505,54 +415,47 @@ def captions(
     >>> batch = captions(2, seed=0, only=[("red", "star")])
     >>> batch.captions
     ('a small red star at the top', 'a small red star on the right')
-    >>> batch.objects[0][0].size
-    'small'
     """
     generator = _start(n, seed, image_size, 16, noise)
     counts = [num_objects] if isinstance(num_objects, int) else list(num_objects)
     if not counts or any(count not in _LAYOUTS for count in counts):
         raise ValueError(f"num_objects must be a number from 1 to 4 or several of them, received {num_objects!r}")
-    check_int("phrasings", phrasings)
     check_number("phrasings", phrasings, low=1, high=3)
-    check_number("rotation", rotation, low=0, high=math.pi)
     allowed = combinations_of(shapes, colors, sizes, textures, exclude, only)
 
     count = torch.tensor(counts)[torch.randint(len(counts), (n,), generator=generator)]
     layout = torch.randint(2**31, (n,), generator=generator)
     shade = _uniform(generator, n, 0.05, 0.30)[:, None].expand(n, 3)  # dark grey, a colour no object has
-    background = _Surface.draw(generator, shade, ("plain",))
-    canvas, masks = _backdrop(background, image_size, torch.device(device or "cpu"))
+    canvas, masks = _backdrop(_surfaces(generator, shade, ("plain",)), image_size)
     records: list[list[SceneObject]] = [[] for _ in range(n)]
     for slot in range(max(counts)):
-        kinds = [allowed[k] for k in torch.randint(len(allowed), (n,), generator=generator)]
+        kinds = [allowed[int(k)] for k in torch.randint(len(allowed), (n,), generator=generator)]
         fits = [_LAYOUTS[c] for c in count.tolist()]
         places = [fit[k % len(fit)][min(slot, len(fit[0]) - 1)] for fit, k in zip(fits, layout.tolist(), strict=True)]
-        things, surface = _placed(generator, kinds, places, rotation)
-        rows = (count > slot).nonzero().flatten()
-        _paint(canvas, masks, things.shape + 1, rows, things, surface)
-        numbers = torch.stack([things.x, things.y, things.radius], -1).tolist()
-        for row in rows.tolist():
-            color_name, size, shape_name, texture = kinds[row]
-            records[row].append(SceneObject(color_name, size, shape_name, texture, places[row], *numbers[row]))
+        objects, surfaces = _placed(generator, kinds, places)
+        numbers, rows = objects[:, 1:4].tolist(), (count > slot).nonzero().flatten()
+        _paint(canvas, masks, objects[:, 0].long() + 1, rows, objects, surfaces)
+        for row in map(int, rows):
+            x, y, radius = numbers[row]
+            records[row].append(SceneObject(*kinds[row], places[row], x, y, radius))
     phrasing = torch.randint(phrasings, (n,), generator=generator).tolist()
     sentences = tuple(describe(record, phrasing=which) for record, which in zip(records, phrasing, strict=True))
     return CaptionedImages(_with_noise(canvas, noise, generator), sentences, tuple(map(tuple, records)), masks)
 
 
 def _placed(
-    generator: Generator, kinds: Sequence[tuple[str, str, str, str]], places: Sequence[str], rotation: float
-) -> tuple[_Objects, _Surface]:
-    """Draw for each (color, size, shape, texture) and its place what is left to chance."""
-    n = len(kinds)
+    generator: Generator, kinds: Sequence[tuple[str, str, str, str]], places: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Draw for each (color, size, shape, texture) and its place what is left to chance: objects and surfaces."""
     colors, sizes, shapes, textures = zip(*kinds, strict=True)
     low, high = torch.tensor([SIZES[size] for size in sizes]).unbind(-1)
-    radius = low + (high - low) * torch.rand(n, generator=generator)
-    jitter = _uniform(generator, (n, 2), -1, 1) * (0.5 - radius).clamp(max=0.1)[:, None]
+    radius = low + (high - low) * torch.rand(len(kinds), generator=generator)
+    jitter = _uniform(generator, (len(kinds), 2), -1, 1) * (0.5 - radius).clamp(max=0.1)[:, None]
     x, y = (torch.tensor([PLACES[place] for place in places]) + jitter).unbind(-1)
-    turn = _uniform(generator, n, -rotation, rotation)
-    surface = _Surface.draw(generator, torch.tensor([COLORS[name] for name in colors]), ("plain",))
-    surface.texture = _positions(textures, TEXTURES)
-    return _Objects(_positions(shapes, SHAPES), x, y, radius, turn), surface
+    turn = _uniform(generator, len(kinds), -0.3, 0.3)
+    surfaces = _surfaces(generator, torch.tensor([COLORS[name] for name in colors]), ("plain",))
+    surfaces[:, 3] = _positions(textures, TEXTURES)
+    return torch.stack([_positions(shapes, SHAPES), x, y, radius, turn], dim=1), surfaces
 
 
 def combinations_of(
@@ -564,27 +467,30 @@ def combinations_of(
     only: Iterable[Sequence[str]] | None,
 ) -> list[tuple[str, str, str, str]]:
     """Return all allowed (color, size, shape, texture)."""
-    vocabulary = sorted({*COLORS, *SIZES, *SHAPES, *TEXTURES})
-    exclude, only = list(exclude), None if only is None else list(only)
-    for name, combinations in (("exclude", exclude), ("only", only or [])):
-        for combination in combinations:
-            if isinstance(combination, str) or not combination:
-                raise TypeError(f"{name} must hold combinations such as ('red', 'star'), received {combination!r}")
-            choose_names(name, combination, vocabulary)
-    chosen = product(
+    unwanted = _words_of("exclude", exclude)
+    wanted: list[tuple[str, ...]] = [()] if only is None else _words_of("only", only)
+    kinds = product(
         choose_names("colors", colors, COLORS),
         choose_names("sizes", sizes, SIZES),
         choose_names("shapes", shapes, SHAPES),
         choose_names("textures", textures, TEXTURES),
     )
 
-    def shows_one(kind: tuple[str, ...], combinations: list[Sequence[str]]) -> bool:
-        return any(set(combination) <= set(kind) for combination in combinations)
+    def shows_one(kind: tuple[str, ...], combinations: list[tuple[str, ...]]) -> bool:
+        return any(set(words) <= set(kind) for words in combinations)
 
-    allowed = [k for k in chosen if not shows_one(k, exclude) and (only is None or shows_one(k, only))]
+    allowed = [kind for kind in kinds if shows_one(kind, wanted) and not shows_one(kind, unwanted)]
     if not allowed:
-        raise ValueError(f"exclude={exclude} and only={only} leave no combination to draw; relax one of them")
+        raise ValueError(f"exclude={unwanted} and only={wanted} leave no combination to draw; relax one of them")
     return allowed
+
+
+def _words_of(name: str, combinations: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Return the combinations if all their words are known."""
+    combinations = list(combinations)
+    if words := [words for words in combinations if isinstance(words, str)]:
+        raise TypeError(f"{name} must hold combinations such as ('red', 'star'), received {words[0]!r}")
+    return [choose_names(name, words, (*COLORS, *SIZES, *SHAPES, *TEXTURES)) for words in combinations]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -627,7 +533,6 @@ def clips(
     sprites: Tensor | None = None,
     channels: int = 1,
     noise: float = 0.05,
-    device: torch.device | str | None = None,
 ) -> Clips:
     """Film ``n`` sprites gliding over a torus; only the motion tells the label.
 
@@ -639,12 +544,7 @@ def clips(
     * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
 
     The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
-    opposites: played backwards, a clip shows the same frames with the other label. With all eight directions a set
-    of frames does show the axis of motion, though not the sense.
-
-    Shapes:
-        clips ``(n, channels, num_frames, image_size, image_size)``, labels and sprites ``(n,)``, positions
-        ``(n, num_frames, 2)``.
+    opposites. With all eight directions they do show the axis of motion, though not the sense.
 
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to
@@ -653,16 +553,13 @@ def clips(
     >>> film = clips(4, seed=0, classes=["left", "right"])
     >>> film.clips.shape, film.class_names
     (torch.Size([4, 1, 8, 20, 20]), ('left', 'right'))
-    >>> (film.positions[:, 1, 1] - film.positions[:, 0, 1]) % 20  # two pixels right, or eighteen: two to the left
-    tensor([...])
     """
     generator = _start(n, seed, image_size, 12, noise)
     (task,) = choose_names("task", task, TASKS)
     names = choose_names("classes", classes, TASKS[task])
-    check_int("num_frames", num_frames, minimum=1)
+    check_int("num_frames", num_frames)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}")
-    target = torch.device(device or "cpu")
     sprites = _shape_sprites(image_size) if sprites is None else _check_sprites(sprites, image_size)
 
     labels = _balanced(generator, n, len(names))
@@ -684,29 +581,24 @@ def clips(
         brightness = _LEVELS[(level + (1 - 2 * kind[:, None]) * time) % len(_LEVELS)]
     positions = (start + step[:, None] * time[:, None]) % image_size
 
-    film = _film(sprites[which].to(target), positions.to(target), image_size) * brightness.to(target)[..., None, None]
-    color = tint.to(target) if channels == 3 else torch.ones(n, 1, device=target)
-    film = rearrange(film, "b t h w -> b 1 t h w") * rearrange(color, "b c -> b c 1 1 1")
-    return Clips(_with_noise(film, noise, generator), labels.to(target), names, which.to(target), positions.to(target))
+    film = (_film(sprites[which], positions, image_size) * brightness[..., None, None])[:, None]
+    if channels == 3:
+        film = film * tint[..., None, None, None]
+    return Clips(_with_noise(film, noise, generator), labels, names, which, positions)
 
 
 def _film(sprites: Tensor, positions: Tensor, image_size: int) -> Tensor:
     """Place ``(n, h, w)`` sprites at ``(n, t, 2)`` positions on a torus: frames ``(n, t, image_size, image_size)``."""
     height, width = sprites.shape[1:]
-    canvas = sprites.new_zeros(len(sprites), image_size, image_size)
-    canvas[:, :height, :width] = sprites
-    pixel = torch.arange(image_size, device=sprites.device)
-    rows, columns = ((pixel - positions[..., axis, None]) % image_size for axis in (0, 1))
-    clip = torch.arange(len(sprites), device=sprites.device)[:, None, None, None]
-    return canvas[clip, rows[..., :, None], columns[..., None, :]]
+    canvas = F.pad(sprites, (0, image_size - width, 0, image_size - height))
+    rows, columns = ((torch.arange(image_size) - positions[..., axis, None]) % image_size for axis in (0, 1))
+    return canvas[torch.arange(len(sprites))[:, None, None, None], rows[..., None], columns[..., None, :]]
 
 
 def _shape_sprites(image_size: int) -> Tensor:
     """Draw the shapes in white, half as wide as the picture."""
-    size, kinds = image_size // 2, torch.arange(len(SHAPES))
-    middle = torch.zeros(len(SHAPES))
-    objects = _Objects(kinds, middle, middle, torch.full_like(middle, 0.95), middle)
-    return _coverage(_distance_to(objects, kinds, *_grid(size, torch.device("cpu"))))
+    objects = torch.tensor([[kind, 0.0, 0.0, 0.95, 0.0] for kind in range(len(SHAPES))])
+    return _coverage(_distance_to(objects, image_size // 2))
 
 
 def _check_sprites(sprites: Tensor, image_size: int) -> Tensor:

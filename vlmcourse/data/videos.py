@@ -3,17 +3,16 @@
 import math
 import re
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse._checks import check_int
-from vlmcourse.data._folders import SPLITS, check_on_error, decode_once, list_classes
+from vlmcourse._checks import check_positive_ints
+from vlmcourse.data._folders import SPLITS, decode_once, list_classes
 
 EXTENSIONS = frozenset(
     [".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".ogv",
@@ -30,12 +29,10 @@ Unpack both; path is the folder with one subfolder of videos per class, annotati
 
 @dataclass(frozen=True)
 class VideoDataset:
-    """Clips and labels in memory, one clip per video.
+    """Clips and labels in memory, one clip per video; ``(data.clips, data.labels)`` is what ``fit`` takes.
 
     Shapes:
         clips: ``(n, 3, t, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
-
-    ``(data.clips, data.labels)`` is what :func:`vlmcourse.fit` takes; it turns a batch into float32 in [0, 1].
 
     >>> data = VideoDataset(torch.zeros(5, 3, 2, 4, 4, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "black")
     >>> len(data)
@@ -57,40 +54,33 @@ def video_folder(
     *,
     annotations: str | Path | None = None,
     split: str | None = None,
-    fold: int = 1,
     num_frames: int = 16,
     image_size: int = 64,
-    on_error: str = "raise",
     name: str | None = None,
     root: str | Path | None = None,
 ) -> VideoDataset:
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`: ``path/class/video.mp4``, or with
-    ``split`` one level deeper, ``path/train/class/video.mp4``.
+    Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`. With them, the folder of the
+    official lists (the first of the three), ``path/class/video.avi`` goes where the lists say: videos of one scene lie
+    on one side, since they look alike, and a random split would report how well a network remembers rooms. The
+    validation split is cut from the training list in the same way: of each class, the last sixth of the scenes.
 
-    With the official lists, videos of one scene, filmed in one go, lie on one side; they look alike, and a random split
-    would report how well a network remembers rooms. The lists know no validation split, so it is cut from the training
-    list in the same way: of each class, the last sixth of the scenes.
-
-    From each video come ``num_frames`` frames, spread evenly over its seconds: upright, the middle square, resized. A
-    video with fewer frames repeats some. Clips are kept decoded until a file is added, removed or changed. Decoding
+    From each video come ``num_frames`` frames, spread evenly over its seconds (with repeats, where it has fewer):
+    upright, the middle square, resized. Clips are kept decoded until a file is added, removed or changed. Decoding
     needs PyAV: ``pip install av``.
 
     Shapes:
-        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in the alphabetical order of
-        the classes.
+        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split:
-        ``train``, ``validation`` or ``test``; left out, ``train`` of the lists and all of the folders. fold: which of
-        the three official splits. on_error: ``"raise"`` refuses a video that cannot be decoded, or that ends early,
-        ``"skip"`` leaves it out; both name it. name: the label for results, the folder's own if left out. root: as for
-        :func:`~vlmcourse.load_dataset`.
+        ``train``, ``validation`` or ``test``; left out, ``train`` of the lists and all of the folders. name, root: as
+        for :func:`~vlmcourse.image_folder`.
 
     Raises:
         FileNotFoundError: no folder, no list, or not every listed video is there; the message says where to get them.
-        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded.
+        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded or end early.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.
@@ -100,27 +90,23 @@ def video_folder(
     ...
     FileNotFoundError: path must be a folder with one subfolder of videos per class, received ...UCF-101, ...
     """
-    check_on_error(on_error)
-    for option, value in (("fold", fold), ("num_frames", num_frames), ("image_size", image_size)):
-        check_int(option, value, minimum=1)
+    check_positive_ints(num_frames=num_frames, image_size=image_size)
     path = Path(path).expanduser().resolve()
     if annotations is None:
-        found = list_classes(path, split, extensions=EXTENSIONS, example="video.mp4")
-        files, labels, class_names = found.files, found.labels, found.class_names
-        split = label = split or "all"
+        files, labels, class_names = list_classes(path, split, extensions=EXTENSIONS, example="video.mp4")
+        split = split or "all"
     else:
-        split = "train" if split is None else split
-        videos, class_names = _listed(path, Path(annotations).expanduser(), split, fold)
-        files, labels = [path / video.file for video in videos], [class_names.index(video.label) for video in videos]
-        label = f"{split}{fold}"
+        split = split or "train"
+        files, class_names = _listed(path, Path(annotations).expanduser(), split)
+        labels = [class_names.index(file.parent.name) for file in files]
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         return _read_clip(file, num_frames=num_frames, image_size=image_size), []
 
     _pyav()  # without it, say so before anything is decoded
     asked = [class_names, num_frames, image_size]
-    decoded = decode_once(path, files, read, asked=asked, label=label, root=root, on_error=on_error)
-    return VideoDataset(decoded.tensors, torch.tensor(labels)[decoded.rows], class_names, name or path.name, split)
+    clips = decode_once(path, files, read, asked=asked, label=split, root=root)
+    return VideoDataset(clips, torch.tensor(labels), class_names, name or path.name, split)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -128,17 +114,13 @@ def video_folder(
 # ---------------------------------------------------------------------------------------------------------
 
 
-class _Video(NamedTuple):
-    file: str  # below the folder of videos
-    label: str
-
-    @property
-    def scene(self) -> str:
-        """Return the name up to the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
-        return re.sub(r"(_c|_)\d+$", "", Path(self.file).stem)
+# A line of a list, and an example: class and file (with a number in training lists), or file and mark, where a video
+# marked 1 is for training, 2 for testing, 0 for neither.
+_UCF = (r"([^/\s]+/[^/\s]+)(?:\s+\d+)?", "Class/video.avi")
+_HMDB = (r"(\S+)\s+([012])", "video.avi 1")
 
 
-def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[_Video], tuple[str, ...]]:
+def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
     """Return the videos of one split, and the classes of all."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
@@ -146,63 +128,55 @@ def _listed(path: Path, annotations: Path, split: str, fold: int) -> tuple[list[
         raise FileNotFoundError(
             f"path must be a folder with one subfolder of videos per class, received {path}, which is none. {SOURCES}"
         )
-    if (annotations / f"trainlist{fold:02}.txt").is_file():
-        lists = {part: _ucf_list(annotations / f"{part}list{fold:02}.txt") for part in ("train", "test")}
-    elif found := sorted(annotations.glob(f"*_test_split{fold}.txt")):
-        lists = {part: [v for file in found for v in _hmdb_list(file, mark)] for part, mark in _HMDB_MARKS.items()}
+    if (annotations / "trainlist01.txt").is_file():
+        read = {part: _rows_of(annotations / f"{part}list01.txt", *_UCF) for part in ("train", "test")}
+        lists = {part: [name for (name,) in rows] for part, rows in read.items()}
+    elif found := sorted(annotations.glob("*_test_split1.txt")):
+        marked = [(f.name.removesuffix("_test_split1.txt"), *row) for f in found for row in _rows_of(f, *_HMDB)]
+        lists = {
+            part: [f"{label}/{name}" for label, name, mark in marked if mark == its]
+            for part, its in (("train", "1"), ("test", "2"))
+        }
     else:
         raise FileNotFoundError(
-            f"annotations must be a folder with trainlist{fold:02}.txt (UCF-101) or *_test_split{fold}.txt (HMDB-51), "
+            "annotations must be a folder with trainlist01.txt (UCF-101) or *_test_split1.txt (HMDB-51), "
             f"received {annotations}, which has neither. {SOURCES}"
         )
-    class_names = tuple(sorted({video.label for videos in lists.values() for video in videos}))
-    videos = lists["test"]
+    files = [path / name for name in lists["test" if split == "test" else "train"]]
     if split != "test":
-        held_out = _last_scenes(lists["train"])
-        videos = [video for video in lists["train"] if (video.scene in held_out) == (split == "validation")]
-    missing = [video.file for video in videos if not (path / video.file).is_file()]
+        held_out = _last_scenes(files)
+        files = [file for file in files if (_scene(file) in held_out) == (split == "validation")]
+    missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"path={path} lacks {len(missing)} of the {len(videos)} videos of split={split!r}, such as {missing[0]}. "
+            f"path={path} lacks {len(missing)} of the {len(files)} videos of split={split!r}, such as {missing[0]}. "
             f"{SOURCES}"
         )
-    if not videos:
+    if not files:
         raise ValueError(f"the lists in {annotations} hold no video for split={split!r}")
-    return videos, class_names
+    return files, tuple(sorted({Path(name).parent.name for names in lists.values() for name in names}))
 
 
-def _lines_of(file: Path) -> list[list[str]]:
-    """Return the words of every line that has some."""
-    return [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _rows_of(file: Path, line: str, example: str) -> list[tuple[str, ...]]:
+    """Return the groups of the pattern ``line`` in every line that is not empty."""
+    rows = []
+    for text in filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())):
+        if not (match := re.fullmatch(line, text)):
+            raise ValueError(f"{file.name} must hold lines such as {example}, received {text!r}")
+        rows.append(match.groups())
+    return rows
 
 
-def _ucf_list(file: Path) -> list[_Video]:
-    """Read lines such as ``Swing/v_Swing_g08_c01.avi 89``; the number is missing in test lists."""
-    names = [words[0] for words in _lines_of(file)]
-    for name in names:
-        if name.count("/") != 1:
-            raise ValueError(f"{file.name} must hold lines such as Class/video.avi, received {name!r}")
-    return [_Video(name, name.split("/")[0]) for name in names]
+def _scene(file: Path) -> str:
+    """Return the name up to the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
+    return re.sub(r"(_c|_)\d+$", "", file.stem)
 
 
-_HMDB_MARKS = {"train": "1", "test": "2"}  # a video marked 0 belongs to neither
-
-
-def _hmdb_list(file: Path, mark: str) -> list[_Video]:
-    """Read lines such as ``November_swing_u_cm_np1_fr_goo_0.avi 1``, one file per class."""
-    label = re.sub(r"_test_split\d+\.txt$", "", file.name)
-    rows = _lines_of(file)
-    for row in rows:
-        if len(row) != 2 or row[1] not in ("0", "1", "2"):
-            raise ValueError(f"{file.name} must hold lines such as video.avi 1, received {' '.join(row)!r}")
-    return [_Video(f"{label}/{name}", label) for name, marked in rows if marked == mark]
-
-
-def _last_scenes(videos: Sequence[_Video]) -> set[str]:
+def _last_scenes(files: list[Path]) -> set[str]:
     """Return of each class the last sixth of the scenes by name, at least one where there are two."""
     held_out: set[str] = set()
-    for label in {video.label for video in videos}:
-        scenes = sorted({video.scene for video in videos if video.label == label})
+    for label in {file.parent.name for file in files}:
+        scenes = sorted({_scene(file) for file in files if file.parent.name == label})
         held_out.update(scenes[len(scenes) - (len(scenes) + 4) // 6 :] if len(scenes) > 1 else [])
     return held_out
 
