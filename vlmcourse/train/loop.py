@@ -148,8 +148,8 @@ def _steps(
         return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
     batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=seed)
-    shorter = settings.autocast and _surroundings.has_bfloat16(device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=shorter)
+    bfloat16 = settings.autocast and _surroundings.has_bfloat16(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
     for step in steps:
         lr = settings.lr * warmup_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in optimizer.param_groups:
