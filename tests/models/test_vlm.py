@@ -173,6 +173,15 @@ def test_even_padding_has_something_to_look_at():
     assert all(mask.any(-1).all() for mask in masks)
 
 
+def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
+    model = small_language_model()
+    cache = model.new_cache()
+    model(torch.zeros(2, 3, dtype=torch.int64), cache=cache)
+    with pytest.raises(ValueError, match="cache must be that of this batch of 5, received one of 2"):
+        model(torch.zeros(5, 1, dtype=torch.int64), cache=cache)
+    assert cache.attention_mask.shape == (2, 3)
+
+
 @pytest.mark.parametrize("tie_output", [True, False])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 13])
 @torch.no_grad()

@@ -581,6 +581,15 @@ def test_reading_a_checkpoint_executes_no_code(tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_a_file_much_larger_than_the_run_needs_is_refused_without_reading_it(tmp_path):
+    path = tmp_path / "run.pt"
+    train(checkpoint=path)
+    with open(path, "r+b") as file:
+        file.truncate(2**40)  # takes no room on the disk, and does not fit into any memory
+    with pytest.raises(ValueError, match=r"cannot be used: .*it has 1099511627776 bytes"):
+        train(checkpoint=path)
+
+
 def test_a_file_that_unpacks_to_more_than_it_holds_is_refused_without_unpacking(tmp_path):
     from vlmcourse.train.checkpoints import _checksum
 

@@ -58,7 +58,9 @@ class Run:
         if not found:
             self._save()  # a folder that cannot be written, or a state that cannot be kept, fails before an hour's work
             distributed.wait_for_all()
-        state = load_checkpoint(self.path)
+        # Weights, two moments, and a thousand numbers a step: what is larger is no checkpoint of this run.
+        weights = sum(t.nbytes for t in self._weights().values() if isinstance(t, Tensor))
+        state = load_checkpoint(self.path, max_bytes=4 * weights + 32_000 * self.steps + 2**24)
         if not state.keys() >= {"model", "optimizer", "step", "history", *self.identity}:
             held = sorted(map(str, state))
             raise ValueError(f"checkpoint {self.path} was not written by fit: it holds {held}; try another name")

@@ -5,6 +5,7 @@ They are never half written, and hold no code, so that reading one executes noth
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,23 +37,26 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     write_whole(path, _checksum(content) + content)
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, *, max_bytes: float = math.inf) -> dict[str, Any]:
     """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU.
 
     ``model.load_state_dict(load_checkpoint(path)["model"])`` starts from the weights that another run of
     :func:`~vlmcourse.train.loop.fit` ended with.
 
     Raises:
-        ValueError: the file is damaged, cut short, or no checkpoint.
+        ValueError: the file is damaged, cut short, no checkpoint, or larger than ``max_bytes``.
 
     >>> load_checkpoint("nowhere.pt")
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.pt'
     """
     path = Path(path).expanduser()
-    with open(path, "rb") as file:
-        checksum, content = file.read(_CHECKSUM_BYTES), file.read()
+    size = path.stat().st_size if path.is_file() else 0
     try:
+        if size > max_bytes:
+            raise ValueError(f"it has {size} bytes, and this run's can have {max_bytes}")
+        with open(path, "rb") as file:
+            checksum, content = file.read(_CHECKSUM_BYTES), file.read()
         if checksum != _checksum(content):
             raise ValueError("its checksum does not match")
         if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(content)).infolist()) > len(content):
@@ -61,6 +65,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
         return state
+    except FileNotFoundError:
+        raise
     except Exception as error:  # whatever a foreign file leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
