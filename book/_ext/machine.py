@@ -31,14 +31,11 @@ class Machine(SphinxDirective):
     """A directive about the chapters of this book as they ran on this machine."""
 
     def chapters(self) -> dict[str, dict[str, Any]]:
-        """Return what was noted of each executed chapter: its record, and what it measured."""
+        """Return the record of each executed chapter."""
         executed = Path(self.env.srcdir).parent / "executed"
-        found = {}
-        for path in sorted((Path(self.env.srcdir) / "lectures").glob("*.ipynb")):
-            parts = [executed / f"{path.stem}.json", executed / f"{path.stem}.measured.json"]
-            record, measured = (json.loads(p.read_text(encoding="utf-8")) if p.is_file() else {} for p in parts)
-            found[path.stem] = {**record, "claims": measured.get("claims", [])}
-        return found
+        names = sorted(path.stem for path in (Path(self.env.srcdir) / "lectures").glob("*.ipynb"))
+        records = {name: executed / f"{name}.json" for name in names}
+        return {name: json.loads(f.read_text(encoding="utf-8")) for name, f in records.items() if f.is_file()}
 
     def link(self, kind: str, target: str, text: str = "") -> nodes.Node:
         """Return a link to a chapter (``doc``, by its title) or to a slide's section (``ref``)."""
@@ -51,7 +48,7 @@ class ThisBuild(Machine):
 
     def run(self) -> list[nodes.Node]:
         """Return two tables."""
-        chapters = {name: chapter for name, chapter in self.chapters().items() if "machine" in chapter}
+        chapters = self.chapters()
         if not chapters:
             return [nodes.paragraph("", "No chapter was executed.")]
         system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical CPU cores"

@@ -4,9 +4,6 @@ It is VLMCOURSE_REPOSITORY, or else what ``git remote get-url origin`` says wher
 an address the book shows no button, and prints none. An empty VLMCOURSE_REPOSITORY switches the address off.
 
 Usage: python -m book.tools.address [--check]     write it into first cells and into the badges of the README
-
-The book needs no such call. A fork whose notebooks are opened in Colab calls it and commits, or lets
-``.github/workflows/book.yml`` do so on a branch of its own.
 """
 
 import argparse
@@ -29,22 +26,13 @@ BADGES = re.compile(rf"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
 
 
 def address(root: Path) -> str | None:
-    """Return the address of the repository as a browser and ``pip install git+...`` take it, or None.
-
-    Raises:
-        ValueError: VLMCOURSE_REPOSITORY is none of the known forms.
-    """
+    """Return the address of the repository as a browser and ``pip install git+...`` take it, or None."""
     told = os.environ.get("VLMCOURSE_REPOSITORY")
     if told is None:
         return hosted(git(root, "remote", "get-url", "origin"))
-    if told.startswith("file://") or not told:  # a bare clone, for trying the installation without a network
-        return told or None
-    if found := hosted(told):
-        return found
-    raise ValueError(
-        f"VLMCOURSE_REPOSITORY must be an address such as https://host/owner/name, received {told!r}; "
-        "set it to nothing for a book without an address"
-    )
+    if told and not hosted(told):
+        raise ValueError(f"VLMCOURSE_REPOSITORY must be https://host/owner/name, or nothing, received {told!r}")
+    return hosted(told)
 
 
 def hosted(remote: str) -> str | None:

@@ -5,15 +5,11 @@ code, the modules of the package that it uses, the versions, the device, the pro
 holds, its chapter is not executed again. The pages are rendered from a copy under _build/source/, so that no file of
 the repository changes.
 
-Why this is not MyST-NB's own execution with jupyter-cache, which was tried: a kernel that died ended the whole build
-without a page; a chapter with a cell that failed went into the cache as a good one, so that the next build was silent
-about it; one chapter runs at a time; all get one environment, so that none can be told where to leave what it measured;
-and what a cell prints has no bound.
+MyST-NB's own execution with jupyter-cache was tried. A kernel that died ended the whole build without a page, a failed
+chapter went into the cache as a good one, all chapters get one environment, and what a cell prints has no bound.
 """
 
 import argparse
-import datetime
-import hashlib
 import json
 import os
 import platform
@@ -25,14 +21,12 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import nbformat
-import yaml
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
@@ -40,17 +34,13 @@ from book.tools import site
 from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
-from book.tools.fingerprint import syntax_of, used_modules
+from book.tools.fingerprint import sha256, syntax_of, used_modules
 from book.tools.first_cell import handout, write_address
 from book.tools.normalise import ROOT, chapters, code_cells, handouts, normalise, read, text_of
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
 
-# Tags that change what executing a cell does; all others only change how the page looks.
-EXECUTION_TAGS = {"raises-exception", "skip-execution"}
-# A cell that starts another process may use any part of the package, and no syntax tells which.
-STARTS_PROCESSES = re.compile(r"^\s*[!%]|\bsubprocess\b|\bos\.system\b|\bmultiprocessing\b|\btorchrun\b", re.MULTILINE)
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 GLUED = re.compile(r"\{glue:text\}`([^`]+)`")
 ASK_FOR_DEVICE = """
@@ -69,7 +59,7 @@ class Book:
     def __init__(self, root: Path) -> None:
         self.root, self.build = root, root / "_build"
         self.executed, self.source, self.html = (self.build / name for name in ("executed", "source", "html"))
-        self.good = self.build / "rendered"  # a file that is there while the rendered book is what the sources say
+        self.rendered = self.build / "rendered"  # the hash of what a book was made from that Sphinx did not complain of
         self.chapters = chapters(root)
 
     # --- what a chapter depends on ------------------------------------------------------------------------------
@@ -77,17 +67,16 @@ class Book:
     def inputs(self, chapter: Path) -> dict[str, str]:
         """Return the hashes of the chapter's code and of every file that it may use."""
         cells = code_cells(write_address(read(chapter), None))  # where to install from changes nothing here
-        tags = [sorted(EXECUTION_TAGS & set(cell.metadata.get("tags", []))) for cell in cells]
-        code = json.dumps([[cell.source for cell in cells], tags])
-        package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file() and file.suffix != ".pyc"]
-        modules = package
-        if not any(STARTS_PROCESSES.search(cell.source) for cell in cells):
-            with suppress(SyntaxError):
-                modules = list(used_modules(syntax_of(cells), self.root).values())
-        data = [file for file in package if file.suffix != ".py"]  # read in ways that leave no trace
+        code = json.dumps([cell.source for cell in cells])
+        try:
+            modules = list(used_modules(syntax_of(cells), self.root).values())
+        except SyntaxError:  # its page shows it
+            modules = []
+        package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file()]
+        data = [file for file in package if file.suffix not in (".py", ".pyc")]  # read in ways that leave no trace
         others = {other.stem for other in self.chapters} - {chapter.stem}
         results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
-        files = sorted({*modules, *data, *results})
+        files = sorted([*modules, *data, *results])
         return {"its code": sha256(code.encode()), **{self.name(file): sha256(file.read_bytes()) for file in files}}
 
     def name(self, file: Path) -> str:
@@ -95,13 +84,9 @@ class Book:
         return file.relative_to(self.root).as_posix()
 
     def record(self, chapter: Path) -> dict[str, Any] | None:
-        """Return what was noted about the executed chapter, or None where it is not whole."""
-        notebook = self.executed / chapter.name
-        try:
-            record = json.loads(notebook.with_suffix(".json").read_text(encoding="utf-8"))
-            return record if record["executed"] == sha256(notebook.read_bytes()) else None
-        except (OSError, ValueError, KeyError):
-            return None
+        """Return what was noted when the chapter had been executed to its end, or None."""
+        path = self.executed / f"{chapter.stem}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def why_execute(self, chapter: Path, inputs: dict[str, str], machine: Machine) -> str | None:
         """Say why a chapter has to be executed, or return None where its results still hold."""
@@ -122,28 +107,21 @@ class Book:
         self, chapter: Path, inputs: dict[str, str], machine: Machine, environment: dict[str, str], timeout: int | None
     ) -> dict[str, Any]:
         """Execute one chapter to its end, keep what it gave, and return its record."""
-        nb, measured = read(chapter), self.executed / f"{chapter.stem}.measured.json"
+        nb = read(chapter)
         # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
         own = {**environment, "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
-        seconds = execute(nb, folder=chapter.parent, environment=own, measured=measured, timeout=timeout, go_on=True)
+        found = execute(nb, folder=chapter.parent, environment=own, timeout=timeout, go_on=True)
         text = text_of(normalise(nb, root=self.root))
-        record = {
-            "machine": machine,
-            "inputs": inputs,
-            "executed": sha256(text.encode()),
-            "failed": failures(nb, chapter.stem),
-            "seconds": round(seconds, 1),
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "commit": commit_of(self.root),
-        }
+        record = {"claims": [], **found, "machine": machine, "inputs": inputs, "failed": failures(nb, chapter.stem)}
+        record |= {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "commit": commit_of(self.root)}
         write_whole(self.executed / chapter.name, text.encode())
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
         return record
 
     # --- rendering ----------------------------------------------------------------------------------------------
 
-    def stage(self) -> None:
-        """Bring _build/source/ up to date; where that changes anything, the rendered book is good no more."""
+    def stage(self) -> str:
+        """Write the pages to _build/source/, and return the hash of all that the rendered book is made from."""
         hidden = {"tools", "experiments", "sources", "__pycache__", ".ipynb_checkpoints"}
         found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
@@ -163,18 +141,14 @@ class Book:
         others += [Path(site.__file__), *site.TEMPLATES.iterdir()]
         hashes = {name: sha256(data) for name, data in content.items()}
         hashes |= {str(file): sha256(file.read_bytes()) for file in sorted(others)}
-        made_from = json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode()
-        record = self.source / "made_from.json"
-        if record.is_file() and record.read_bytes() == made_from:
-            return
-        self.good.unlink(missing_ok=True)
         shutil.rmtree(self.source, ignore_errors=True)
-        for name, data in {**content, record.name: made_from}.items():
+        for name, data in content.items():
             (self.source / name).parent.mkdir(parents=True, exist_ok=True)
             (self.source / name).write_bytes(data)
+        return sha256(json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode())
 
-    def render(self) -> None:
-        """Render the staged pages; the book is good where Sphinx has nothing to complain about."""
+    def render(self) -> bool:
+        """Render the staged pages, and return whether Sphinx had nothing to complain about."""
         # From scratch: what Sphinx remembers of unchanged pages would hide their warnings and keep old titles in menus.
         # And apart: the book of the last call stays whole until this one is.
         rendering, log = self.build / "rendering", self.build / "render.log"
@@ -182,44 +156,35 @@ class Book:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", "."]
         command += ["--path-output", str(rendering), "--toc", "book/_toc.yml", "--config", "_config.yml"]
         command += ["-W", "-n", "--keep-going"]
-        merged: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        result = subprocess.run(command, cwd=self.source, text=True, errors="replace", **merged)
-        output = COLOR.sub("", result.stdout)
-        log.write_text(output, encoding="utf-8")
+        with log.open("w") as out:
+            complained = subprocess.run(command, cwd=self.source, stdout=out, stderr=subprocess.STDOUT).returncode
         if (rendering / "_build" / "html" / "index.html").is_file():  # written last, and with complaints too
-            about = yaml.safe_load((self.source / "_config.yml").read_text(encoding="utf-8"))
-            start = yaml.safe_load((self.source / "book" / "_toc.yml").read_text(encoding="utf-8"))["root"]
-            furniture = {"title": about["title"], "start": f"{start}.html", "site": site.address_of_site()}
-            site.furnish(rendering / "_build" / "html", **furniture)
+            site.furnish(rendering / "_build" / "html", self.source)
             shutil.rmtree(self.html, ignore_errors=True)
             (rendering / "_build" / "html").replace(self.html)
-        if result.returncode == 0:
-            self.good.touch()
-            return
-        complaints = [line for line in output.splitlines() if re.search(r"WARNING|ERROR|CRITICAL|Exception", line)]
-        print("\n".join(complaints or output.splitlines()[-20:]))
-        print(f"\nRendering complained; all that Sphinx said is in {self.name(log)}")
+        if complained:
+            lines = COLOR.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
+            complaints = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|Exception", line)]
+            print("\n".join(complaints or lines[-20:]))
+            print(f"\nRendering complained; all that Sphinx said is in {self.name(log)}")
+        return not complained
 
 
 def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """Return ``nb``, whose text may have changed since it was executed, with outputs, and failed cells marked."""
-    cells = []
-    results = {id(cell): result for cell, result in zip(code_cells(nb), code_cells(executed), strict=True)}
-    for cell in nb.cells:
-        cells.append(cell)
-        if id(cell) not in results:
-            continue
-        cell.outputs, cell.execution_count = results[id(cell)].outputs, results[id(cell)].execution_count
+    cells = list(nb.cells)
+    for cell, result in zip(code_cells(nb), code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = result.outputs, result.execution_count
         if error := failure(cell):
             cell.outputs.remove(error)
             lines = error.evalue.strip().splitlines() or [""]
             what = lines[0] if error.ename == "Stopped" else f"`{error.ename}: {lines[0].replace('`', chr(39))}`"
             traceback = COLOR.sub("", "\n".join(error.traceback))
-            marked = Template((site.TEMPLATES / "failed_cell.md").read_text(encoding="utf-8"))
-            cells.append(nbformat.v4.new_markdown_cell(marked.substitute(what=what, traceback=traceback).strip()))
+            note = nbformat.v4.new_markdown_cell(site.filled("failed_cell.md", what=what, traceback=traceback).strip())
+            cells.insert(cells.index(cell) + 1, note)
     if len(cells) > len(nb.cells):  # what a failed cell did not hand to the prose
-        outputs = [output for cell in code_cells(nb) for output in cell.outputs]
-        glued = {output.get("metadata", {}).get("scrapbook", {}).get("name") for output in outputs}
+        shown = [output.get("metadata", {}) for cell in code_cells(nb) for output in cell.outputs]
+        glued = {metadata.get("scrapbook", {}).get("name") for metadata in shown}
         for cell in (cell for cell in cells if cell.cell_type == "markdown"):
             cell.source = GLUED.sub(lambda m: m[0] if m[1] in glued else "*(not measured here)*", cell.source)
     nb.cells = cells
@@ -245,11 +210,6 @@ def current_machine(root: Path) -> Machine:
         "Python": platform.python_version(),
         "PyTorch": version("torch"),
     }
-
-
-def sha256(data: bytes) -> str:
-    """Return the hash of some bytes."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def chapters_at_once(machine: Machine) -> int:
@@ -284,36 +244,35 @@ def build(book: Book, machine: Machine, timeout: int | None) -> int:
         if reasons[chapter] != "no results yet":
             print(f"  {chapter.stem}: {reasons[chapter]}")
     execute_all(book, todo, machine, timeout)
-    book.stage()
-    if book.good.is_file() and (book.html / "index.html").is_file():
+    made_from, good = book.stage(), True
+    there = (book.html / "index.html").is_file() and book.rendered.is_file()
+    if there and book.rendered.read_text(encoding="utf-8") == made_from:
         print("Nothing changed since the book was rendered.")
     else:
         print("Rendering the pages ...", flush=True)
-        book.render()
-    failed = report(book, todo)
+        book.rendered.unlink(missing_ok=True)
+        if good := book.render():
+            book.rendered.write_text(made_from, encoding="utf-8")
+    failed = report(book)
     print(f"\nThe book is in {book.html / 'index.html'} (this call took {time.monotonic() - began:.0f} s)")
     print("See it with: make serve")
-    return 1 if failed or not book.good.is_file() else 0
+    return 1 if failed or not good else 0
 
 
-def report(book: Book, todo: dict[Path, Any]) -> bool:
-    """Print seconds, failed cells and claims, and return whether anything of that is a failure."""
-    records = {chapter: record for chapter in book.chapters if (record := book.record(chapter))}
-    print("\nSeconds per chapter:")
-    for chapter, record in records.items():
-        print(f"  {chapter.stem:<32} {record['seconds']:>6.1f} s{'' if chapter in todo else '  (kept)'}")
+def report(book: Book) -> bool:
+    """Print failed cells and claims, and return whether anything of that is a failure."""
+    records = {chapter.stem: record for chapter in book.chapters if (record := book.record(chapter))}
     failed = [message for record in records.values() for message in record["failed"]]
     for message in failed:
         print(f"\n{message if sys.stdout.isatty() else COLOR.sub('', message)}")
     if failed:
         print(f"\n{len(failed)} cell(s) failed. Their pages show it; the rest of the book is there.")
-    logs = {name: log for name in records if (log := book.executed / f"{name.stem}.measured.json").is_file()}
-    claims = [(name.stem, claim) for name, log in logs.items() for claim in json.loads(log.read_text())["claims"]]
-    missed = [(name, claim) for name, claim in claims if not claim["held"]]
+    claims = [(name[:2], claim) for name, record in records.items() for claim in record["claims"]]
+    missed = [(number, claim) for number, claim in claims if not claim["held"]]
     if claims:
         print(f"\n{len(claims) - len(missed)} of {len(claims)} claims held.")
-    for name, claim in missed:
-        print(f"  Did not hold here: {name[:2]} {claim['slide'] or ''} {claim['text']}: measured {claim['value']:g}")
+    for number, claim in missed:
+        print(f"  Did not hold here: {number} {claim['slide'] or ''} {claim['text']}: measured {claim['value']:g}")
     return bool(failed or (missed and os.environ.get("VLMCOURSE_CLAIMS") == "strict"))
 
 

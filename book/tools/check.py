@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from book.tools.execute import kernel_environment
+
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 WORKERS = min(CORES, 8)  # each worker imports torch: half a gigabyte
 CODE = ["vlmcourse", "tests", "book", "lectures"]
@@ -28,22 +30,18 @@ CHECKS = {
     "chapters": [*NBVAL, "-n", str(min(WORKERS, 2)), "--dist", "loadfile", "lectures"],
     "pages": [*PYTEST, "-m", "browser", *PARALLEL, "tests"],
 }
+SETTINGS = {
+    "chapters": {"VLMCOURSE_CLAIMS": "strict"},
+    "fast-tests": {"HYPOTHESIS_PROFILE": "fast"},
+    "pages": {"VLMCOURSE_REQUIRE_BROWSER": "1"},  # no Chromium is then a failure, not a reason to skip
+}
 ALL = ["lint", "format", "types", "normalised", "tests", "chapters"]  # pages need a built book: make test-pages
 
 
 def environment(name: str) -> dict[str, str]:
     """Return the environment of a check: the workers of a parallel one share the cores instead of fighting for them."""
-    env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-    threads = {"OMP_NUM_THREADS": str(max(1, CORES // (2 if name == "chapters" else WORKERS)))}
-    if name == "chapters":
-        from book.tools.execute import kernel_environment
-
-        return {**kernel_environment(), **threads, "VLMCOURSE_CLAIMS": "strict"}
-    if name == "pages":
-        return {**env, "VLMCOURSE_REQUIRE_BROWSER": "1"}  # no Chromium is then a failure, not a reason to skip
-    if name == "fast-tests":
-        return {**env, **threads, "HYPOTHESIS_PROFILE": "fast"}
-    return {**env, **threads} if "tests" in name else env
+    threads = str(max(1, CORES // (2 if name == "chapters" else WORKERS)))
+    return {**kernel_environment(), "OMP_NUM_THREADS": threads, **SETTINGS.get(name, {})}
 
 
 def main(names: list[str]) -> int:

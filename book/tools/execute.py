@@ -1,9 +1,12 @@
 """Run one notebook in a kernel of its own, so that nothing of the user's changes what it gives."""
 
+import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
@@ -25,20 +28,16 @@ def execute(
     *,
     folder: Path,
     environment: Mapping[str, str],
-    measured: Path | None = None,
+    name: str = "",
     timeout: int | None = None,
     go_on: bool = False,
-) -> float:
-    """Execute ``nb`` in place, in ``folder``, and return the seconds it took; :func:`failures` finds what went wrong.
+) -> dict[str, Any]:
+    """Execute ``nb`` in place, in ``folder``, and return what a chapter measured, and the ``seconds`` it took.
 
-    ``environment`` is added to that of the book's kernels, and ``measured`` is where a chapter leaves its numbers. A
-    cell that raises ends the run, or with ``go_on`` leaves the others to run all the same. A kernel that dies and a
-    cell that takes longer than ``timeout`` seconds end it always.
+    ``environment`` is added to that of the book's kernels. A kernel that dies and a cell that takes longer than
+    ``timeout`` seconds end the run. A cell that fails raises a ChapterError, which calls the notebook ``name``; with
+    ``go_on`` the other cells run, and :func:`failures` finds what went wrong.
     """
-    environment = {**kernel_environment(), **environment}
-    if measured:
-        measured.unlink(missing_ok=True)
-        environment["VLMCOURSE_MEASURED"] = str(measured)
     running = code_cells(nb)[:1] or [v4.new_code_cell()]
     client = NotebookClient(
         nb,
@@ -53,20 +52,23 @@ def execute(
     for cell in code_cells(nb):
         cell.outputs = []
     began = time.monotonic()
-    try:
-        client.execute(env=environment)
-    except CellExecutionError:
-        pass  # the cell shows it
-    except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died, or never came up
-        reason = TOO_LONG.format(timeout) if isinstance(error, CellTimeoutError) else DIED
-        running[-1].outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
-    return time.monotonic() - began
+    with TemporaryDirectory() as scratch:
+        measured = Path(scratch) / "measured.json"
+        try:
+            client.execute(env={**kernel_environment(), **environment, "VLMCOURSE_MEASURED": str(measured)})
+        except CellExecutionError:
+            pass  # the cell shows it
+        except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died, or never came up
+            reason = TOO_LONG.format(timeout) if isinstance(error, CellTimeoutError) else DIED
+            running[-1].outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
+        found = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else {}
+    if not go_on and (failed := failures(nb, name)):
+        raise ChapterError(failed[0])
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
 def failure(cell: NotebookNode) -> NotebookNode | None:
-    """Return the error that a cell shows and was not meant to raise."""
-    if "raises-exception" in cell.metadata.get("tags", []):
-        return None
+    """Return the error that a cell shows."""
     return next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
 
 

@@ -1,9 +1,8 @@
 """What a chapter's numbers were made from: a hash of its code, and of the parts of the package that it uses.
 
-Formatting, comments, docstrings and annotations do not count: they change no number. Exercises and cells tagged
-``figure`` do not count either, since nothing that is recorded comes from them. ``course`` draws and prints what the
-other rooms compute, so it is searched for what it imports, and does not count itself. Of an import that says what to
-do where a package is missing, only the import counts: a number was measured where the package was there.
+Formatting, comments, docstrings and annotations do not count: they change no number. Nor do exercises and cells tagged
+``figure``, from which nothing is recorded. ``course`` draws and prints what the other rooms compute, so it is searched
+for what it imports, and does not count itself. Of an import that may fail, only the import counts.
 """
 
 import ast
@@ -44,8 +43,13 @@ def made_from(notebook: Path, profile: str, *, root: Path) -> str:
             parts += [module, significant(ast.parse(path.read_text(encoding="utf-8")))]
         if module == SHIPPED:
             weights = sorted((root / "vlmcourse" / "weights").glob("*"))
-            parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+            parts += [sha256(file.read_bytes()) for file in weights]
+    return sha256("\n".join(parts).encode())[:16]
+
+
+def sha256(data: bytes) -> str:
+    """Return the hash of some bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def syntax_of(cells: list[NotebookNode]) -> ast.Module:
@@ -104,13 +108,10 @@ def significant(node: object) -> str:
 
 def is_guarded_import(node: object) -> bool:
     """Whether this is ``try: import ... except ModuleNotFoundError: ...`` and nothing else."""
-    return (
-        isinstance(node, ast.Try)
-        and all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in node.body)
-        and all(isinstance(h.type, ast.Name) and h.type.id == "ModuleNotFoundError" for h in node.handlers)
-        and not node.orelse
-        and not node.finalbody
-    )
+    match node:
+        case ast.Try(body, [ast.ExceptHandler(ast.Name("ModuleNotFoundError"))], [], []):
+            return all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in body)
+    return False
 
 
 def has_docstring(node: ast.AST) -> bool:

@@ -2,8 +2,7 @@
 
 Usage: python -m book.tools.normalise [--check] [NOTEBOOK...]     all chapters without one
 
-nbformat's normaliser adds ids that are missing, and nb-clean takes outputs and numbers away. Ours keeps both, and makes
-them the same at every run; so it starts from what to keep, where theirs lists what to remove.
+nb-clean takes outputs and numbers away; this keeps both, and makes them the same at every run.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
@@ -25,30 +25,23 @@ ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 NOTEBOOK_METADATA = {"kernelspec": KERNEL, "language_info": LANGUAGE}
-MADE_BY = "outputs_made_by"  # the digest of the source that a volatile cell's outputs are of
-KEPT_METADATA = ("tags", "mystnb", "slideshow", MADE_BY)  # editors and front ends leave the rest behind
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+KEPT_METADATA = ("tags", "mystnb", "outputs_made_by")  # editors and front ends leave the rest behind
 MEMORY_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
-VOLATILE = "volatile"  # tag of cells whose output differs at every run: timings
 TEXT_LIMIT = 20_000  # characters of one output: more than anybody reads on a page
 DATA_LIMIT = 4_000_000  # characters of all outputs of a cell together, pictures included
 
 
 def normalise(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     """Change ``nb`` in place into its committed form, and return it. Doing so twice is the same as once."""
-    nb.nbformat, nb.nbformat_minor = 4, 5
-    kept = {key: value for key, value in nb.metadata.items() if key in KEPT_METADATA}
-    nb.metadata = nbformat.from_dict({**kept, **NOTEBOOK_METADATA})
-    for cell in nb.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
-    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    for holder in (nb, *nb.cells):
+        holder.metadata = nbformat.from_dict({k: v for k, v in holder.metadata.items() if k in KEPT_METADATA})
+    nb.metadata |= NOTEBOOK_METADATA
+    code = code_cells(nb)
     was_executed = any(cell.get("execution_count") or cell.outputs for cell in code)
-    number = 0
-    for cell in code:
+    for number, cell in enumerate(code, start=1):
         cell.outputs = tidy_outputs(cell.outputs, root)
-        number += bool(cell.source.strip())
         # Never left empty where there are outputs: nbval fails a cell that has outputs and no number.
-        cell.execution_count = number if was_executed and cell.source.strip() else None
+        cell.execution_count = number if was_executed else None
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
@@ -58,10 +51,10 @@ def normalise(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
 
 def name_cells(cells: list[NotebookNode]) -> None:
     """Derive each cell's id from its content, so that converting a notebook from text again gives the same ids."""
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     for cell in cells:
         name = digest(cell)
-        seen[name] = seen.get(name, 0) + 1
+        seen[name] += 1
         cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
 
 
@@ -71,12 +64,12 @@ def digest(cell: NotebookNode) -> str:
 
 
 def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
-    """Drop stderr and widgets, join streams, take this machine out of the text, and cut what no page can show."""
+    """Drop stderr, join streams, take this machine out of the text, and cut what no page can show."""
 
     def tidy(text: str) -> str:
         return portable(shortened(overwrite_lines(text)), root)
 
-    shown = [o for o in outputs if o.get("name") != "stderr" and WIDGET_VIEW not in o.get("data", {})]
+    shown = [output for output in outputs if output.get("name") != "stderr"]
     kept: list[NotebookNode] = []
     for is_stream, some in groupby(shown, lambda output: output.output_type == "stream"):
         group = list(some)
@@ -93,7 +86,6 @@ def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
                 output.data[mime] = portable(value if mime == "text/html" else shortened(value), root)
             if mime == "image/png":
                 output.data[mime] = lightened(value)
-        output.get("metadata", {}).pop("needs_background", None)  # written by matplotlib, depends on its version
         size = len(json.dumps(output))
         if size > max(room, 1000):
             note = {"text/plain": f"[an output of {size:,} characters is left out here]"}
@@ -104,16 +96,9 @@ def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
 
 
 def lightened(png: str) -> str:
-    """Store a picture in 256 colours: a third of its size, in every version that the repository keeps.
-
-    The pages do not suffer, since the book draws its figures anew. Transparent pictures stay as they are.
-    """
-    try:
-        picture = Image.open(io.BytesIO(base64.b64decode(png)))
-        opaque = picture.convert("RGBA").getextrema()[3] == (255, 255)
-    except (OSError, ValueError):  # not a picture: not ours to judge
-        return png
-    if picture.mode == "P" or not opaque:
+    """Store an opaque picture in 256 colours, a third of its size: the book draws its own figures anew."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode == "P" or picture.convert("RGBA").getextrema()[3] != (255, 255):
         return png
     light = io.BytesIO()
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(light, "PNG", optimize=True)

@@ -1,17 +1,13 @@
 """Print the rendered book as one PDF: python -m book.tools.pdf, after make book.
 
 The articles of all pages become one document, the solutions of the exercises move to its end, and Chromium prints it
-twice: the first print tells on which page each entry of the contents lands, the second shows the numbers. Headings
-become bookmarks, and links between pages lead to places in the PDF. Nothing is fetched: styles, pictures and MathJax
-are those of the rendered book.
+twice: the first print tells on which page each entry of the contents lands, the second shows the numbers.
 """
 
 import logging
 import shutil
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -20,7 +16,7 @@ from bs4 import BeautifulSoup
 
 from book.tools.address import commit_of
 from book.tools.normalise import ROOT
-from book.tools.site import TEMPLATES
+from book.tools.site import filled
 
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -38,13 +34,11 @@ Tag = Any  # Beautiful Soup's own type says of every attribute that it may be mi
 def parts_of(toc: Path) -> list[Part]:
     """Return the parts of the book, each with its pages, in the order of the contents."""
 
-    def pages(nodes: list[dict[str, Any]]) -> Iterator[str]:
-        for node in nodes:
-            yield node["file"]
-            yield from pages(node.get("sections", []))
+    def pages(nodes: list[dict[str, Any]]) -> list[str]:
+        return [name for node in nodes for name in (node["file"], *pages(node.get("sections", [])))]
 
     contents = yaml.safe_load(toc.read_text(encoding="utf-8"))
-    return [("", [contents["root"]]), *((part["caption"], list(pages(part["chapters"]))) for part in contents["parts"])]
+    return [("", [contents["root"]]), *((part["caption"], pages(part["chapters"])) for part in contents["parts"])]
 
 
 def anchor(page: str, place: str = "") -> str:
@@ -56,22 +50,23 @@ class Document:
     """All pages of a rendered book in one."""
 
     def __init__(self, html: Path, parts: list[Part]) -> None:
-        self.parts = parts
+        self.parts = [*parts, ("Appendix", [APPENDIX])]
         self.pages = {name: read(html, name) for _, pages in parts for name in pages}
         self.articles = {name: page.select_one("article.bd-article") for name, page in self.pages.items()}
         self.targets: set[str] = set()
         for name, article in self.articles.items():
             self.mend(name, article)
+        self.titles = {name: text(article.find("h1")) for name, article in self.articles.items()}
+        appendix = f"<h1>{APPENDIX_TITLE}</h1>"
         for name, article in self.articles.items():
+            article["id"] = anchor(name)
             for tag in article.select("[id]"):
                 if anchor(name, tag["id"]) in self.targets:  # what only scripts use keeps its name
                     tag["id"] = anchor(name, tag["id"])
-            article["id"] = anchor(name)
-        self.titles = {name: text(article.find("h1")) for name, article in self.articles.items()}
-        self.solutions = {
-            name: [solution.extract() for solution in article.select("div.solution")]
-            for name, article in self.articles.items()
-        }
+            if solutions := [str(solution.extract()) for solution in article.select("div.solution")]:
+                appendix += f"<h2>{escape(self.titles[name])}</h2>{''.join(solutions)}"
+        self.articles[APPENDIX] = f'<article class="bd-article" id="{APPENDIX}">{appendix}</article>'
+        self.titles[APPENDIX] = APPENDIX_TITLE
 
     def mend(self, name: str, article: Tag) -> None:
         """Open what is closed, leave out what paper cannot use, and let an article's links lead where they should."""
@@ -103,27 +98,21 @@ class Document:
                 if name.startswith("lectures/"):
                     sections = self.articles[name].select("section > h2")
                     lines += [entry("section", heading.parent["id"], text(heading)) for heading in sections]
-        return "".join([*lines, '<p class="part">Appendix</p>', entry("page", APPENDIX, APPENDIX_TITLE)])
-
-    def appendix(self) -> str:
-        """Return the solutions, chapter by chapter."""
-        found = {name: solutions for name, solutions in self.solutions.items() if solutions}
-        chapters = [f"<h2>{escape(self.titles[name])}</h2>{''.join(map(str, found[name]))}" for name in found]
-        return f'<article class="bd-article" id="{APPENDIX}"><h1>{APPENDIX_TITLE}</h1>{"".join(chapters)}</article>'
+        return "".join(lines)
 
     def whole(self, about: str) -> str:
         """Return the document, as a page that lies in the folder of the book."""
-        titles = [*self.titles.values(), APPENDIX_TITLE]
-        bodies = [*map(str, self.articles.values()), self.appendix()]
-        scripts = [tag for page in self.pages.values() for tag in page.head.select("script")]
-        return Template((TEMPLATES / "pdf.html").read_text(encoding="utf-8")).substitute(
+        titles, bodies = list(self.titles.values()), self.articles.values()
+        scripts = [str(tag) for page in self.pages.values() for tag in page.head.select("script")]
+        return filled(
+            "pdf.html",
             title=escape(titles[0]),
             about=about,
             styles="".join(map(str, next(iter(self.pages.values())).select('link[rel="stylesheet"]'))),
             css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
             heads="".join(f'@page p{k} {{ @top-left {{ content: "{head}"; }} }}\n' for k, head in enumerate(titles)),
             # MathJax and its options, which pages without a formula do not have
-            scripts="".join(dict.fromkeys(str(tag) for tag in scripts if "mathjax" in str(tag).lower())),
+            scripts="".join(dict.fromkeys(tag for tag in scripts if "mathjax" in tag.lower())),
             contents=self.contents(),
             articles="".join(
                 f'<div class="bd-article-container" style="page: p{k}">{body}</div>' for k, body in enumerate(bodies)
@@ -166,10 +155,9 @@ def mend_bookmarks(pdf: Path) -> None:
 
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # Chromium's count of objects is off by some; it warns of that
     writer = PdfWriter(clone_from=pdf)
-    pending = [writer.root_object["/Outlines"]]
-    while pending:
-        mark = pending.pop().get_object()
-        pending += [mark[key] for key in ("/First", "/Next") if key in mark]
+    pending = [writer.root_object["/Outlines"].get_object()]
+    for mark in pending:  # which grows meanwhile
+        pending += [mark[key].get_object() for key in ("/First", "/Next") if key in mark]
         title = str(mark.get("/Title", ""))
         once = title[: len(title) // 2]
         if title and title == 2 * once:
@@ -206,11 +194,10 @@ def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium
 
 def offer(html: Path) -> None:
     """Let the pages of the book lead to its PDF."""
-    button = Template((TEMPLATES / "pdf_button.html").read_text(encoding="utf-8"))
     for file in html.rglob("*.html"):
-        page = file.read_text(encoding="utf-8")
         up = "../" * (len(file.relative_to(html).parts) - 1)
-        file.write_text(page.replace("<!-- pdf -->", button.substitute(address=up + NAME)), encoding="utf-8")
+        page = file.read_text(encoding="utf-8").replace("<!-- pdf -->", filled("pdf_button.html", address=up + NAME))
+        file.write_text(page, encoding="utf-8")
 
 
 def main() -> None:

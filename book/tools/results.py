@@ -2,15 +2,12 @@
 
 Usage: python -m book.tools.results [--check | --pilot RUNS] [--slice SECONDS] [CHAPTER...]
 
-Each run is a kernel of its own, with another seed and with one or two threads, on the CPU as it is or on one that hides
-its widest instructions: so the recorded band holds what machines differ by. A run is kept under _build/results as soon
-as it is done, so a call that was stopped goes on where it was. A chapter's file in book/results is written when all of
-its runs are there. Where the code has changed since, one recorded run is repeated first; if it gives every number
-again, the others stand.
+Each run has another seed, one or two threads, and the CPU as it is or without its widest instructions: so the recorded
+band holds what machines differ by. A run that is done is kept under _build/results, and a call that was stopped goes on
+where it was. Where the code has changed, one recorded run is repeated first; if it gives every number again, all stand.
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -19,15 +16,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from book.tools.address import git
 from book.tools.build import current_machine
-from book.tools.execute import ChapterError, execute, failures
+from book.tools.execute import ChapterError, execute
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
 from book.tools.normalise import ROOT, chapters, read
 from vlmcourse._files import write_whole
@@ -41,27 +38,18 @@ CAPABILITIES = {
     "AVX": {"ONEDNN_MAX_CPU_ISA": "AVX", "ATEN_CPU_CAPABILITY": "default"},
 }
 PARSING = threading.Lock()  # Python 3.11's ast counts its recursion for all threads together, and raises SystemError
+RECORDING = {"VLMCOURSE_RECORDING": "1", "VLMCOURSE_CLAIMS": ""}
 FIRST_SEED = 101  # the run on the page has seed 0, and is none of those it is compared with
+UP_TO_DATE = "up to date"
 CLAIM = ("text", "slide", "above", "below", "unit")  # what a claim promises
 
 
-class ResultError(Exception):
-    """A result cannot be recorded; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Condition:
+class Condition(NamedTuple):
     """How one run differs from the others."""
 
     seed: int
     threads: int
     capability: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the kernel's environment must hold."""
-        threads = {"OMP_NUM_THREADS": str(self.threads), "VLMCOURSE_SEED": str(self.seed)}
-        return {**CAPABILITIES.get(self.capability, {}), **threads, "VLMCOURSE_RECORDING": "1", "VLMCOURSE_CLAIMS": ""}
 
 
 def conditions() -> list[Condition]:
@@ -73,29 +61,28 @@ def conditions() -> list[Condition]:
 
 
 class Result:
-    """One chapter in one profile: its notebook, its runs, and its file in ``book/results``."""
+    """One chapter in one profile: its notebook, its file in ``book/results``, and runs, none started too late."""
 
-    def __init__(self, chapter: str, *, root: Path = ROOT) -> None:
-        self.chapter, self.root, self.profile = chapter, root, profile()
+    def __init__(self, chapter: str, *, root: Path = ROOT, deadline: float = float("inf")) -> None:
+        self.chapter, self.root, self.profile, self.deadline = chapter, root, profile(), deadline
         self.notebook = root / "lectures" / f"{chapter}.ipynb"
         self.path = root / "book" / "results" / f"{chapter}_{self.profile}.json"
         self.made_from = made_from(self.notebook, self.profile, root=root)
         self.runs = root / "_build" / "results" / f"{self.path.stem}_{self.made_from}"
-
         self.recorded = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else None
 
     @property
-    def complaint(self) -> str | None:
-        """What is wrong with the recorded result, or None."""
+    def state(self) -> str:
+        """Whether what is recorded belongs to the code that is here."""
         if self.recorded is None:
             return "missing"
-        return None if self.recorded["made_from"] == self.made_from else "stale: its code has changed"
+        return UP_TO_DATE if self.recorded["made_from"] == self.made_from else "stale: its code has changed"
 
     def refuse_changed_files(self) -> None:
         """Raise where a file that the numbers come from differs from the commit that would be named."""
         used = used_modules(syntax_of(measured_cells(read(self.notebook))), self.root).values()
         if changed := git(self.root, "status", "--porcelain", "--", *map(str, (self.notebook, *used))):
-            raise ResultError(f"{self.chapter} uses files that differ from the last commit; commit first:\n{changed}")
+            raise ChapterError(f"{self.chapter} uses files that differ from the last commit; commit first:\n{changed}")
 
     def log(self, condition: Condition) -> Path:
         """Return where a run leaves what it measured."""
@@ -106,42 +93,34 @@ class Result:
         log = self.log(condition)
         if log.is_file():
             return json.loads(log.read_text(encoding="utf-8"))
-        unfinished = log.with_suffix(".unfinished")
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
         nb = read(self.notebook)
         nb.cells = measured_cells(nb)
         name = f"{self.chapter}, seed {condition.seed}, {condition.threads} threads, {condition.capability}"
         print(f"  {name} ...", flush=True)
-        device = {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
-        environment = {**condition.environment, **device}
-        seconds = execute(nb, folder=self.notebook.parent, environment=environment, measured=unfinished)
-        if failed := failures(nb, name):
-            raise ChapterError(failed[0])
+        environment = {"OMP_NUM_THREADS": str(condition.threads), "VLMCOURSE_SEED": str(condition.seed)}
+        environment |= RECORDING | CAPABILITIES.get(condition.capability, {})
+        environment |= {"VLMCOURSE_DEVICE": "cpu"} if self.profile == "quick" else {}
+        found = execute(nb, folder=self.notebook.parent, environment=environment, name=name)
         with PARSING:
-            made_from_now = made_from(self.notebook, self.profile, root=self.root)
-        if made_from_now != self.made_from:
-            raise ResultError(f"{self.chapter} was edited while it ran; call again")
-        if not unfinished.is_file():
-            raise ResultError(f"{self.chapter} measured nothing; it must call Chapter(...).measure or claim")
-        found = json.loads(unfinished.read_text(encoding="utf-8"))
+            if made_from(self.notebook, self.profile, root=self.root) != self.made_from:
+                raise ChapterError(f"{self.chapter} was edited while it ran; call again")
         found["run"] = {
-            **vars(condition),
-            "seconds": round(seconds, 1),
+            **condition._asdict(),
+            "seconds": found.pop("seconds"),
             "cpu": processor(),
             "device": "cpu" if self.profile == "quick" else current_machine(ROOT)["device"],
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "date": datetime.now(UTC).date().isoformat(),
         }
         write_whole(log, json.dumps(found, ensure_ascii=False).encode())
-        unfinished.unlink()
         return found
 
-    def run_all(self, wanted: list[Condition], *, deadline: float) -> list[dict[str, Any]]:
-        """Run what is not there yet, runs of one thread two at a time; start none after the deadline."""
+    def run_all(self, wanted: list[Condition]) -> list[dict[str, Any]]:
+        """Run what is not there yet, runs of one thread two at a time; return what is there."""
 
         def start(condition: Condition) -> None:
-            if time.monotonic() < deadline:
+            if time.monotonic() < self.deadline:
                 self.run(condition)
 
         at_once = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
@@ -150,25 +129,24 @@ class Result:
                 list(pool.map(start, [condition for condition in wanted if condition.threads == threads]))
         return [self.run(condition) for condition in wanted if self.log(condition).is_file()]
 
-    def holds_still(self, *, deadline: float) -> bool:
+    def holds_still(self) -> bool:
         """Repeat one recorded run with the changed code; keep the result where it gives every number again."""
         old = self.recorded
         if old is None or len(old["runs"]) != len(conditions()):
             return False
-        known = Condition(**{key: old["runs"][0][key] for key in ("seed", "threads", "capability")})
-        fresh = self.run_all([known], deadline=deadline)
+        fresh = self.run_all([Condition(*(old["runs"][0][key] for key in Condition._fields))])
         names = fresh and renamed({name: runs[0] for name, runs in old["values"].items()}, fresh[0]["values"])
         if names:
             values = {names[name]: runs for name, runs in old["values"].items()}
-            self.write(old["runs"], {name: values[name] for name in fresh[0]["values"]}, fresh[0])
+            content = self.content(fresh[0], {name: values[name] for name in fresh[0]["values"]}, old["runs"])
+            write_whole(self.path, as_text(content).encode())
         return bool(names)
 
-    def write(self, runs: list[Any], values: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:
-        """Write and return the chapter's file: names and bounds of a run's log, and the runs and values given."""
-        content: dict[str, Any] = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from}
-        content |= {"units": log["units"], "claims": promised(log), "runs": runs, "values": values}
-        write_whole(self.path, (as_text(content) + "\n").encode())
-        return content
+    def content(self, log: dict[str, Any], values: dict[str, Any], runs: list[Any]) -> dict[str, Any]:
+        """Return what the chapter's file holds: names and bounds of a run's log, and the values and runs given."""
+        claims = [{key: claim[key] for key in CLAIM} for claim in log["claims"]]
+        made = {"chapter": self.chapter, "profile": self.profile, "made_from": self.made_from}
+        return {**made, "units": log["units"], "claims": claims, "runs": runs, "values": values}
 
 
 def merged(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -176,15 +154,12 @@ def merged(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for run in found for name in run["units"])
     for name, run in ((name, run) for name in names for run in found):
         if name not in run["values"]:
-            raise ResultError(f"the run with seed {run['seed']} has no value for {name!r}; each must have one")
+            raise ChapterError(f"the run with seed {run['seed']} has no value for {name!r}; each must have one")
     return {name: [run["values"][name] for run in found] for name in names}
 
 
 def renamed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str] | None:
-    """Return the new name of each old one where a repeated run gave the same numbers, else None.
-
-    A sentence put better is the same claim if its number is the same and no other name has moved.
-    """
+    """Return the new name of each old one where a repeated run gave the same numbers in their places, else None."""
     if json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True):
         return {name: name for name in old}
     pairs = list(zip(old, new, strict=False))
@@ -197,7 +172,7 @@ def as_text(result: dict[str, Any]) -> str:
     """Return JSON with what holds only numbers and words on one line, so that a run is a line."""
     text = json.dumps(result, indent=1, ensure_ascii=False)
     short = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda match: " ".join(match[0].split()), text)
-    return short if json.loads(short) == result else text  # a bracket in somebody's sentence
+    return (short if json.loads(short) == result else text) + "\n"  # a bracket in somebody's sentence
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -214,33 +189,28 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def promised(log: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the claims of a run's log without what was measured."""
-    return [{key: claim[key] for key in CLAIM} for claim in log["claims"]]
-
-
-def pilot(result: Result, runs: int, deadline: float) -> str:
+def pilot(result: Result, runs: int) -> str:
     """Run a few of the runs with the files as they are, and say what they gave."""
-    found = result.run_all(conditions()[:runs], deadline=deadline)
+    found = result.run_all(conditions()[:runs])
     if not found:
         return "no run yet"
-    shown = {"claims": promised(found[0]), "units": found[0]["units"], "values": merged(found)}
-    return f"{len(found)} of {runs} runs\n{summary(shown)}"
+    return f"{len(found)} of {runs} runs\n{summary(result.content(found[0], merged(found), []))}"
 
 
-def bring_up_to_date(result: Result, deadline: float) -> str:
+def bring_up_to_date(result: Result) -> str:
     """Measure a result anew if it is stale; return what happened, in words."""
-    if result.complaint is None:
-        return "up to date"
+    if result.state == UP_TO_DATE:
+        return UP_TO_DATE
     result.refuse_changed_files()
-    if result.holds_still(deadline=deadline):
+    if result.holds_still():
         return "its code has changed and its numbers have not: the recorded runs stand"
-    found = result.run_all(conditions(), deadline=deadline)
+    found = result.run_all(conditions())
     if len(found) < len(conditions()):
         return f"{len(found)} of {len(conditions())} runs are done; call again to go on"
     commit = git(result.root, "rev-parse", "--short=12", "HEAD")  # whose code has the hash that the runs have
-    written = result.write([{**run["run"], "commit": commit} for run in found], merged(found), found[0])
-    return f"measured anew\n{summary(written)}"
+    content = result.content(found[0], merged(found), [{**run["run"], "commit": commit} for run in found])
+    write_whole(result.path, as_text(content).encode())
+    return f"measured anew\n{summary(content)}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -256,14 +226,13 @@ def main(argv: list[str] | None = None) -> int:
     calls = re.compile(r"\.(measure|claim)\(")
     measuring = [p.stem for p in chapters() if any(calls.search(cell.source) for cell in measured_cells(read(p)))]
     for chapter in options.chapters or measuring:
-        result = Result(Path(chapter).stem)
+        result = Result(Path(chapter).stem, deadline=deadline)
         try:
             if options.check:
-                said = result.complaint or "up to date"
-                failed |= result.complaint is not None
+                said, failed = result.state, failed or result.state != UP_TO_DATE
             else:
-                said = pilot(result, options.pilot, deadline) if options.pilot else bring_up_to_date(result, deadline)
-        except (ResultError, ChapterError) as error:
+                said = pilot(result, options.pilot) if options.pilot else bring_up_to_date(result)
+        except ChapterError as error:
             said, failed = f"FAILED\n{error}", True
         print(f"{chapter}: {said}", flush=True)
     return 1 if failed else 0

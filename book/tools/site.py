@@ -4,7 +4,6 @@ Everything that names a repository comes from one setting (``address.py``), and 
 address from another, VLMCOURSE_SITE. Without them nothing of the kind is written.
 """
 
-import ast
 import html
 import os
 import re
@@ -22,15 +21,17 @@ SCRIPTS = "book/_static/scripts"
 ABOUT_SCRIPT = """\
 # A chapter of the book as a script: text as comments, code in cells. Editors such as VS Code and Spyder run it cell by
 # cell and show its figures; python FILE runs all of it."""
+TEXT, MAGIC = re.compile(r"^.*$", re.MULTILINE), re.compile(r"^[%!].*$", re.MULTILINE)
 NOT_READ = re.compile(r"index\.|404\.|search\.|genindex|py-modindex|_")  # pages that a search engine has no use for
 
 
-def address_of_site() -> str | None:
-    """Return where the rendered book will be read, with a slash at the end, or None where nobody said.
+def filled(template: str, **words: str) -> str:
+    """Return one of the templates with its blanks filled."""
+    return Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
 
-    Raises:
-        ValueError: VLMCOURSE_SITE is no address of a site.
-    """
+
+def address_of_site() -> str | None:
+    """Return where the rendered book will be read, with a slash at the end, or None where nobody said."""
     told = os.environ.get("VLMCOURSE_SITE", "")
     if told and not re.fullmatch(r"https?://[\w.-]+(:\d+)?(/[\w.~/-]*)?", told):
         raise ValueError(f"VLMCOURSE_SITE must be an address such as https://host/course, received {told!r}")
@@ -66,29 +67,20 @@ def script(nb: NotebookNode, address: str | None) -> str:
     parts = [ABOUT_SCRIPT]
     for cell in nb.cells:
         source, is_text = with_address(cell.source, address, script=True), cell.cell_type == "markdown"
-        if is_text or not is_python(source):
-            source = "\n".join(f"# {line}".rstrip() for line in source.splitlines())
+        source = (TEXT if is_text else MAGIC).sub(lambda line: f"# {line[0]}".rstrip(), source)
         parts.append(f"# %%{' [markdown]' if is_text else ''}\n{source}")
     return "\n\n".join(parts) + "\n"
 
 
-def is_python(source: str) -> bool:
-    """Whether a code cell is Python by itself."""
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        return False
-    return True
-
-
-def furnish(folder: Path, *, title: str, start: str, site: str | None) -> None:
-    """Write what a host and a search engine expect beside the pages."""
+def furnish(folder: Path, source: Path) -> None:
+    """Write what a host and a search engine expect beside the pages that were made from ``source``."""
+    site, title = address_of_site(), yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))["title"]
+    start = yaml.safe_load((source / "book/_toc.yml").read_text(encoding="utf-8"))["root"] + ".html"
     pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
     listed = (html.escape(f"{site}{page}") for page in pages if not NOT_READ.match(page))
     words = {"title": html.escape(title), "start": start, "site": site or "", "base": site or "/"}
     words["canonical"] = f'<link rel="canonical" href="{site}{start}">\n' if site else ""
     words["entries"] = "".join(f"  <url><loc>{address}</loc></url>\n" for address in listed)
     for name in ("index.html", "404.html", *(("sitemap.xml", "robots.txt") if site else ())):
-        template = Template((TEMPLATES / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(template.substitute(words), encoding="utf-8")
+        (folder / name).write_text(filled(name, **words), encoding="utf-8")
     (folder / ".nojekyll").touch()  # otherwise GitHub Pages leaves out _static and _images

@@ -80,7 +80,7 @@ def test_the_address_is_the_variable_or_else_the_remote(tmp_path, monkeypatch):
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "")
     assert address(tmp_path) is None
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "owner/course")
-    with pytest.raises(ValueError, match="must be an address such as"):
+    with pytest.raises(ValueError, match="must be https://host/owner/name"):
         address(tmp_path)
 
 
@@ -175,7 +175,6 @@ def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme
 def test_without_an_address_the_configuration_is_as_it_was():
     text = (ROOT / "_config.yml").read_text(encoding="utf-8")
     assert site.config(text, None, None) == text
-    assert site.config(text, "file:///srv/course.git", None) == text
     assert "launch_buttons" not in text
     assert "repository" not in yaml.safe_load(text)
 
@@ -262,7 +261,8 @@ BUTTON = '<a href="{}" target="_blank"\n   class="btn">'
 
 @pytest.fixture
 def rendered(tmp_path):
-    (tmp_path / "lectures").mkdir()
+    tmp_path = tmp_path / "html"
+    (tmp_path / "lectures").mkdir(parents=True)
     (tmp_path / "_static").mkdir()
     notebook, script = "../_sources/lectures/01_a.ipynb", "../_static/scripts/01_a.py"
     other = BUTTON.format("https://github.com/owner/course/blob/main/lectures/01_a.ipynb")
@@ -273,12 +273,16 @@ def rendered(tmp_path):
     return tmp_path
 
 
-def furnish(folder: Path, address: str | None) -> None:
-    site.furnish(folder, title="A & B", start="book/intro.html", site=address)
+def furnish(folder: Path) -> None:
+    source = folder.with_name("source")
+    (source / "book").mkdir(parents=True)
+    (source / "_config.yml").write_text("title: A & B\n")
+    (source / "book/_toc.yml").write_text("root: book/intro\n")
+    site.furnish(folder, source)
 
 
 def test_without_the_sites_address_nothing_names_one(rendered):
-    furnish(rendered, None)
+    furnish(rendered)
     assert not (rendered / "sitemap.xml").exists()
     assert not (rendered / "robots.txt").exists()
     for name in ("index.html", "404.html"):
@@ -291,8 +295,9 @@ def test_without_the_sites_address_nothing_names_one(rendered):
     assert '<a href="book/intro.html">' in page
 
 
-def test_with_the_sites_address_there_is_a_sitemap_of_the_pages_that_are_read(rendered):
-    furnish(rendered, "https://owner.org/course/")
+def test_with_the_sites_address_there_is_a_sitemap_of_the_pages_that_are_read(rendered, monkeypatch):
+    monkeypatch.setenv("VLMCOURSE_SITE", "https://owner.org/course")
+    furnish(rendered)
     sitemap = (rendered / "sitemap.xml").read_text()
     assert re.findall("<loc>(.*?)</loc>", sitemap) == ["https://owner.org/course/lectures/01_a.html"]
     assert "Sitemap: https://owner.org/course/sitemap.xml" in (rendered / "robots.txt").read_text()

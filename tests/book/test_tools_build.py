@@ -74,11 +74,11 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # edits within a second would go unnoticed by import
     made = Project(tmp_path)
 
-    def render(book: tool.Book) -> None:
+    def render(book: tool.Book) -> bool:
         made.rendered += 1
         book.html.mkdir(exist_ok=True)
         (book.html / "index.html").write_text("")
-        book.good.touch()
+        return True
 
     monkeypatch.setattr(tool.Book, "render", render)
     return made
@@ -160,13 +160,6 @@ def test_a_recorded_result_executes_every_chapter_or_the_one_it_belongs_to(built
     assert built.build() == (0, executed)
 
 
-def test_a_chapter_that_starts_processes_depends_on_the_whole_package(project):
-    project.chapter("01_alpha", "# Alpha", "!echo hello")
-    assert project.build()[0] == 0
-    project.write("vlmcourse/data.py", "COLOURS = 13\n")
-    assert project.build() == (0, ["01_alpha", "02_beta"])
-
-
 def test_a_module_edited_while_its_chapter_runs_is_noticed_by_the_next_build(project):
     edit = "from vlmcourse.ops import area\nopen('../vlmcourse/ops.py', 'a').write('# edited\\n')"
     project.chapter("01_alpha", "# Alpha", edit)
@@ -217,12 +210,6 @@ def test_a_failing_cell_is_shown_on_its_page_and_everything_else_is_there(projec
     assert project.build() == (1, ["01_alpha"]), "the chapter that worked is not executed again"
     project.chapter("01_alpha", "# Alpha", "1")
     assert project.build() == (0, ["01_alpha"])
-
-
-def test_a_cell_that_is_meant_to_raise_does_not_fail_the_chapter(project):
-    project.chapter("01_alpha", "# Alpha", "raise ValueError('as expected')", tags=("raises-exception",))
-    assert project.build()[0] == 0
-    assert "as expected" in project.page("lectures/01_alpha.ipynb")
 
 
 def test_a_chapter_that_is_no_python_is_shown_as_such(project, capsys):
@@ -279,13 +266,6 @@ def test_a_build_without_end_of_output_ends_in_seconds(project):
     assert time.monotonic() - began < 60
     assert len(project.page("lectures/01_alpha.ipynb")) < 100_000
     assert "more characters are cut here" in project.page("lectures/01_alpha.ipynb")
-
-
-@pytest.mark.parametrize("torn", ["01_alpha.ipynb", "01_alpha.json"])
-def test_a_half_written_result_does_not_count_as_done(built, torn):
-    path = built.book.executed / torn
-    path.write_bytes(path.read_bytes()[:-20])
-    assert built.build() == (0, ["01_alpha"])
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

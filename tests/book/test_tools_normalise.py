@@ -21,7 +21,6 @@ def messy_notebook(root: Path) -> nbformat.NotebookNode:
     glued = new_output(
         "display_data", {"text/plain": "0.5"}, metadata={"scrapbook": {"mime_prefix": "", "name": "acc"}}
     )
-    widget = new_output("display_data", {tool.WIDGET_VIEW: {"model_id": "9f"}, "text/plain": "HBox()"})
     cells = [
         new_markdown_cell("# Title"),
         new_code_cell("   "),
@@ -38,7 +37,6 @@ def messy_notebook(root: Path) -> nbformat.NotebookNode:
                 new_output("stream", name="stdout", text="a\n"),
                 new_output("stream", name="stderr", text="UserWarning: beware\n"),
                 new_output("stream", name="stdout", text=f"read {root}/lectures/x.png\n"),
-                widget,
                 new_output("execute_result", {"text/plain": "<Line at 0x7f3aa0c1d2e0>"}, execution_count=17),
                 glued,
             ],
@@ -78,7 +76,7 @@ def test_glued_values_keep_the_metadata_that_names_them(normalised):
     assert normalised.cells[2].outputs[-1].metadata == {"scrapbook": {"mime_prefix": "", "name": "acc"}}
 
 
-def test_streams_are_joined_across_dropped_stderr_and_widgets_disappear(normalised):
+def test_streams_are_joined_across_dropped_stderr(normalised):
     outputs = normalised.cells[2].outputs
     assert [output.output_type for output in outputs] == ["stream", "execute_result", "display_data"]
     assert outputs[0].text == "a\nread lectures/x.png\n"
@@ -145,7 +143,7 @@ def test_output_without_end_is_cut_in_seconds_with_a_line_that_says_so(pieces):
 
 
 def test_an_output_too_large_for_a_page_is_left_out_by_name_and_the_others_are_kept():
-    picture = {"image/png": "A" * 3_000_000}
+    picture = {"image/svg+xml": "A" * 3_000_000}
     outputs = [new_output("display_data", data) for data in (picture, picture, {"text/plain": "'small'"})]
     nb = tool.normalise(new_notebook(cells=[new_code_cell("1", outputs=outputs)]))
     first, second, third = nb.cells[0].outputs
@@ -264,7 +262,6 @@ def test_a_picture_is_stored_in_256_colours_once_and_a_transparent_one_as_it_is(
     assert (shown.mode, shown.size) == ("P", (120, 90))
     see_through = as_png(noise.convert("RGBA").point(lambda value: value // 2))
     assert tool.lightened(see_through) == see_through
-    assert tool.lightened("bm90IGEgcGljdHVyZQ==") == "bm90IGEgcGljdHVyZQ=="
 
 
 def test_a_file_is_rewritten_or_only_named(tmp_path, capsys):

@@ -53,7 +53,7 @@ class Project:
             subprocess.run([*git, *arguments], check=True)
 
     def update(self) -> str:
-        return tool.bring_up_to_date(tool.Result("01_alpha", root=self.root), float("inf"))
+        return tool.bring_up_to_date(tool.Result("01_alpha", root=self.root))
 
     @property
     def result(self) -> dict:
@@ -104,7 +104,8 @@ def test_a_call_that_was_stopped_goes_on_where_it_was(project):
     result.run(tool.conditions()[1])
     (kept,) = result.runs.glob("*.json")
     before = kept.stat().st_mtime_ns
-    assert tool.bring_up_to_date(result, deadline=0.0) == "1 of 3 runs are done; call again to go on"
+    result.deadline = 0.0
+    assert tool.bring_up_to_date(result) == "1 of 3 runs are done; call again to go on"
     assert project.update().startswith("measured anew")
     assert kept.stat().st_mtime_ns == before
 
@@ -116,7 +117,7 @@ def test_a_stale_result_stands_where_one_run_gives_every_number_again_and_else_i
     runs = project.result["runs"]
     better = CLAIM.replace("is large", "is not small").replace("0.4", "0.3")
     project.chapter(MEASURE.replace("0.5 +", "0.25 + 0.25 +"), better)
-    assert tool.Result("01_alpha", root=project.root).complaint.startswith("stale")
+    assert tool.Result("01_alpha", root=project.root).state.startswith("stale")
     project.commit()
     assert "recorded runs stand" in project.update()
     assert project.result["made_from"] == project.hash
@@ -133,14 +134,14 @@ def test_files_that_differ_from_the_commit_are_refused_before_anything_runs(proj
     project.commit()
     project.write("vlmcourse/ops/unused.py", "x = 2\n")  # does not concern the chapter
     project.write("vlmcourse/ops/area.py", "def area(a, b):\n    return b + a\n")
-    with pytest.raises(tool.ResultError, match=r"commit first:(.|\n)*area\.py") as error:
+    with pytest.raises(ChapterError, match=r"commit first:(.|\n)*area\.py") as error:
         project.update()
     assert "unused" not in str(error.value)
 
 
 @pytest.mark.slow
 def test_a_pilot_shows_what_claims_clear_and_records_nothing(project):
-    said = tool.pilot(tool.Result("01_alpha", root=project.root), 2, float("inf"))
+    said = tool.pilot(tool.Result("01_alpha", root=project.root), 2)
     assert "2 of 2 runs" in said
     assert "x: 0.60 ± 0.00" in said
     assert "x is large (expected above 0.40, recorded 0.60 to 0.60 in 2 runs): clear by 285.0 spreads" in said
@@ -151,13 +152,13 @@ def test_a_pilot_shows_what_claims_clear_and_records_nothing(project):
 def test_a_cell_that_raises_is_named_with_its_run(project):
     project.chapter(MEASURE, "if chapter.seed == 102: raise ValueError('no paint')")
     with pytest.raises(ChapterError, match=r"seed 102(.|\n)*no paint"):
-        tool.pilot(tool.Result("01_alpha", root=project.root), 2, float("inf"))
+        tool.pilot(tool.Result("01_alpha", root=project.root), 2)
 
 
 def test_a_name_that_one_run_lacks_is_an_error_that_names_it():
     runs = [{"seed": 101, "units": {"x": "", "y": ""}, "values": {"x": 1, "y": 2}}]
     runs.append({"seed": 102, "units": {"x": "", "y": ""}, "values": {"x": 1}})
-    with pytest.raises(tool.ResultError, match=r"seed 102 has no value for 'y'"):
+    with pytest.raises(ChapterError, match=r"seed 102 has no value for 'y'"):
         tool.merged(runs)
 
 
