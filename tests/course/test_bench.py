@@ -141,7 +141,7 @@ def test_the_command_says_when_something_is_left(two, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "no bench is called nothing; there are: loss, small-loss"),
+        (["nothing"], "no bench is called nothing; there are: loss, loss-in-chunks, small-loss"),
         (["loss", "--repeats", "19"], "repeats must be at least 20, received 19"),
         (["loss", "--device", "cuda:99"], "cuda:99 is not available"),
     ],

@@ -91,6 +91,11 @@ def prepared(at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward
     return {name: partial(maker, make) for name, make in makers.items()}
 
 
+def large(at: Setting) -> int:
+    """Return the number of pairs at which the similarities, and no longer the overhead, take the time."""
+    return at.size(cpu=512, cuda=4096, small=32)
+
+
 def losses(at: Setting, n: int) -> Bench:
     """Compare NT-Xent of n pairs as three packages write it, forward and backward."""
     views = at.random(n, 128), at.random(n, 128)
@@ -102,6 +107,7 @@ def losses(at: Setting, n: int) -> Bench:
 
     makers: dict[str, Maker] = {
         "vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2),
+        "vlmcourse in chunks": lambda: partial(nt_xent_loss, temperature=0.2, chunk_size=256),
         "lightly": theirs("lightly.loss.NTXentLoss", temperature=0.2),
         "pytorch-metric-learning": metric_learning,
     }
@@ -206,10 +212,9 @@ def views(at: Setting) -> Bench:
 
 def probe(at: Setting) -> Bench:
     """Compare the linear probe with scikit-learn's logistic regression: the same objective, five penalties."""
-    n, d = at.size(cpu=(2000, 128), cuda=(20_000, 512), small=(40, 2))
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(n) % 10
-    x = torch.randn(10, d, generator=generator)[labels] + 4 * torch.randn(n, d, generator=generator)
+    n = at.size(cpu=2000, cuda=20_000, small=200)
+    pictures = vlmcourse.scenes.images(n, seed=0)
+    x, labels = vlmcourse.extract_features(vlmcourse.ConvEncoder(), pictures, device=at.device), pictures.labels
     train, judge = slice(0, n // 2), slice(n // 2, n)
 
     def sklearn() -> None:
@@ -222,7 +227,7 @@ def probe(at: Setting) -> Bench:
     def ours() -> None:
         vlmcourse.LinearProbe().fit(x[train], labels[train], x[judge], labels[judge])
 
-    what = f"linear probe of {n // 2} vectors of {d} numbers on the CPU, five penalties"
+    what = f"linear probe of {n // 2} vectors of a random encoder, {x.shape[1]} numbers, on the CPU, five penalties"
     return Bench(what, {"vlmcourse": lambda: ours, "scikit-learn": lambda: sklearn}, {"scikit-learn": 0.1}, (x,))
 
 
@@ -245,7 +250,9 @@ def training(at: Setting) -> Bench:
 
     def plain() -> None:
         network, inputs, targets = model(), x.to(at.device), labels.to(at.device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
+        weights, biases = ([p for p in network.parameters() if (p.ndim > 1) == decays] for decays in (True, False))
+        groups = [{"params": weights, "weight_decay": 1e-4}, {"params": biases, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
             if step % 8 == 0:
@@ -307,7 +314,8 @@ def importing(at: Setting) -> Bench:
 
 
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
-    "loss": lambda at: losses(at, at.size(cpu=512, cuda=4096, small=32)).between("vlmcourse", {"lightly": 0.6}),
+    "loss": lambda at: losses(at, large(at)).between("vlmcourse", {"lightly": 0.6}),
+    "loss-in-chunks": lambda at: losses(at, large(at)).between("vlmcourse in chunks", {"lightly": 0.6}),
     # Few pairs, since the memory of one contestant grows with the cube of their number.
     "small-loss": lambda at: losses(at, at.size(cpu=64, cuda=64, small=8)),
     "chunked-loss": chunked_loss,
