@@ -12,7 +12,6 @@ chapter went into the cache as a good one, all chapters get one environment, and
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -43,14 +42,7 @@ Machine = dict[str, str]
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 GLUED = re.compile(r"\{glue:text\}`([^`]+)`")
-ASK_FOR_DEVICE = """
-import torch
-from vlmcourse.course.runtime import profile
-from vlmcourse.train.runtime import device
-where, _ = device(), profile()
-name = torch.cuda.get_device_name(where) if where.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-print(where.type, name if where.type in ("cpu", "cuda") else "")
-"""
+ASK = "import json; from vlmcourse.course.results import provenance; print(json.dumps(provenance()))"
 
 
 class Book:
@@ -191,25 +183,20 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
     return nb
 
 
-def answer(question: str, root: Path, environment: Mapping[str, str]) -> str:
-    """Return what a program prints, a process of its own, so that this one occupies no GPU; or end with its error."""
-    command = [sys.executable, "-c", question]
-    process = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+def ask(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a process of its own says of the machine, so that this one occupies no GPU; or end with its error."""
+    process = subprocess.run([sys.executable, "-c", ASK], cwd=root, env=environment, capture_output=True, text=True)
     if process.returncode:
         device = environment.get("VLMCOURSE_DEVICE", "any device")
         raise SystemExit(f"Cannot use {device}:\n{process.stderr.strip().rpartition(chr(10))[2]}")
-    return process.stdout.strip()
+    return json.loads(process.stdout)
 
 
 def current_machine(root: Path) -> Machine:
     """Return what every chapter's results depend on, besides files."""
-    return {
-        "device": answer(ASK_FOR_DEVICE, root, os.environ),
-        "profile": os.environ.get("VLMCOURSE_PROFILE") or "quick",
-        "seed": os.environ.get("VLMCOURSE_SEED") or "0",
-        "Python": platform.python_version(),
-        "PyTorch": version("torch"),
-    }
+    made = ask(root, os.environ)
+    names = {"device": "device", "profile": "profile", "Python": "python", "PyTorch": "torch"}
+    return {**{name: made[key] for name, key in names.items()}, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
 
 
 def chapters_at_once(machine: Machine) -> int:
