@@ -46,21 +46,20 @@ def inline(svg: str, *, label: str, prefix: str) -> str:
             if child is paper or child.tag == f"{SVG}style" or child.tag.endswith("metadata"):
                 parent.remove(child)
     for element in root.iter():
-        attributes = {"href" if key == LINK else key: value for key, value in element.attrib.items()}
-        if attributes.get("id") not in used:
-            attributes.pop("id", None)
-        element.attrib.clear()
-        for key, value in attributes.items():
+        kept = {}
+        for key, value in element.items():
             value = re.sub(r"(?<=url\(#)", f"{prefix}-", value)
             if key == "id":
-                value = f"{prefix}-{value}"
-            elif key == "href" and value.startswith("#"):
-                value = f"#{prefix}-{value[1:]}"
+                value = f"{prefix}-{value}" if value in used else ""
+            elif key == LINK:
+                key, value = "href", re.sub("^#", f"#{prefix}-", value)
             elif key == "style":
                 value = _themed(value, words=element.tag in (f"{SVG}text", f"{SVG}tspan"))
             elif key == "d":
                 value = " ".join(value.split())
-            element.set(key, value)
+            kept |= {key: value} if value else {}
+        element.attrib.clear()
+        element.attrib |= kept
         element.tag = element.tag.removeprefix(SVG)
         element.text, element.tail = (text if (text or "").strip() else None for text in (element.text, element.tail))
     box = root.get("viewBox", f"0 0 {width:g} {height:g}")

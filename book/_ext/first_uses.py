@@ -22,7 +22,7 @@ OTHERWISE = {
 }
 # What is no running text, or a link already.
 CLOSED = (nodes.title, nodes.rubric, nodes.emphasis, nodes.strong, nodes.literal, nodes.FixedTextElement, nodes.raw)
-CLOSED += (nodes.math, nodes.math_block, nodes.table, nodes.reference, pending_xref, nodes.Invisible)
+CLOSED += (nodes.math, nodes.math_block, nodes.table, nodes.reference, pending_xref, nodes.Invisible, nodes.citation)
 
 
 def pattern(word: str) -> re.Pattern[str]:
@@ -36,7 +36,7 @@ def is_open(text: nodes.Node) -> bool:
     """Whether a text is running text of a page."""
     parent = text.parent
     while parent is not None:
-        if isinstance(parent, CLOSED) or "cell" in parent.get("classes", []):
+        if isinstance(parent, CLOSED) or {"cell", "sd-card"} & set(parent.get("classes", [])):
             return False
         parent = parent.parent
     return True

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted |= {path: handout(read(path), here) for path in handouts(options.root)}
     readme = options.root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
-    return rewrite(wanted, check=options.check, outdated="has another address", done="address written")
+    return rewrite(wanted, check=options.check, hint="has another address; run: make address")
 
 
 if __name__ == "__main__":

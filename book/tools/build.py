@@ -12,7 +12,6 @@ chapter went into the cache as a good one, all chapters get one environment, and
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -43,21 +42,14 @@ Machine = dict[str, str]
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 GLUED = re.compile(r"\{glue:text\}`([^`]+)`")
-ASK_FOR_DEVICE = """
-import torch
-from vlmcourse.course.runtime import profile
-from vlmcourse.train.runtime import device
-where, _ = device(), profile()
-name = torch.cuda.get_device_name(where) if where.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-print(where.type, name if where.type in ("cpu", "cuda") else "")
-"""
+ASK = "import json; from vlmcourse.course.results import provenance; print(json.dumps(provenance()))"
 
 
 class Book:
-    """The folders of one checkout, and what is known about its chapters."""
+    """One checkout on one machine: its folders, and what is known about its chapters."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.build = root, root / "_build"
+    def __init__(self, root: Path, machine: Machine, timeout: int | None = None) -> None:
+        self.root, self.build, self.machine, self.timeout = root, root / "_build", machine, timeout
         self.executed, self.source, self.html = (self.build / name for name in ("executed", "source", "html"))
         self.rendered = self.build / "rendered"  # the hash of what a book was made from that Sphinx did not complain of
         self.chapters = chapters(root)
@@ -65,7 +57,7 @@ class Book:
     # --- what a chapter depends on ------------------------------------------------------------------------------
 
     def inputs(self, chapter: Path) -> dict[str, str]:
-        """Return the hashes of the chapter's code and of every file that it may use."""
+        """Return what the chapter's results depend on: the machine, and hashes of its code and of files it may use."""
         cells = code_cells(write_address(read(chapter), None))  # where to install from changes nothing here
         code = json.dumps([cell.source for cell in cells])
         try:
@@ -77,7 +69,8 @@ class Book:
         others = {other.stem for other in self.chapters} - {chapter.stem}
         results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
         files = sorted([*modules, *data, *results])
-        return {"its code": sha256(code.encode()), **{self.name(file): sha256(file.read_bytes()) for file in files}}
+        hashes = {self.name(file): sha256(file.read_bytes()) for file in files}
+        return {**self.machine, "its code": sha256(code.encode()), **hashes}
 
     def name(self, file: Path) -> str:
         """Return a file's path in the repository."""
@@ -88,32 +81,31 @@ class Book:
         path = self.executed / f"{chapter.stem}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def why_execute(self, chapter: Path, inputs: dict[str, str], machine: Machine) -> str | None:
+    def why_execute(self, chapter: Path, inputs: dict[str, str]) -> str | None:
         """Say why a chapter has to be executed, or return None where its results still hold."""
         record = self.record(chapter)
         if record is None:
             return "no results yet"
         if record["failed"]:
             return "it failed last time"
-        then, now = {**record["machine"], **record["inputs"]}, {**machine, **inputs}
-        for name in {**now, **then}:
-            if then.get(name) != now.get(name):
-                return f"{name} was {then.get(name)}, is {now[name]}" if name in machine else f"{name} changed"
+        then = record["inputs"]
+        for name in {**inputs, **then}:
+            if then.get(name) != inputs.get(name):
+                return f"{name} was {then.get(name)}, is {inputs[name]}" if name in self.machine else f"{name} changed"
         return None
 
     # --- executing ----------------------------------------------------------------------------------------------
 
-    def execute(
-        self, chapter: Path, inputs: dict[str, str], machine: Machine, environment: dict[str, str], timeout: int | None
-    ) -> dict[str, Any]:
+    def execute(self, chapter: Path, inputs: dict[str, str], environment: dict[str, str]) -> dict[str, Any]:
         """Execute one chapter to its end, keep what it gave, and return its record."""
         nb = read(chapter)
         # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
         own = {**environment, "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
-        found = execute(nb, folder=chapter.parent, environment=own, timeout=timeout, go_on=True)
+        found = execute(nb, folder=chapter.parent, environment=own, timeout=self.timeout, go_on=True)
         text = text_of(normalise(nb, root=self.root))
-        record = {"claims": [], **found, "machine": machine, "inputs": inputs, "failed": failures(nb, chapter.stem)}
-        record |= {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "commit": commit_of(self.root)}
+        record = {"claims": [], **found, "failed": failures(nb, chapter.stem), "inputs": inputs}
+        record |= {"machine": self.machine, "commit": commit_of(self.root)}
+        record["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         write_whole(self.executed / chapter.name, text.encode())
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
         return record
@@ -191,25 +183,20 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
     return nb
 
 
-def answer(question: str, root: Path, environment: Mapping[str, str]) -> str:
-    """Return what a program prints, a process of its own, so that this one occupies no GPU; or end with its error."""
-    command = [sys.executable, "-c", question]
-    process = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+def ask(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a process of its own says of the machine, so that this one occupies no GPU; or end with its error."""
+    process = subprocess.run([sys.executable, "-c", ASK], cwd=root, env=environment, capture_output=True, text=True)
     if process.returncode:
         device = environment.get("VLMCOURSE_DEVICE", "any device")
         raise SystemExit(f"Cannot use {device}:\n{process.stderr.strip().rpartition(chr(10))[2]}")
-    return process.stdout.strip()
+    return json.loads(process.stdout)
 
 
 def current_machine(root: Path) -> Machine:
     """Return what every chapter's results depend on, besides files."""
-    return {
-        "device": answer(ASK_FOR_DEVICE, root, os.environ),
-        "profile": os.environ.get("VLMCOURSE_PROFILE") or "quick",
-        "seed": os.environ.get("VLMCOURSE_SEED") or "0",
-        "Python": platform.python_version(),
-        "PyTorch": version("torch"),
-    }
+    made = ask(root, os.environ)
+    names = {"device": "device", "profile": "profile", "Python": "python", "PyTorch": "torch"}
+    return {**{name: made[key] for name, key in names.items()}, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
 
 
 def chapters_at_once(machine: Machine) -> int:
@@ -217,14 +204,14 @@ def chapters_at_once(machine: Machine) -> int:
     return min(4, CORES) if machine["device"].startswith("cpu") and machine["profile"] == "quick" else 1
 
 
-def execute_all(book: Book, todo: dict[Path, dict[str, str]], machine: Machine, timeout: int | None) -> None:
+def execute_all(book: Book, todo: dict[Path, dict[str, str]]) -> None:
     """Execute chapters, some at once, each with its share of the cores."""
-    at_once = min(chapters_at_once(machine), len(todo)) or 1
+    at_once = min(chapters_at_once(book.machine), len(todo)) or 1
     environment = {"OMP_NUM_THREADS": str(CORES // at_once)} if at_once > 1 else {}
 
     def run(chapter: Path) -> None:
         print(f"  {chapter.stem:<32} ...", flush=True)
-        record = book.execute(chapter, todo[chapter], machine, environment, timeout)
+        record = book.execute(chapter, todo[chapter], environment)
         failed = f"  {len(record['failed'])} cell(s) FAILED" if record["failed"] else ""
         print(f"  {chapter.stem:<32} {record['seconds']:>6.1f} s{failed}", flush=True)
 
@@ -232,18 +219,19 @@ def execute_all(book: Book, todo: dict[Path, dict[str, str]], machine: Machine, 
     list(threads.map(run, todo))
 
 
-def build(book: Book, machine: Machine, timeout: int | None) -> int:
+def build(book: Book) -> int:
     """Execute what has to be, render if that or any page changed, and return the exit status."""
     began = time.monotonic()
     book.executed.mkdir(parents=True, exist_ok=True)
     inputs = {chapter: book.inputs(chapter) for chapter in book.chapters}
-    reasons = {chapter: book.why_execute(chapter, inputs[chapter], machine) for chapter in book.chapters}
+    reasons = {chapter: book.why_execute(chapter, inputs[chapter]) for chapter in book.chapters}
     todo = {chapter: inputs[chapter] for chapter, reason in reasons.items() if reason}
-    print(f"{len(todo)} of {len(inputs)} chapters to execute ({', '.join(map(' '.join, machine.items()))})", flush=True)
+    where = ", ".join(map(" ".join, book.machine.items()))
+    print(f"{len(todo)} of {len(inputs)} chapters to execute ({where})", flush=True)
     for chapter in todo:
         if reasons[chapter] != "no results yet":
             print(f"  {chapter.stem}: {reasons[chapter]}")
-    execute_all(book, todo, machine, timeout)
+    execute_all(book, todo)
     made_from, good = book.stage(), True
     there = (book.html / "index.html").is_file() and book.rendered.is_file()
     if there and book.rendered.read_text(encoding="utf-8") == made_from:
@@ -283,15 +271,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=int, help="seconds allowed per cell, 0 for no limit")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    book = Book(options.root.resolve())
-    book.build.mkdir(exist_ok=True)
+    root, lock = options.root.resolve(), options.root / "_build" / ".lock"
+    lock.parent.mkdir(exist_ok=True)
     try:
-        with FileLock(book.build / ".lock", timeout=0):
-            machine = current_machine(book.root)
+        with FileLock(lock, timeout=0):
+            machine = current_machine(root)
             default = 1800 if machine["profile"] == "quick" else None  # a cell of the full profile may train for hours
-            return build(book, machine, default if options.timeout is None else options.timeout)
+            return build(Book(root, machine, default if options.timeout is None else options.timeout))
     except Timeout:
-        raise SystemExit(f"Another build is running in {book.build}; wait for it to end.") from None
+        raise SystemExit(f"Another build is running in {lock.parent}; wait for it to end.") from None
     except KeyboardInterrupt:
         print("\nStopped. Chapters that were executed to their end are kept.", flush=True)
         os._exit(130)  # at once: files are written whole or not at all, and kernels end with the process they serve

@@ -8,7 +8,7 @@ import io
 import sys
 import tokenize
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LONG = 50  # lines of code above which a function is hard to take in
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
@@ -23,21 +23,26 @@ class Count(NamedTuple):
     long: dict[str, int]
 
 
+def has_docstring(node: Any) -> bool:
+    """Whether a module, class or function starts with a docstring."""
+    return isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None
+
+
+def span(node: Any) -> set[int]:
+    """Return the lines from a node's first to its last."""
+    return set(range(node.lineno, node.end_lineno + 1))
+
+
 def count(source: str, name: str = "") -> Count:
     """Count the lines of one module; ``name`` goes before the names of its functions."""
-    tree = ast.parse(source)
-    docstrings: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            docstrings |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    code: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in NO_CODE:
-            code |= set(range(token.start[0], token.end[0] + 1))
+    nodes: list[Any] = list(ast.walk(ast.parse(source)))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    code = {n for t in tokens if t.type not in NO_CODE for n in range(t.start[0], t.end[0] + 1)}
+    docstrings = {line for node in nodes if has_docstring(node) for line in span(node.body[0])}
     code -= docstrings
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lengths = {f"{name}:{f.name}": len(code & set(range(f.lineno, (f.end_lineno or 0) + 1))) for f in functions}
-    return Count(len(code), len(docstrings), {f: lines for f, lines in lengths.items() if lines > LONG})
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {f"{name}:{function.name}": len(code & span(function)) for function in functions}
+    return Count(len(code), len(docstrings), {name: lines for name, lines in lengths.items() if lines > LONG})
 
 
 def count_folder(folder: Path) -> Count:

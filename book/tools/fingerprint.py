@@ -14,6 +14,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 import vlmcourse
+from book.tools.count_lines import has_docstring
 from book.tools.normalise import read
 
 COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train", "_checks", "_precision"))
@@ -112,9 +113,3 @@ def is_guarded_import(node: object) -> bool:
         case ast.Try(body, [ast.ExceptHandler(ast.Name("ModuleNotFoundError"))], [], []):
             return all(isinstance(line, (ast.Import, ast.ImportFrom)) for line in body)
     return False
-
-
-def has_docstring(node: ast.AST) -> bool:
-    """Whether a module, class or function starts with a docstring."""
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None

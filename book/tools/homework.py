@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools.first_cell import address_in, handout
-from book.tools.normalise import NOTEBOOK_METADATA, ROOT, name_cells, read, rewrite, text_of
+from book.tools.normalise import NOTEBOOK_METADATA, ROOT, chapters, name_cells, read, rewrite, text_of
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
@@ -112,10 +112,9 @@ def main() -> int:
         if not (config := course / "nbgrader_config.py").exists():
             wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
-        pages = {name: PAGES / f"{name}.ipynb" for name in sources}
-        here = {name: address_in(read(page)) if page.is_file() else None for name, page in pages.items()}
-        wanted = {pages[name]: handout(student(source), here[name]) for name, source in sources.items()}
-    return rewrite(wanted, check=False, outdated="", done="written")
+        here = address_in(read(chapters()[0]))
+        wanted = {PAGES / f"{name}.ipynb": handout(student(source), here) for name, source in sources.items()}
+    return rewrite(wanted)
 
 
 if __name__ == "__main__":

@@ -155,12 +155,12 @@ def text_of(nb: NotebookNode) -> str:
     return nbformat.writes(nb).rstrip("\n") + "\n"
 
 
-def rewrite(wanted: dict[Path, str], *, check: bool, outdated: str, done: str) -> int:
-    """Write the files whose text is another or missing, or with ``check`` say which; return the exit status."""
+def rewrite(wanted: dict[Path, str], *, check: bool = False, hint: str = "") -> int:
+    """Write the files whose text is another or missing, or with ``check`` only say which; return the exit status."""
     status = 0
     for path, text in wanted.items():
         if not path.is_file() or text != path.read_text(encoding="utf-8"):
-            print(f"{path}: {outdated if check else done}")
+            print(f"{path}: {hint if check else 'written'}")
             status |= check
             if not check:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not normalised")
     options = parser.parse_args(argv)
     wanted = {path: text_of(normalise(read(path))) for path in options.notebooks or chapters()}
-    return rewrite(wanted, check=options.check, outdated="not normalised; run: make normalise", done="normalised")
+    return rewrite(wanted, check=options.check, hint="not normalised; run: make normalise")
 
 
 if __name__ == "__main__":

@@ -10,20 +10,18 @@ where it was. Where the code has changed, one recorded run is repeated first; if
 import argparse
 import json
 import os
-import platform
 import re
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from book.tools.address import git
-from book.tools.build import current_machine
+from book.tools.build import ask
 from book.tools.execute import ChapterError, execute
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
 from book.tools.normalise import ROOT, chapters, read
@@ -104,15 +102,9 @@ class Result:
         with PARSING:
             if made_from(self.notebook, self.profile, root=self.root) != self.made_from:
                 raise ChapterError(f"{self.chapter} was edited while it ran; call again")
-        found["run"] = {
-            **condition._asdict(),
-            "seconds": found.pop("seconds"),
-            "cpu": processor(),
-            "device": "cpu" if self.profile == "quick" else current_machine(ROOT)["device"],
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "date": datetime.now(UTC).date().isoformat(),
-        }
+        made = ask(ROOT, {**os.environ, **environment})
+        found["run"] = {**condition._asdict(), "seconds": found.pop("seconds"), "cpu": processor()}
+        found["run"] |= {key: made[key] for key in ("device", "torch", "python", "date")}
         write_whole(log, json.dumps(found, ensure_ascii=False).encode())
         return found
 

@@ -31,7 +31,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.book = tool.Book(root)
+        self.book = tool.Book(root, MACHINE)
         self.rendered = 0
         self.write("vlmcourse/__init__.py", "")
         self.write("vlmcourse/ops.py", "def area(a, b):\n    return a * b\n")
@@ -59,8 +59,8 @@ class Project:
         """Build; return the exit status and the chapters that were executed."""
         log = self.root / "executed.log"
         log.write_text("")
-        self.book = tool.Book(self.root)
-        status = tool.build(self.book, machine, timeout)
+        self.book = tool.Book(self.root, machine, timeout)
+        status = tool.build(self.book)
         return status, sorted(log.read_text().split())  # chapters run at once, in no order
 
     def page(self, name: str) -> str:
