@@ -109,7 +109,8 @@ def shared_nt_xent_loss(
 
     >>> import torch
     >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
-    >>> torch.isclose(shared_nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log())
+    >>> loss = shared_nt_xent_loss(same, same, temperature=0.1)
+    >>> torch.isclose(loss, torch.tensor(7.0).log())
     tensor(True)
     """
     own, _ = _place(view1)

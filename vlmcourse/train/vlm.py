@@ -171,7 +171,8 @@ def train_vlm(
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
-    >>> options = {"steps": {"connector": 1, "joint": 2}, "embed_dim": 8, "device": "cpu", "progress": False}
+    >>> options = {"steps": {"connector": 1, "joint": 2}, "embed_dim": 8}
+    >>> options |= {"device": "cpu", "progress": False}
     >>> train_vlm(ConvEncoder(width=2), asked, **options)[1]["stage"].tolist()
     ['connector', 'joint', 'joint']
     """
