@@ -1,12 +1,13 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write beside the place, sync, rename: killed at any moment, the old file or the new one is there.
+    """Write beside the place, sync, read back, rename: killed at any moment, the old file or the new one is there.
 
     Folders on the way are made, and ``~`` is the home folder.
     """
@@ -18,6 +19,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if temporary.read_bytes() != content:
+            raise OSError(errno.EIO, "the disk holds something else than was written")
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
