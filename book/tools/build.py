@@ -42,7 +42,11 @@ Machine = dict[str, str]
 
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 GLUED = re.compile(r"\{glue:text\}`([^`]+)`")
-ASK = "import json; from vlmcourse.course.results import provenance; print(json.dumps(provenance()))"
+ASK = """
+import json, torch
+from vlmcourse.course.results import provenance
+print(json.dumps(provenance() | {"cpu": "cpu " + torch.backends.cpu.get_cpu_capability()}))
+"""
 
 
 class Book:
@@ -195,6 +199,8 @@ def ask(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
 def current_machine(root: Path) -> Machine:
     """Return what every chapter's results depend on, besides files."""
     made = ask(root, os.environ)
+    if made["device"].startswith("cpu"):  # with other instructions it computes other last bits
+        made["device"] = made["cpu"]
     names = {"device": "device", "profile": "profile", "Python": "python", "PyTorch": "torch"}
     return {**{name: made[key] for name, key in names.items()}, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
 

@@ -452,3 +452,11 @@ def test_make_with_no_suitable_python_says_what_to_do(checkout):
     assert result.returncode != 0
     assert "python3 here is: Python 3.9.2" in result.stderr
     assert "make test PYTHON=" in result.stderr
+
+
+def test_a_cpu_with_other_instructions_is_another_machine(monkeypatch):
+    monkeypatch.setenv("VLMCOURSE_DEVICE", "cpu")
+    here = tool.current_machine(ROOT)["device"]
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert here.startswith("cpu ")
+    assert tool.current_machine(ROOT)["device"] == "cpu DEFAULT" != here
