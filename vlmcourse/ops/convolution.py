@@ -47,14 +47,15 @@ def conv3d(
     last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:], kernel, strides, strict=True)]
     # With the channels last in memory, what follows is a plain product of matrices.
     padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
+    maps = rearrange(weight, "c_out c_in kt kh kw -> (kt kh kw) c_out c_in").contiguous()
 
     def one_place(padded: Tensor, weight: Tensor, kt: int, kh: int, kw: int) -> Tensor:
         t, h, w = (slice(k, k + end + 1, step) for k, end, step in zip((kt, kh, kw), last, strides, strict=True))
-        return einsum(padded[:, t, h, w], weight[:, :, kt, kh, kw], "b t h w c_in, c_out c_in -> b t h w c_out")
+        return einsum(padded[:, t, h, w], weight, "b t h w c_in, c_out c_in -> b t h w c_out")
 
     terms = (
         checkpoint(one_place, padded, weight, *place, use_reentrant=False, preserve_rng_state=False)
-        for place in product(*map(range, kernel))
+        for weight, place in zip(maps.unbind(), product(*map(range, kernel)), strict=True)
     )
     out = first = next(terms)
     for term in terms:

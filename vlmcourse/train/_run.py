@@ -113,9 +113,10 @@ class Run:
     def keep(self, *, every: int, interrupted: bool) -> None:
         """Save when it is time, and stop when any process was interrupted."""
         step = len(self.rows)
-        # Processes ask each other only now and then, because that makes them wait for each other.
-        asked = distributed.world_size() == 1 or step % FETCH_EVERY == 0
-        stop = asked and distributed.mean_over_processes(torch.tensor(float(interrupted))) > 0
+        stop = interrupted
+        if distributed.world_size() > 1:  # ask each other only now and then, since that makes them wait for each other
+            asked = step % FETCH_EVERY == 0
+            stop = asked and bool(distributed.mean_over_processes(torch.tensor(float(interrupted))) > 0)
         if step % every == 0 or step == self.steps or stop:
             self.fetch()
             self._save()

@@ -160,7 +160,7 @@ def _steps(
             with autocast:
                 loss, metrics = objective(batch)
             optimizer.zero_grad()
-            (weight * loss).backward()  # gradients are averaged over processes
+            loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
             optimizer.step()
