@@ -52,7 +52,6 @@ def check_input(name: str, inputs: Tensor, layout: str, *, in_channels: int, wei
 
 
 def check_int(name: str, value: int, *, minimum: int = 1) -> None:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, received {value!r}")
     if value < minimum:
@@ -60,7 +59,6 @@ def check_int(name: str, value: int, *, minimum: int = 1) -> None:
 
 
 def check_positive_ints(**values: int) -> None:
-    """Raise unless every value is an integer of at least one."""
     for name, value in values.items():
         check_int(name, value)
 

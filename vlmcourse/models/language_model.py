@@ -24,16 +24,14 @@ class Cache:
 class LanguageModel(nn.Module):
     """A decoder: a causal transformer that scores, after every token, each word as the next one.
 
-    The tokens may be numbers of words, or vectors, so that images can stand among the words. Positions are learned, and
-    counted without the padding. Any module can take its place in :class:`VisionLanguageModel` that has ``embed``,
-    ``new_cache``, ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
+    Positions are learned, and counted without the padding. ``tie_output`` scores words by the vectors that embed them.
+    Any module can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
+    ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
 
     Shapes:
-        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``attention_mask``
-        ``(b, n)`` is False on padding; what comes out there means nothing.
-
-    Options:
-        tie_output: score words by the vectors that embed them. cache: from :meth:`new_cache`, to read new tokens only.
+        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)``, such as images' → logits ``(b, n, vocabulary_size)``.
+        ``attention_mask`` ``(b, n)`` is False on padding; what comes out there means nothing. With a ``cache``, of
+        :meth:`new_cache`, the new tokens only.
 
     Source:
         Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.

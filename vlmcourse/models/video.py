@@ -1,7 +1,6 @@
 """Networks that classify clips: each frame for itself, frames as a sequence, or space and time at once (S10 to S12).
 
-All four take a clip of any length, from one frame, and have at their defaults about the same number of parameters. The
-first three share one encoder for the frames and differ in how they join the frames' vectors.
+All take clips of any length from one frame, and have about as many parameters. The first three share a frame encoder.
 """
 
 from collections.abc import Sequence
@@ -41,8 +40,8 @@ class FrameAverage(nn.Module):
     """Look at each frame alone and average what was seen: the baseline that cannot know the order of the frames.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``. ``width`` counts channels of the frame
-        encoder's first stage, ``embed_dim`` the numbers that are classified.
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``; ``width``: the encoder's first
+        channels.
 
     Source:
         Karpathy et al. 2014, the single-frame and late-fusion baselines. Slide S11.
@@ -123,11 +122,9 @@ class CNN3D(nn.Module):
     """Convolve over space and time at once: three 3D convolutions, then the average over all places and times.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
-
-    Options:
-        width: channels of the first convolution; each further one doubles them and halves height and width.
-        kernel_size: odd, one number or (time, height, width). backend: see :class:`~vlmcourse.Conv3d`.
+        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``. ``width``: channels of the first
+        convolution; each further one doubles them and halves height and width. ``kernel_size``: odd, one number or
+        (time, height, width).
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.

@@ -111,7 +111,6 @@ def _content(array: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    """Return a function's, a class's or a module's full name."""
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value.__name__
 
 
