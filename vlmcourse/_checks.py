@@ -84,7 +84,6 @@ def check_divides(name: str, divisor: int, **sizes: int) -> None:
 
 
 def check_backend(backend: str) -> None:
-    """Raise unless ``backend`` names one of the two ways to compute a formula."""
     if backend not in ("fused", "einops"):
         raise ValueError(f"backend must be 'fused' or 'einops', received {backend!r}")
 
@@ -133,7 +132,6 @@ def check_range(name: str, value: tuple[float, float], *, low: float, high: floa
 
 
 def check_number(name: str, value: float, *, low: float, high: float) -> None:
-    """Raise unless ``value`` is a number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, received {value!r}")
     if not low <= value <= high:

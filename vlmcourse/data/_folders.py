@@ -118,7 +118,6 @@ def _first_of(names: list[str], separator: str, few: int = 10) -> str:
 def _decode(
     path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tensor, list[str]]]
 ) -> tuple[Tensor, dict[str, list[str]]]:
-    """Return all tensors, and what is to be said of which files."""
 
     def attempt(file: Path) -> tuple[Tensor, list[str]] | str:
         try:

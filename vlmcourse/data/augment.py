@@ -254,8 +254,8 @@ def random_color_jitter(
 ) -> Tensor:
     """Change brightness, contrast, saturation and hue of each image with probability ``p``, in an order drawn for each.
 
-    As ``v2.ColorJitter``: by factors from ``1 - value`` (at least 0) to ``1 + value``, hue by up to ``value`` (at most
-    0.5) turns of the colour wheel.
+    As ``v2.ColorJitter`` inside ``v2.RandomApply(p=p)``: brightness, contrast and saturation change by factors from
+    ``1 - value`` (at least 0) to ``1 + value``, hue by up to its value (at most 0.5) in turns of the colour wheel.
 
     >>> random_color_jitter(torch.full((2, 3, 1, 1), 0.25), brightness=0.5).shape
     torch.Size([2, 3, 1, 1])
@@ -304,8 +304,8 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 def random_recolor(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Turn or mirror the colour space of each image, take 0.7 to 1 of its contrast, move it to where it fits in [0, 1].
 
-    Any colour becomes any other, and only outlines stay: colour is no clue to a generated scene. Torchvision has none
-    such. A turn alone would keep how far the colours lie apart, which tells one scene from hundreds.
+    Any colour becomes any other, and only outlines stay, so that colour is no clue. Torchvision has no such transform.
+    A turn alone would keep how far the colours lie apart, which tells one scene from hundreds.
 
     Source:
         Mezzadri 2007 (arXiv math-ph/0609050): the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform.

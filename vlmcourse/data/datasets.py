@@ -31,15 +31,15 @@ ARCHIVES = {  # as torchvision has them, and their sizes
 class ImageDataset:
     """Images and labels in memory; 60,000 small images are a few hundred megabytes and need no loader processes.
 
-    ``dataset[index]`` takes what a tensor takes and returns float32 images in [0, 1] and labels. Results from this data
-    are reported under its ``name``.
+    ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images as
+    float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
 
     Shapes:
         images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
 
     >>> data = ImageDataset(torch.full((5, 3, 2, 2), 255, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "white")
-    >>> data[torch.tensor([4, 2])][1]
-    tensor([4, 2])
+    >>> data[torch.tensor([4, 2])][1], len(data)
+    (tensor([4, 2]), 5)
     """
 
     images: Tensor = field(repr=False)
@@ -181,8 +181,9 @@ _LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
     """Load a dataset whole, as uint8.
 
-    ``scenes`` (generated shapes), ``digits`` (handwriting) and ``photos`` come with the libraries and need no network;
-    ``cifar10`` and ``stl10`` are fetched once. For pictures of your own see :func:`image_folder`.
+    ``scenes`` (generated shapes), ``digits`` (handwriting) and ``photos`` come with the libraries and need no network.
+    ``cifar10`` and ``stl10`` are fetched once; where that fails, a ``DownloadError`` says what remains to do by hand.
+    For pictures of your own see :func:`image_folder`.
 
     Shapes:
         images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;
@@ -192,9 +193,6 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
     Options:
         root: where downloads are kept, else the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``.
         split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the same.
-
-    Raises:
-        DownloadError: where a download fails, with the step that remains to do by hand.
 
     >>> load_dataset("digits", split="test").images.shape
     torch.Size([359, 1, 8, 8])
@@ -224,7 +222,8 @@ def image_folder(
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
     ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
-    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed.
+    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed. PNG,
+    JPEG, GIF, WebP, BMP, TIFF and PPM can be read; what phones save as HEIC is a ValueError.
 
     Shapes:
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
@@ -232,9 +231,6 @@ def image_folder(
     Options:
         image_size: cut the middle square of every picture and resize it; left out, all must have one size. name: the
         label for results, the folder's own if left out. root: as for :func:`load_dataset`.
-
-    Raises:
-        ValueError: pictures of several sizes, or that cannot be decoded, such as HEIC, which phones save.
 
     >>> image_folder("birds")
     Traceback (most recent call last):

@@ -112,7 +112,6 @@ def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause
 
 
 def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
-    """Append to ``part`` what is missing, over one connection."""
     headers = {"User-Agent": "vlmcourse", "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     with urlopen(Request(archive.url, headers=headers), timeout=timeout) as response:
         if response.status != 206:  # the server cannot resume and sends everything

@@ -328,7 +328,7 @@ class CaptionedImages:
 
     Shapes:
         images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, in the
-        caption's order. masks: ``(b, h, w)`` int64, 0 for background and 1 + position in ``SHAPES``.
+        order the caption names them. masks: ``(b, h, w)`` int64, 0 for background and 1 + position in ``SHAPES``.
     """
 
     images: Tensor = field(repr=False)
@@ -519,7 +519,7 @@ def clips(
 ) -> Clips:
     """Film ``n`` sprites gliding over a torus; only the motion tells the label.
 
-    The start is uniform over the pixels, and steps are whole pixels, so that a lone frame says nothing.
+    What leaves on one side enters on the other. Starts are uniform, steps whole pixels, so a lone frame says nothing.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.
@@ -578,7 +578,6 @@ def _film(sprites: Tensor, positions: Tensor, image_size: int) -> Tensor:
 
 
 def _shape_sprites(image_size: int) -> Tensor:
-    """Draw the shapes in white, half as wide as the picture."""
     objects = torch.tensor([[kind, 0.0, 0.0, 0.95, 0.0] for kind in range(len(SHAPES))])
     return _coverage(_distance_to(objects, image_size // 2))
 

@@ -23,9 +23,6 @@ class SlideViT(nn.Module):
 
     Patches → one linear map → (self-attention → the same MLP on every vector) × depth → flatten → MLP.
 
-    Shapes:
-        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → class scores ``(b, num_classes)``.
-
     Source:
         Slide S24, with the attention weights of Vaswani et al. 2017 (arXiv 1706.03762), which the slide leaves open.
 
@@ -58,7 +55,7 @@ class SlideViT(nn.Module):
         self.head = MLP(nh * nw * embed_dim, hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one score per class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``, of images ``(b, in_channels, *image_size)``."""
         _check_size(images, self.image_size)
         tokens = self.layers(self.patch_embed(images))
         return self.head(rearrange(tokens, "b n d -> b (n d)"))
@@ -74,7 +71,7 @@ class VisionTransformer(nn.Module):
     Options:
         pool: the vector is the ``"class"`` token, which takes part in every layer, the ``"mean"`` of the patches, or
         all of them by ``"flatten"``, ``n * embed_dim`` numbers, as in the lecture. positions, residual, norm: False
-        takes one away.
+        takes an ingredient away. norm_eps: what every norm adds to the variance.
 
     Source:
         Dosovitskiy et al. 2021, equations 1 to 4 (arXiv 2010.11929); slides S20 to S24.

@@ -15,7 +15,6 @@ Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples th
 
 
 def examples_of(data: Any) -> "Examples":
-    """Return the examples of whatever ``fit`` was given, checked."""
     if isinstance(data, TensorDataset):
         return InMemory(data.tensors)
     return Fetched(data) if isinstance(data, Dataset | DataLoader) else InMemory(data)

@@ -1,7 +1,7 @@
 """Train on several processes: the rank of this one, and embeddings gathered with their gradients.
 
-Every process holds the whole model and a share of each batch; gradients are averaged. A contrastive loss needs all
-shares' embeddings, as every image is a negative for every other. In one process, all of this does nothing.
+Every process holds the whole model and a share of each batch, and gradients are averaged. A contrastive loss needs the
+embeddings of *all* shares, because every image is a negative for every other. In one process, all of this does nothing.
 """
 
 import atexit

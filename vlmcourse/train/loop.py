@@ -1,8 +1,8 @@
 """Train a model: one loop, small enough to read, that survives being killed.
 
-The loop is ``_steps``, and :func:`fit` is what stands around it. Resuming is exact because all that a step depends on,
-but weights and optimizer, is a function of the seed and the step's number: the learning rate (:func:`warmup_cosine`),
-the examples (:func:`batch_of_step`), and the random generators, seeded anew at each step.
+The loop is ``_steps``, and :func:`fit` is what stands around it. One idea makes resuming exact: everything a step
+depends on, other than weights and optimizer, is a pure function of the seed and the number of the step: the learning
+rate (:func:`warmup_cosine`), the examples (:func:`batch_of_step`), and the random generators, seeded anew at each step.
 """
 
 import math
@@ -143,7 +143,6 @@ def _steps(
     steps, seed = range(len(run.rows), settings.steps), settings.seed
 
     def share(step: int) -> tuple[Tensor, float]:
-        """Return the rows of this process, and how much their mean counts in the mean of all."""
         return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
     batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=seed)
@@ -169,6 +168,8 @@ def _steps(
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     """Return the factor on the learning rate at ``step``: a line up to 1, then half a cosine down to 0.
+
+    ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).

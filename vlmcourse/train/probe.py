@@ -88,7 +88,8 @@ class LinearProbe:
 
     >>> labels = torch.arange(3).repeat(40)
     >>> features = torch.eye(3)[labels]
-    >>> probe = LinearProbe().fit(features[:60], labels[:60], features[60:90], labels[60:90])
+    >>> probe = LinearProbe()
+    >>> _ = probe.fit(features[:60], labels[:60], features[60:90], labels[60:90])
     >>> probe.score(features[90:], labels[90:])
     1.0
     """
@@ -255,10 +256,9 @@ class SegmentationProbe:
 
 
 def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index: int = IGNORE_INDEX) -> float:
-    """Return the mean over classes of intersection over union, but of classes in neither; ``ignore_index`` is left out.
+    """Return the mean over classes of intersection over union; a class that is in neither does not count.
 
-    Shapes:
-        predicted and masks, int64 of one shape.
+    ``predicted`` and ``masks`` are int64, of one shape. Pixels whose mask is ``ignore_index`` are left out.
 
     Source:
         Everingham et al. 2010, the PASCAL VOC challenge, section 4.
@@ -332,7 +332,7 @@ def _differs_in_training(kind: type[nn.Module]) -> bool:
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return axes ``(d, r)`` along which the inputs do not correlate, spanning them, and their variances ``(r,)``."""
+    """Return uncorrelated axes ``(d, r)`` that span the inputs, and variances; beyond, the best weights are zero."""
     n, d = inputs.shape
     if n < d:
         _, deviation, axes = torch.linalg.svd(inputs, full_matrices=False)
@@ -344,7 +344,6 @@ def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
 def _minimize(
     inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the weight and the bias at the minimum, looked for from those given."""
     # In these units the objective is about equally steep in every direction, and L-BFGS takes far fewer steps. One in
     # ten is the curvature of a cross-entropy over ten classes while the probe still guesses.
     unit = torch.cat([0.1 * variance + penalty, variance.new_tensor([0.1])]).rsqrt()

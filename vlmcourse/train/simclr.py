@@ -28,13 +28,13 @@ def train_simclr(
 ) -> tuple[nn.Sequential, pd.DataFrame]:
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
 
-    Every image of a batch gives two random views, whose embeddings by the head ``loss(view1, view2, temperature=...)``
-    sees. Probe the encoder, not the head, which may throw away what the views change. The head's weights come from the
-    global generator: call ``seed_everything`` before.
+    Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings of
+    the projection head. Probe the encoder, not the head, which may throw away what the views change. The head's weights
+    come from the global generator, so call ``seed_everything`` before.
 
     Shapes:
-        images: a tensor ``(n, c, h, w)`` or a dataset with ``images``, whose labels are never looked at; the encoder
-        returns ``(b, d)``, and the model ``(b, embed_dim)``.
+        images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the model
+        ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
         views: the steps of :func:`~vlmcourse.data.augment.two_views`. Others: those of

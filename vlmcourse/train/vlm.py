@@ -1,7 +1,7 @@
 """Train a small vision-language model in three stages, and measure whether it looks at the picture (slides S02 to S06).
 
-The world is correlated, like the real one: each colour comes with few shapes, as bananas come in yellow. Held-out pairs
-tell a model which recites from one that composes.
+The world is correlated, like the real one: each colour comes with few shapes, as bananas come in yellow. Some pairs are
+held out, so that a model which recites can be told from one that composes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,8 +119,8 @@ def train_stage(
     """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
     ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
-    encoder and language model, ``"joint"`` moves everything. The loss counts the answer's words only. Options are those
-    of :func:`~vlmcourse.train.loop.fit`.
+    encoder and a frozen language model, ``"joint"`` moves everything. The loss counts the answer's words only. Options
+    are those of :func:`~vlmcourse.train.loop.fit`.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
@@ -159,10 +159,9 @@ def train_vlm(
     seed: int = 0,
     **options: Any,
 ) -> tuple[VisionLanguageModel, pd.DataFrame]:
-    """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return both.
+    """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
-    The histories stand one below the other. ``checkpoint="run.pt"`` gives each stage a file, such as
-    ``run-connector.pt``.
+    With it comes the history of all stages. With ``checkpoint="run.pt"`` each has a file, such as ``run-connector.pt``.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
@@ -287,9 +286,9 @@ def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[
 def leading(model: VisionLanguageModel, asked: Questions) -> dict[str, float]:
     """Say a wrong colour first, and return whom the next word, the shape, follows: the picture, or the wrong colour.
 
-    For pictures of one object in the world of two partners. Where "purple" was said of a blue thing, ``"picture"`` is
-    the share that go on with the shape in the picture, ``"said color"`` with a shape that usually comes with purple,
-    ``"true color"`` with one that usually comes with blue.
+    For pictures of one object in the world of two partners. The model hears "a small purple" though the thing is blue.
+    ``"picture"`` is the share of answers that go on with the shape in the picture, ``"said color"`` the share that go
+    on with a shape that usually comes with purple, ``"true color"`` with one that usually comes with blue.
     """
     usual, things = pairings(2), [objects[0] for objects in asked.objects]
     said = [COLORS[(COLORS.index(thing.color) + 2) % len(COLORS)] for thing in things]
