@@ -1,8 +1,7 @@
 """Augmentation of whole batches on the device that trains on them, every sample with its own chances.
 
-A step is a function of the images and one parameter a sample (``crop_resize``, ``adjust_hue`` …), which computes what
-``torchvision.transforms.v2.functional`` computes one image at a time, and a ``random_…`` function that draws the
-parameters as torchvision's transform of that name does.
+A step is a function of the images and one parameter a sample (``adjust_hue`` …), equal to that of
+``torchvision.transforms.v2.functional`` image by image, and a ``random_…`` function that draws it as torchvision does.
 """
 
 import math

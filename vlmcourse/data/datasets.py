@@ -181,9 +181,8 @@ _LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
     """Load a dataset whole, as uint8.
 
-    ``scenes`` (generated shapes), ``digits`` (handwriting) and ``photos`` come with the libraries and need no network.
-    ``cifar10`` and ``stl10`` are fetched once; where that fails, a ``DownloadError`` says what remains to do by hand.
-    For pictures of your own see :func:`image_folder`.
+    ``scenes`` (generated shapes), ``digits`` and ``photos`` need no network. ``cifar10`` and ``stl10`` are fetched
+    once, or a ``DownloadError`` says what remains to do by hand. See :func:`image_folder` for your own pictures.
 
     Shapes:
         images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;

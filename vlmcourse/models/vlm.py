@@ -55,9 +55,8 @@ class Answer:
 class VisionLanguageModel(nn.Module):
     """Images and a question in, an answer out: encoder → connector → language model.
 
-    The ``<image>`` of a prompt is replaced by the connector's vectors of its image; the language model reads them like
-    words. The encoder is any module with ``feature_map(images)`` or ``tokens(images)``, or any that returns
-    ``(b, c, h, w)`` or ``(b, n, d)`` when called.
+    The ``<image>`` of a prompt is replaced by the connector's vectors of its image. The encoder is any module with
+    ``feature_map(images)`` or ``tokens(images)``, or that returns ``(b, c, h, w)`` or ``(b, n, d)`` when called.
 
     Shapes:
         images ``(b, c, h, w)``, one a prompt, or None for prompts without; ids and is_answer ``(b, n)`` from

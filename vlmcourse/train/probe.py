@@ -40,8 +40,7 @@ def extract_features(
     ``encoder.feature_map`` for maps. A function of your own must see to the mode of its networks.
 
     Shapes:
-        images ``(n, c, h, w)``, floating point or uint8 (read as 0 to 1), or a dataset with ``images`` → ``(n, ...)``
-        float32 on the CPU.
+        images ``(n, c, h, w)``, float or uint8 (read as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.
 
     Source:
         Chen et al. 2020, section 4 (arXiv 2002.05709); slides S04 and S09.

@@ -118,9 +118,8 @@ def train_stage(
 ) -> pd.DataFrame:
     """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
-    ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
-    encoder and a frozen language model, ``"joint"`` moves everything. The loss counts the answer's words only. Options
-    are those of :func:`~vlmcourse.train.loop.fit`.
+    ``"language model"`` reads questions and answers without images, ``"connector"`` learns between two frozen parts,
+    ``"joint"`` moves everything. The loss counts the answer's words only. Options: :func:`~vlmcourse.train.loop.fit`.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
