@@ -1,8 +1,7 @@
 """A compact, readable library for a lecture on vision: patches, attention, convolution, contrast.
 
-What chapters and homework use can be imported from here, ``from vlmcourse import patchify``. Names are resolved on
-first use, so that ``import vlmcourse`` itself costs next to nothing and ``vlmcourse.ops`` never pulls in
-matplotlib or scikit-learn. Their types are in ``__init__.pyi``, and a test holds the two lists together.
+What chapters and homework use can be imported from here, and is loaded on first use: ``import vlmcourse`` costs next to
+nothing. The types are in ``__init__.pyi``.
 """
 
 import dis

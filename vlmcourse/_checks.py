@@ -52,7 +52,6 @@ def check_input(name: str, inputs: Tensor, layout: str, *, in_channels: int, wei
 
 
 def check_int(name: str, value: int, *, minimum: int = 1) -> None:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, received {value!r}")
     if value < minimum:
@@ -60,7 +59,6 @@ def check_int(name: str, value: int, *, minimum: int = 1) -> None:
 
 
 def check_positive_ints(**values: int) -> None:
-    """Raise unless every value is an integer of at least one."""
     for name, value in values.items():
         check_int(name, value)
 
@@ -86,7 +84,6 @@ def check_divides(name: str, divisor: int, **sizes: int) -> None:
 
 
 def check_backend(backend: str) -> None:
-    """Raise unless ``backend`` names one of the two ways to compute a formula."""
     if backend not in ("fused", "einops"):
         raise ValueError(f"backend must be 'fused' or 'einops', received {backend!r}")
 
@@ -135,7 +132,6 @@ def check_range(name: str, value: tuple[float, float], *, low: float, high: floa
 
 
 def check_number(name: str, value: float, *, low: float, high: float) -> None:
-    """Raise unless ``value`` is a number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, received {value!r}")
     if not low <= value <= high:

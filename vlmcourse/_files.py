@@ -7,10 +7,7 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write beside the place, sync, read back, rename: killed at any moment, the old file or the new one is there.
-
-    Folders on the way are made, and ``~`` is the home folder.
-    """
+    """Write so that, killed at any moment, the old file or the new one is there; makes folders and expands ``~``."""
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

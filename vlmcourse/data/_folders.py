@@ -33,8 +33,7 @@ def list_classes(
 ) -> tuple[list[Path], list[int], tuple[str, ...]]:
     """Find the files below ``path/class`` or ``path/split/class``, the class of each, and the classes of all splits.
 
-    A split's folder may be called ``Train``, ``training_set``, ``val`` and so on. A class is a folder that holds a file
-    in some split, so that all splits number the classes alike; names that differ in how accents are stored are one.
+    A class holds a file in some split, so that all splits number alike; how accents are stored makes no difference.
     """
     kind = Path(example).stem
     if not path.is_dir():
@@ -119,7 +118,6 @@ def _first_of(names: list[str], separator: str, few: int = 10) -> str:
 def _decode(
     path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tensor, list[str]]]
 ) -> tuple[Tensor, dict[str, list[str]]]:
-    """Return all tensors, and what is to be said of which files."""
 
     def attempt(file: Path) -> tuple[Tensor, list[str]] | str:
         try:

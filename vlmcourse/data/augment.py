@@ -1,9 +1,7 @@
 """Augmentation of whole batches on the device that trains on them, every sample with its own chances.
 
-Each step comes in two parts: a plain function of the images and one parameter a sample (``crop_resize``,
-``rotate_shift_scale``, ``adjust_hue`` …) that computes what ``torchvision.transforms.v2.functional`` computes one
-image at a time, and a ``random_…`` function that draws the parameters as torchvision's transform of that name does,
-the same in distribution. Departures are named where they happen.
+A step is a function of the images and one parameter a sample (``adjust_hue`` …), equal to that of
+``torchvision.transforms.v2.functional`` image by image, and a ``random_…`` function that draws it as torchvision does.
 """
 
 import math
@@ -83,8 +81,7 @@ def crop_resize(
     Shapes:
         images ``(b, c, h, w)``; top, left, height, width ``(b,)`` whole pixels; result ``(b, c, *size)``.
 
-    >>> image = torch.arange(16.).view(1, 1, 4, 4)
-    >>> one = torch.tensor([1])
+    >>> image, one = torch.arange(16.0).view(1, 1, 4, 4), torch.tensor([1])
     >>> crop_resize(image, one, one, one + 1, one + 1, size=(2, 2)).flatten()
     tensor([ 5.,  6.,  9., 10.])
     """
@@ -121,10 +118,9 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     generator: Generator | None = None,
 ) -> Tensor:
-    """Cut a random box from each image and resize it to ``size`` (the images' own if left out).
+    """Cut a random box from each image and resize it, as ``v2.RandomResizedCrop`` with ``antialias=True``.
 
-    As ``v2.RandomResizedCrop`` with ``antialias=True``: ``scale`` is the part of the image's area, ``ratio`` the width
-    over the height of the box.
+    ``size`` is the images' own if left out, ``scale`` the box's part of the area, ``ratio`` its width over its height.
 
     >>> random_resized_crop(torch.rand(3, 1, 8, 6), size=4).shape
     torch.Size([3, 1, 4, 4])
@@ -150,14 +146,13 @@ def random_horizontal_flip(images: Tensor, *, p: float = 0.5, generator: Generat
 def rotate_shift_scale(images: Tensor, angle: Tensor, right: Tensor, down: Tensor, scale: Tensor) -> Tensor:
     """Turn and scale each image about its middle, then shift it, as ``v2.functional.affine`` with bilinear sampling.
 
-    Departure: what comes in from outside repeats the edge, where torchvision fills with a constant. A black corner
-    would tell the network the angle.
+    Departure: edges repeat, where torchvision fills with a constant: a black corner would tell the network the angle.
 
     Shapes:
         images ``(b, c, h, w)``; angle (degrees, clockwise), right and down (pixels), scale ``(b,)``.
 
-    >>> images, still = torch.eye(4).expand(1, 1, 4, 4), torch.zeros(1)
-    >>> turned = rotate_shift_scale(images, torch.tensor([90.0]), right=still, down=still, scale=torch.ones(1))
+    >>> images, still = torch.eye(4)[None, None], torch.zeros(1)
+    >>> turned = rotate_shift_scale(images, still + 90, right=still, down=still, scale=still + 1)
     >>> torch.allclose(turned, images.flip(-1), atol=1e-6)
     True
     """
@@ -183,10 +178,9 @@ def random_affine(
     scale: tuple[float, float] = (1.0, 1.0),
     generator: Generator | None = None,
 ) -> Tensor:
-    """Turn each image by up to ``degrees`` either way, shift it by whole pixels, scale it.
+    """Turn each image by up to ``degrees`` either way, shift it by whole pixels and scale it, as ``v2.RandomAffine``.
 
-    As ``v2.RandomAffine`` with ``interpolation=BILINEAR``, but edges repeat, where torchvision turns them black.
-    ``translate`` is the largest shift, as a part of width and height.
+    Sampling is bilinear, and edges repeat. ``translate`` is the largest shift, as a part of width and height.
 
     >>> random_affine(torch.rand(3, 1, 8, 6), degrees=10.0, translate=(0.1, 0.1), scale=(0.8, 1.2)).shape
     torch.Size([3, 1, 8, 6])
@@ -212,7 +206,6 @@ def random_affine(
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Return the perceived lightness ``(b, 1, h, w)``; grey images are their own."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)
@@ -295,11 +288,10 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
 def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
     """Give each image other colours: its own matrix, its own contrast, its own place in the colour cube.
 
-    Colours that would not fit into [0, 1] lose contrast; nothing is clipped. ``place`` is, for each channel, 0 for as
-    dark as it can be to 1 for as bright as it can be.
+    Colours that would not fit into [0, 1] lose contrast; nothing is clipped.
 
     Shapes:
-        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)``.
+        images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)`` from 0, dark, to 1, bright.
     """
     turned = torch.einsum("b i c, b c h w -> b i h w", matrix.to(images), images)
     low, high = turned.amin((2, 3), keepdim=True), turned.amax((2, 3), keepdim=True)
@@ -311,13 +303,11 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 def random_recolor(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Turn or mirror the colour space of each image, take 0.7 to 1 of its contrast, move it to where it fits in [0, 1].
 
-    Any colour becomes any other; only outlines stay. There is no such transform in torchvision: it destroys colour as
-    a clue for generated scenes, whose colours are arbitrary. A turn alone would not do: it keeps how far the colours
-    lie from each other and from mid-grey, which is enough to tell one scene from hundreds.
+    Any colour becomes any other, and only outlines stay, so that colour is no clue. Torchvision has no such transform.
+    A turn alone would keep how far the colours lie apart, which tells one scene from hundreds.
 
     Source:
-        Mezzadri, "How to generate random matrices from the classical compact groups", 2007 (arXiv math-ph/0609050):
-        the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform (Haar) among the orthogonal ones.
+        Mezzadri 2007 (arXiv math-ph/0609050): the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform.
 
     >>> random_recolor(torch.rand(2, 3, 4, 4)).shape
     torch.Size([2, 3, 4, 4])
@@ -357,13 +347,11 @@ def two_views(
         images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
 
     Options:
-        steps: name → function of ``(images, generator=...)``, applied in turn; ``SIMCLR_STEPS`` for photographs,
-        ``SCENE_STEPS`` for generated scenes. generator: draws the parameters; the global one of the images' device if
-        left out. A CPU generator gives the same views on every device, to rounding.
+        steps: name → function of ``(images, generator=...)``, applied in turn: ``SIMCLR_STEPS`` for photographs,
+        ``SCENE_STEPS`` for generated scenes. generator: a CPU one gives the same views on every device, to rounding.
 
     Source:
-        Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning", 2020 (arXiv 2002.05709);
-        slide S07. Departure: crops keep at least 20 % of the area, fit for small images, and blur is left out.
+        Chen et al. 2020 (arXiv 2002.05709); slide S07. Departure: crops keep at least 20 % of the area, and no blur.
 
     >>> view1, view2 = two_views(torch.rand(5, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     >>> view1.shape == view2.shape == (5, 3, 32, 32), torch.equal(view1, view2)

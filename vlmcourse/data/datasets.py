@@ -31,8 +31,8 @@ ARCHIVES = {  # as torchvision has them, and their sizes
 class ImageDataset:
     """Images and labels in memory; 60,000 small images are a few hundred megabytes and need no loader processes.
 
-    ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images
-    as float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
+    ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images as
+    float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
 
     Shapes:
         images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
@@ -87,10 +87,7 @@ def _scenes(root: Path, split: str) -> ImageDataset:
 
 
 def _digits(root: Path, split: str) -> ImageDataset:
-    """Load handwritten digits, 8 × 8 grey (E. Alpaydin and C. Kaynak, UCI, CC BY 4.0), which scikit-learn carries.
-
-    The split is fixed: 60, 20 and 20 % of every class, drawn once with a seed.
-    """
+    """Load handwritten digits, 8 × 8 grey (E. Alpaydin and C. Kaynak, UCI, CC BY 4.0), in a split drawn with a seed."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -106,7 +103,6 @@ def _digits(root: Path, split: str) -> ImageDataset:
 
 
 def _members_by_class(labels: Tensor) -> list[Tensor]:
-    """Return the positions of the members of each class, in order."""
     return [(labels == k).nonzero().flatten() for k in range(int(labels.max()) + 1)]
 
 
@@ -159,10 +155,7 @@ def _cifar10(root: Path, split: str) -> ImageDataset:
 
 
 def _stl10(root: Path, split: str) -> ImageDataset:
-    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96 in ten classes, without its images that have no label.
-
-    The last tenth of each class of the training images is the validation split.
-    """
+    """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96, the labelled part, with a tenth of each class for validation."""
     from torchvision.datasets import STL10
 
     stl = _extracted("stl10", root, lambda: STL10(str(root), split="test" if split == "test" else "train"))
@@ -188,9 +181,8 @@ _LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
     """Load a dataset whole, as uint8.
 
-    ``scenes`` (generated shapes), ``digits`` (scikit-learn's handwriting) and ``photos`` (three photographs that come
-    with scikit-learn and matplotlib) need no network. ``cifar10`` and ``stl10`` are fetched and extracted once, with a
-    message. For pictures of your own see :func:`image_folder`.
+    ``scenes`` (generated shapes), ``digits`` and ``photos`` need no network. ``cifar10`` and ``stl10`` are fetched
+    once, or a ``DownloadError`` says what remains to do by hand. See :func:`image_folder` for your own pictures.
 
     Shapes:
         images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;
@@ -198,11 +190,8 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
         and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500 and 8,000 of ``(3, 96, 96)``.
 
     Options:
-        root: where downloads are kept; the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``, if
-        left out. split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the same.
-
-    Raises:
-        DownloadError: where a download fails, with the step that remains to do by hand.
+        root: where downloads are kept, else the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``.
+        split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the same.
 
     >>> load_dataset("digits", split="test").images.shape
     torch.Size([359, 1, 8, 8])
@@ -232,7 +221,8 @@ def image_folder(
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
     ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
-    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed.
+    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed. PNG,
+    JPEG, GIF, WebP, BMP, TIFF and PPM can be read; what phones save as HEIC is a ValueError.
 
     Shapes:
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
@@ -241,13 +231,8 @@ def image_folder(
         image_size: cut the middle square of every picture and resize it; left out, all must have one size. name: the
         label for results, the folder's own if left out. root: as for :func:`load_dataset`.
 
-    Raises:
-        ValueError: a folder laid out otherwise, pictures of several sizes, or files that cannot be decoded. PNG, JPEG,
-            GIF, WebP, BMP, TIFF and PPM can, what phones save as HEIC cannot.
-
     >>> image_folder("birds")
     Traceback (most recent call last):
-    ...
     FileNotFoundError: path must be a folder of pictures, received ...birds, which is none
     """
     from torchvision.transforms.v2.functional import pil_to_tensor

@@ -1,7 +1,6 @@
 """Fetch a file once, whole and unharmed: resumed when cut off, checked before it gets its name.
 
-What arrives goes to ``NAME.part``. Only a file whose size and checksum are right is renamed to ``NAME``. A lock lets
-two processes ask for the same file: the second waits and finds it there.
+What arrives goes to ``NAME.part``, renamed when size and checksum are right. A second process waits and finds it there.
 """
 
 import errno
@@ -72,9 +71,8 @@ def explained(folder: Path) -> Iterator[None]:
 def download(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: int = 5, pause: float = 1.0) -> Path:
     """Return the path of ``archive`` in ``folder``, fetching it if it is not there yet.
 
-    A broken transfer, or ``timeout`` seconds of silence, is tried again up to ``attempts`` times, after ``pause``
-    seconds and more; an attempt that brought a megabyte does not count. A finished file with the wrong checksum is
-    thrown away and fetched once more from its first byte.
+    A transfer that breaks, or is silent for ``timeout`` seconds, is tried ``attempts`` times, pausing ``pause`` seconds
+    and more; an attempt that brought a megabyte does not count. A file with the wrong checksum is fetched once more.
     """
     path = folder / archive.filename
     if archive.is_at(path):
@@ -99,7 +97,6 @@ def _size(part: Path) -> int:
 
 
 def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause: float) -> None:
-    """Bring ``part`` to its full size."""
     failures = 0
     while (before := _size(part)) != archive.size:
         try:
@@ -115,7 +112,6 @@ def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause
 
 
 def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
-    """Append to ``part`` what is missing, over one connection."""
     headers = {"User-Agent": "vlmcourse", "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     with urlopen(Request(archive.url, headers=headers), timeout=timeout) as response:
         if response.status != 206:  # the server cannot resume and sends everything

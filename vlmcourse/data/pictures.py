@@ -25,8 +25,7 @@ def read_picture(path: str | Path) -> tuple[Any, list[str]]:
     """Return a picture as an upright PIL image in RGB of eight bits, and notes on what was lost or added.
 
     Raises:
-        ValueError: its content (whatever its name) is of none of the ``FORMATS``, is damaged, has more than fifty
-            million pixels, or holds 32-bit numbers, of which nobody has said which is white.
+        ValueError: none of ``FORMATS``, damaged, over fifty million pixels, or of 32-bit numbers with no known white.
     """
     from PIL import Image
 

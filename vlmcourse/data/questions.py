@@ -1,8 +1,7 @@
 """Questions about the drawn world, each with its one true answer: what a vision-language model learns from.
 
-Where the answer could be guessed from the question alone, the answers are balanced: as many yes as no, left as right,
-above as below, one as two. A question about a colour or a shape points at the object by its place, never by another
-attribute, so that its words say nothing about the answer.
+Answers that could be guessed are balanced, such as yes and no, left and right. Questions about a colour or a shape
+point at the object by its place, so that their words say nothing about the answer.
 """
 
 import random
@@ -50,9 +49,8 @@ class Questions:
     """A batch of pictures with one question about each, and its answer.
 
     Shapes:
-        images: ``(b, 3, h, w)`` float32 in [0, 1]. prompts, answers, kinds: ``b`` strings each; a prompt holds
-        ``<image>`` where the picture belongs. objects: ``b`` tuples of records. masks: as in
-        :class:`~vlmcourse.data.scenes.CaptionedImages`.
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. prompts, answers, kinds: ``b`` strings each, ``<image>`` in a prompt
+        where the picture belongs. objects, masks: as in :class:`~vlmcourse.data.scenes.CaptionedImages`.
     """
 
     images: Tensor = field(repr=False)
@@ -85,11 +83,10 @@ def questions(
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
 
     Options:
-        kinds: names from ``KINDS``; a name may be given several times to be asked more often. num_objects: 1, 2 or
-        both; without two objects, relations and numbers are not asked for. phrasings: how many ways of asking are
-        mixed. drop: the probability with which a description leaves out an attribute, as in ``{"color": 0.5}``. The
-        rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a question
-        as well as for the pictures.
+        kinds: names from ``KINDS``, twice to be asked twice as often. num_objects: 1, 2 or both; without two, relations
+        and numbers are not asked for. phrasings: how many ways of asking are mixed. drop: the probability with which a
+        description leaves out an attribute, as in ``{"color": 0.5}``. The rest is as in
+        :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a question, too.
 
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
     >>> asked.images.shape, asked.prompts[1]

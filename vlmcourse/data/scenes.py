@@ -1,10 +1,9 @@
 """A small world drawn on demand: coloured shapes as labelled images, as captioned images, and as moving clips.
 
-Every shape is a signed distance function: the distance from a point to the outline, negative inside. One formula gives
-the smooth edge of the picture, the mask, and any size, place and rotation, for many pictures at once. Parameters and
-noise come from a generator that belongs to the call: a seed means one scene, and the global random state is left alone.
+Every shape is a signed distance function, the distance from a point to the outline, negative inside: one formula for
+smooth edges, masks, any size, place and rotation. A seed means one scene, and the global random state is left alone.
 
-Units: lengths are fractions of half the image width. ``x`` points right and ``y`` up, both from -1 to 1.
+Units: lengths are fractions of half the image width; ``x`` points right and ``y`` up, from -1 to 1.
 """
 
 import math
@@ -143,10 +142,7 @@ def _grid(image_size: int) -> tuple[Tensor, Tensor]:
 
 
 def _distance_to(objects: Tensor, image_size: int) -> Tensor:
-    """Return the signed distance ``(n, h, w)`` of the pixel centres from the outline of each object.
-
-    Objects ``(n, 5)`` are positions in ``SHAPES``, x, y, radius and rotation.
-    """
+    """Return the signed distance ``(n, h, w)`` of pixel centres from objects ``(n, 5)``: kind, x, y, radius, turn."""
     kind, place_x, place_y, radius, turn = objects[..., None, None].unbind(1)
     x, y = _grid(image_size)
     x, y = (x - place_x) / radius, (y - place_y) / radius
@@ -191,7 +187,6 @@ def _paint(canvas: Tensor, masks: Tensor, values: Tensor, rows: Tensor, objects:
 
 
 def _backdrop(surfaces: Tensor, image_size: int) -> tuple[Tensor, Tensor]:
-    """Return images with nothing but their background, and masks of zeros."""
     canvas = torch.cat([_colors_of(part, image_size, period=0.5) for part in surfaces.split(256)])
     return canvas, torch.zeros(len(canvas), image_size, image_size, dtype=torch.int64)
 
@@ -228,8 +223,8 @@ class ShapeImages:
     """A batch of labelled pictures, one shape in each.
 
     Shapes:
-        images: ``(b, 3, h, w)`` float32 in [0, 1]. labels: ``(b,)`` int64, positions in ``class_names``.
-        masks: ``(b, h, w)`` int64, 0 for background and ``1 + label`` on the shape.
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. labels: ``(b,)`` int64, positions in ``class_names``. masks:
+        ``(b, h, w)`` int64, 0 for background and ``1 + label`` on the shape.
     """
 
     images: Tensor = field(repr=False)
@@ -256,13 +251,12 @@ def images(
     """Draw ``n`` pictures of one shape each; the label is the shape, everything else is chance.
 
     Each class occurs equally often, to within one. The shape lies up to a quarter of the half-width off the middle,
-    never beyond the edge, and is turned by up to half a radian. Two batches are independent when their seeds differ.
+    never beyond the edge, and is turned by up to half a radian.
 
     Options:
-        shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the
-        shape, any colour if left out; the background is a random colour kept apart. texture, object_texture: names
-        from ``TEXTURES``, one drawn for each picture. radius: the smallest and the largest, in half-widths of the
-        image. noise: standard deviation, with colours between 0 and 1.
+        shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the shape,
+        any colour if left out; the background is a random colour kept apart. texture, object_texture: names from
+        ``TEXTURES``, one drawn for each picture. radius: smallest, largest, in half-widths. noise: standard deviation.
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
@@ -333,8 +327,8 @@ class CaptionedImages:
     """A batch of pictures with what is in them, as sentences and as records.
 
     Shapes:
-        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, in
-        the order the caption names them. masks: ``(b, h, w)`` int64, 0 for background and 1 + position in ``SHAPES``.
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, in the
+        order the caption names them. masks: ``(b, h, w)`` int64, 0 for background and 1 + position in ``SHAPES``.
     """
 
     images: Tensor = field(repr=False)
@@ -356,15 +350,12 @@ def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False
 def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterable[str] = ()) -> str:
     """Say in one sentence, put in one of three ways, what a picture holds; two objects with the relation between them.
 
-    ``drop`` are names from ``ATTRIBUTES`` to leave out; a shape left out becomes "thing", and with the place goes the
-    relation.
+    ``drop``, names from ``ATTRIBUTES``, are left out: a shape becomes "thing", and with the place goes the relation.
 
     >>> star = SceneObject("red", "small", "star", "plain", "left", -0.5, 0.0, 0.25)
     >>> ring = SceneObject("orange", "large", "ring", "dots", "right", 0.5, 0.0, 0.4)
-    >>> describe([star, ring], phrasing=2)
-    'a large dotted orange ring right of a small red star'
-    >>> describe([ring], drop=["size", "texture", "place"])
-    'an orange ring'
+    >>> describe([star, ring], phrasing=2), describe([ring], drop=["size", "texture", "place"])
+    ('a large dotted orange ring right of a small red star', 'an orange ring')
     """
     drop = choose_names("drop", drop, ATTRIBUTES) if drop else ()
     first, last = objects[0], objects[-1]
@@ -399,21 +390,15 @@ def captions(
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
-    Every object is drawn uniformly and independently from the allowed combinations of colour, size, shape and
-    texture. One object goes to the left, right, top, bottom or middle; two go to opposite sides; three or four
-    to the corners. Objects never touch.
+    Objects are drawn uniformly and independently from the allowed combinations, and never touch: one to the left,
+    right, top, bottom or middle, two to opposite sides, more to the corners.
 
     Options:
-        num_objects: a number from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw
-        from. exclude: combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``.
-        only: combinations of which every object must show one. phrasings: how many of the three ways of putting a
-        caption are mixed.
+        num_objects: from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw from. exclude:
+        combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``. only: combinations of
+        which each must show one. phrasings: how many of the three ways of putting a caption are mixed.
 
-    Raises:
-        ValueError: for unknown names, or where ``exclude`` and ``only`` leave nothing to draw.
-
-    >>> batch = captions(2, seed=0, only=[("red", "star")])
-    >>> batch.captions
+    >>> captions(2, seed=0, only=[("red", "star")]).captions
     ('a small red star at the top', 'a small red star on the right')
     """
     generator = _start(n, seed, image_size, 16, noise)
@@ -486,7 +471,6 @@ def combinations_of(
 
 
 def _words_of(name: str, combinations: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Return the combinations if all their words are known."""
     combinations = list(combinations)
     if words := [words for words in combinations if isinstance(words, str)]:
         raise TypeError(f"{name} must hold combinations such as ('red', 'star'), received {words[0]!r}")
@@ -503,9 +487,8 @@ class Clips:
     """A batch of short films whose label lies in the change from frame to frame.
 
     Shapes:
-        clips: ``(b, c, t, h, w)`` float32 in [0, 1]. labels: ``(b,)`` int64, positions in ``class_names``.
-        sprites: ``(b,)`` int64, which sprite moves. positions: ``(b, t, 2)`` int64, row and column of the sprite's
-        top left corner on the torus.
+        clips: ``(b, c, t, h, w)`` float32 in [0, 1]. labels: ``(b,)`` int64, positions in ``class_names``. sprites:
+        ``(b,)`` int64, which one moves. positions: ``(b, t, 2)`` int64, row and column of its top left corner.
     """
 
     clips: Tensor = field(repr=False)
@@ -536,8 +519,7 @@ def clips(
 ) -> Clips:
     """Film ``n`` sprites gliding over a torus; only the motion tells the label.
 
-    What leaves the picture on one side enters on the other. The start is uniform over the pixels and all steps are
-    whole pixels, so every single frame has the same distribution under every label: a lone frame says nothing.
+    What leaves on one side enters on the other. Starts are uniform, steps whole pixels, so a lone frame says nothing.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.
@@ -596,7 +578,6 @@ def _film(sprites: Tensor, positions: Tensor, image_size: int) -> Tensor:
 
 
 def _shape_sprites(image_size: int) -> Tensor:
-    """Draw the shapes in white, half as wide as the picture."""
     objects = torch.tensor([[kind, 0.0, 0.0, 0.95, 0.0] for kind in range(len(SHAPES))])
     return _coverage(_distance_to(objects, image_size // 2))
 

@@ -34,8 +34,7 @@ class VideoDataset:
     Shapes:
         clips: ``(n, 3, t, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
 
-    >>> data = VideoDataset(torch.zeros(5, 3, 2, 4, 4, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "black")
-    >>> len(data)
+    >>> len(VideoDataset(torch.zeros(5, 3, 2, 4, 4, dtype=torch.uint8), torch.arange(5), tuple("abcde"), "black"))
     5
     """
 
@@ -62,32 +61,29 @@ def video_folder(
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
     Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`. With them, the folder of the
-    official lists (the first of the three), ``path/class/video.avi`` goes where the lists say: videos of one scene lie
-    on one side, since they look alike, and a random split would report how well a network remembers rooms. The
-    validation split is cut from the training list in the same way: of each class, the last sixth of the scenes.
+    official lists (the first of the three), ``path/class/video.avi`` goes where the lists say: videos of one scene look
+    alike and lie on one side. For validation the last sixth of each class's scenes leaves the training list.
 
     From each video come ``num_frames`` frames, spread evenly over its seconds (with repeats, where it has fewer):
-    upright, the middle square, resized. Clips are kept decoded until a file is added, removed or changed. Decoding
-    needs PyAV: ``pip install av``.
+    upright, the middle square, resized. Clips are kept decoded until a file changes. Decoding needs PyAV:
+    ``pip install av``.
 
     Shapes:
         clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
 
     Options:
-        annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split:
-        ``train``, ``validation`` or ``test``; left out, ``train`` of the lists and all of the folders. name, root: as
-        for :func:`~vlmcourse.image_folder`.
+        annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split: ``train``,
+        ``validation`` or ``test``; left out, ``train`` or, without lists, all. name, root: as for ``image_folder``.
 
     Raises:
-        FileNotFoundError: no folder, no list, or not every listed video is there; the message says where to get them.
-        ValueError: an unknown split, a list that cannot be read, or videos that cannot be decoded or end early.
+        FileNotFoundError: not every listed video is there; the message says where to get them.
+        ValueError: videos that cannot be decoded or end early.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.
 
     >>> video_folder("UCF-101", annotations="ucfTrainTestlist")
     Traceback (most recent call last):
-    ...
     FileNotFoundError: path must be a folder with one subfolder of videos per class, received ...UCF-101, ...
     """
     check_positive_ints(num_frames=num_frames, image_size=image_size)
@@ -121,7 +117,6 @@ _HMDB = (r"(\S+)\s+([012])", "video.avi 1")
 
 
 def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
-    """Return the videos of one split, and the classes of all."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     if not path.is_dir():
@@ -158,7 +153,6 @@ def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tupl
 
 
 def _rows_of(file: Path, line: str, example: str) -> list[tuple[str, ...]]:
-    """Return the groups of the pattern ``line`` in every line that is not empty."""
     rows = []
     for text in filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())):
         if not (match := re.fullmatch(line, text)):

@@ -93,9 +93,6 @@ class ConvEncoder(nn.Module):
 
         Source:
             He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
-
-        >>> sum(p.numel() for p in ConvEncoder.resnet18().parameters())
-        11168832
         """
         return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
 

@@ -24,16 +24,13 @@ class Cache:
 class LanguageModel(nn.Module):
     """A decoder: a causal transformer that scores, after every token, each word as the next one.
 
-    The tokens may be numbers of words, or vectors, so that images can stand among the words. Positions are learned, and
-    counted without the padding. Any module can take its place in :class:`VisionLanguageModel` that has ``embed``,
-    ``new_cache``, ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
+    Positions are learned, and counted without the padding. ``tie_output`` scores words by the vectors that embed them.
+    Any module can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
+    ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
 
     Shapes:
-        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``. ``attention_mask``
-        ``(b, n)`` is False on padding; what comes out there means nothing.
-
-    Options:
-        tie_output: score words by the vectors that embed them. cache: from :meth:`new_cache`, to read new tokens only.
+        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``; with a ``cache``,
+        new ones only. ``attention_mask`` ``(b, n)`` is False on padding, where what comes out means nothing.
 
     Source:
         Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.
@@ -135,8 +132,7 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
 def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float = 1.0) -> Tensor:
     """Return the distribution that the next word is drawn from.
 
-    ``temperature=0`` puts everything on the likeliest word. ``top_p`` below one keeps the likeliest words that together
-    have at least that probability.
+    ``temperature=0`` takes the likeliest word; ``top_p`` below one keeps the likeliest that together reach it.
 
     Shapes:
         logits ``(..., words)`` → probabilities ``(..., words)``, in float32.

@@ -13,17 +13,13 @@ class Tokenizer:
 
     Punctuation marks are words of their own, and so is the placeholder ``<image>``. Capital letters matter.
 
-    Shapes:
-        ``encode`` gives a list of integers, one per word, each below ``len(tokenizer)``.
-
     Source:
         Slide S02, whose question it reads.
 
     >>> tokenizer = Tokenizer.from_texts(["What is in this image <image>? Answer:", "a red star"])
-    >>> tokenizer.encode("a red image <image>?")
-    [7, 11, 8, 2, 4]
-    >>> tokenizer.decode([7, 11, 8, 2, 4, 1])
-    'a red image <image>?'
+    >>> ids = tokenizer.encode("a red image <image>?")
+    >>> ids, tokenizer.decode([*ids, 1])
+    ([7, 11, 8, 2, 4], 'a red image <image>?')
     """
 
     pad_id, end_id, image_id = 0, 1, 2
@@ -42,7 +38,7 @@ class Tokenizer:
         return cls(sorted({word for text in texts for word in _WORD.findall(text)}))
 
     def encode(self, text: str) -> list[int]:
-        """Return the number of each word."""
+        """Return the number of each word, below ``len(tokenizer)``."""
         words = _WORD.findall(text)
         unknown = list(dict.fromkeys(word for word in words if word not in self._id_of))
         if unknown:

@@ -1,7 +1,6 @@
 """Networks that classify clips: each frame for itself, frames as a sequence, or space and time at once (S10 to S12).
 
-All four take a clip of any length, from one frame, and have at their defaults about the same number of parameters. The
-first three share one encoder for the frames and differ in how they join the frames' vectors.
+All four take a clip of any length, from one frame, and have at their defaults about the same number of parameters.
 """
 
 from collections.abc import Sequence
@@ -40,9 +39,7 @@ class FrameEncoder(nn.Module):
 class FrameAverage(nn.Module):
     """Look at each frame alone and average what was seen: the baseline that cannot know the order of the frames.
 
-    Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``. ``width`` counts channels of the frame
-        encoder's first stage, ``embed_dim`` the numbers that are classified.
+    ``width`` counts channels of the frame encoder's first stage, ``embed_dim`` the numbers that are classified.
 
     Source:
         Karpathy et al. 2014, the single-frame and late-fusion baselines. Slide S11.
@@ -59,16 +56,13 @@ class FrameAverage(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score per class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``, of clips ``(b, in_channels, t, h, w)``."""
         vectors = self.mlp(self.frames(clips))
         return self.head(reduce(vectors, "b t d -> b d", "mean"))
 
 
 class CNNLSTM(nn.Module):
     """Turn each frame into a vector, read the vectors in order with an LSTM, and classify its last state.
-
-    Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``; ``embed_dim`` is the state's width.
 
     Source:
         Hochreiter and Schmidhuber 1997; Donahue et al. 2015 (arXiv 1411.4389). Slide S11.
@@ -85,16 +79,13 @@ class CNNLSTM(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score per class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``, of clips ``(b, in_channels, t, h, w)``."""
         states, _ = self.lstm(self.frames(clips))
         return self.head(states[:, -1])
 
 
 class CNNTransformer(nn.Module):
     """Turn each frame into a vector, add when it was shown, let the frames attend to each other, and average.
-
-    Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``; four heads must divide ``embed_dim``.
 
     Source:
         Vaswani et al. 2017, section 3.5 for the sinusoids (arXiv 1706.03762). Slide S11.
@@ -113,7 +104,7 @@ class CNNTransformer(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score per class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``, of clips ``(b, in_channels, t, h, w)``."""
         tokens = self.frame_proj(self.frames(clips))
         tokens = self.norm(self.blocks(tokens + sinusoids(tokens)))
         return self.head(reduce(tokens, "b t d -> b d", "mean"))
@@ -122,12 +113,8 @@ class CNNTransformer(nn.Module):
 class CNN3D(nn.Module):
     """Convolve over space and time at once: three 3D convolutions, then the average over all places and times.
 
-    Shapes:
-        clips ``(b, in_channels, t, h, w)`` → class scores ``(b, num_classes)``, for any ``t`` from 1.
-
-    Options:
-        width: channels of the first convolution; each further one doubles them and halves height and width.
-        kernel_size: odd, one number or (time, height, width). backend: see :class:`~vlmcourse.Conv3d`.
+    The first has ``width`` channels; each further one doubles them and halves height and width. ``kernel_size`` is odd,
+    one number or (time, height, width). ``backend``: see :class:`~vlmcourse.Conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767), with batch normalisation and strides in place of pooling. Slides S11, S12.
@@ -164,7 +151,7 @@ class CNN3D(nn.Module):
         return self.layers(clips)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one score per class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``, of clips ``(b, in_channels, t, h, w)``."""
         return self.head(reduce(self.feature_map(clips), "b d t h w -> b d", "mean"))
 
 

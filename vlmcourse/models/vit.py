@@ -23,9 +23,6 @@ class SlideViT(nn.Module):
 
     Patches → one linear map → (self-attention → the same MLP on every vector) × depth → flatten → MLP.
 
-    Shapes:
-        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → class scores ``(b, num_classes)``.
-
     Source:
         Slide S24, with the attention weights of Vaswani et al. 2017 (arXiv 1706.03762), which the slide leaves open.
 
@@ -58,7 +55,7 @@ class SlideViT(nn.Module):
         self.head = MLP(nh * nw * embed_dim, hidden, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one score per class, ``(b, num_classes)``."""
+        """Return one score per class, ``(b, num_classes)``, of images ``(b, in_channels, *image_size)``."""
         _check_size(images, self.image_size)
         tokens = self.layers(self.patch_embed(images))
         return self.head(rearrange(tokens, "b n d -> b (n d)"))
@@ -68,8 +65,7 @@ class VisionTransformer(nn.Module):
     """The standard Vision Transformer: patches, positions, pre-norm residual layers, a final norm, one vector.
 
     Shapes:
-        images ``(b, in_channels, h, w)`` with ``(h, w) = image_size`` → vectors ``(b, embed_dim)``, or with
-        ``num_classes`` class scores ``(b, num_classes)``.
+        images ``(b, in_channels, *image_size)`` → vectors ``(b, embed_dim)``, or class scores ``(b, num_classes)``.
 
     Options:
         pool: the vector is the ``"class"`` token, which takes part in every layer, the ``"mean"`` of the patches, or
@@ -146,12 +142,7 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
-        """Return α of every layer and head, ``(b, depth, num_heads, n, n)``; a class token is token 0.
-
-        >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, depth=5, num_heads=3)
-        >>> model.attention_maps(torch.rand(2, 3, 8, 8)).shape  # four patches and the class token
-        torch.Size([2, 5, 3, 5, 5])
-        """
+        """Return α of every layer and head, ``(b, depth, num_heads, n, n)``; a class token is token 0."""
         with record_attention(self) as maps:
             self.tokens(images)
         return torch.stack(maps, dim=1)
@@ -162,10 +153,6 @@ class VisionTransformer(nn.Module):
 
         Source:
             Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
-
-        >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
-        >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape
-        torch.Size([2, 6, 2, 3])
         """
         if self.pool == "flatten" and isinstance(self.head, nn.Linear):
             raise ValueError("pool='flatten' has a head with weights for each patch; try pool='mean'")
@@ -187,12 +174,6 @@ class VisionTransformer(nn.Module):
         """Return this network with the weights of torchvision's ``model``, such as ``torchvision.models.vit_b_16()``.
 
         A classifier that was replaced by ``nn.Identity()`` gives an encoder.
-
-        >>> from torchvision.models import VisionTransformer as Theirs
-        >>> theirs = Theirs(image_size=8, patch_size=4, num_layers=2, num_heads=3, hidden_dim=6, mlp_dim=12).eval()
-        >>> images = torch.rand(2, 3, 8, 8)
-        >>> torch.allclose(VisionTransformer.from_torchvision(theirs)(images), theirs(images), atol=1e-6)
-        True
         """
         if not all(hasattr(model, part) for part in ("conv_proj", "class_token", "encoder", "heads")):
             raise TypeError(f"model must be torchvision's VisionTransformer, received {type(model).__name__}")

@@ -55,9 +55,8 @@ class Answer:
 class VisionLanguageModel(nn.Module):
     """Images and a question in, an answer out: encoder → connector → language model.
 
-    The ``<image>`` of a prompt is replaced by the connector's vectors of its image; the language model reads them like
-    words. The encoder is any module with ``feature_map(images)`` or ``tokens(images)``, or any that returns
-    ``(b, c, h, w)`` or ``(b, n, d)`` when called.
+    The ``<image>`` of a prompt is replaced by the connector's vectors of its image. The encoder is any module with
+    ``feature_map(images)`` or ``tokens(images)``, or that returns ``(b, c, h, w)`` or ``(b, n, d)`` when called.
 
     Shapes:
         images ``(b, c, h, w)``, one a prompt, or None for prompts without; ids and is_answer ``(b, n)`` from
@@ -89,10 +88,7 @@ class VisionLanguageModel(nn.Module):
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the numbers of prompts and answers, and which of them belong to an answer, its end included.
 
-        Rows are padded on the left, so that all end in the same column and a batch can be continued.
-
-        Shapes:
-            ``b`` prompts and as many answers → ids ``(b, n)`` int64 and is_answer ``(b, n)`` boolean, on the CPU.
+        Both are ``(b, n)`` on the CPU, int64 and boolean, padded on the left, so that a batch can be continued.
         """
         if isinstance(prompts, str) or isinstance(answers, str):
             raise TypeError("prompts and answers must be several strings, received one; try [text]")
@@ -148,7 +144,6 @@ class VisionLanguageModel(nn.Module):
         return wide, None if is_answer is None else repeated(is_answer.cpu(), False).to(device)
 
     def _embed(self, ids: Tensor, image_tokens: Tensor | None) -> Tensor:
-        """Return the words' vectors, with the images' in the places that were made for them."""
         vectors = self.language_model.embed(ids)
         if image_tokens is None:
             return vectors
@@ -250,8 +245,7 @@ _PARTS = {"encoder": (ConvEncoder, VisionTransformer), "connector": (Connector,)
 def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Write the whole model into one safetensors file, with how it is built and where it comes from, or nothing at all.
 
-    ``provenance`` is anything that JSON can hold. A part of your own class raises a TypeError: the file could not build
-    it again.
+    ``provenance`` is anything that JSON can hold. A part of your own class is refused: no file could build it again.
 
     >>> import tempfile
     >>> tokenizer = Tokenizer.from_texts([PROMPT])
@@ -309,7 +303,6 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
 
 
 def _build(form: Mapping[str, Any]) -> VisionLanguageModel:
-    """Return a model of this form, with new weights."""
     options = dict(form["encoder"])
     encoder = {known.__name__: known for known in _PARTS["encoder"]}[options.pop("kind")](**options)
     connector, language_model = Connector(**form["connector"]), LanguageModel(**form["language_model"])

@@ -15,7 +15,6 @@ Plan = Iterable[tuple[int, Tensor]]  # the number of a step, and the examples th
 
 
 def examples_of(data: Any) -> "Examples":
-    """Return the examples of whatever ``fit`` was given, checked."""
     if isinstance(data, TensorDataset):
         return InMemory(data.tensors)
     return Fetched(data) if isinstance(data, Dataset | DataLoader) else InMemory(data)
@@ -56,10 +55,7 @@ class InMemory:
 
 
 class Fetched:
-    """Fetches examples from a dataset, with the workers and the ``collate_fn`` of a loader but in the order of ``fit``.
-
-    So a run is the same with any number of workers, and goes on in the middle of an epoch.
-    """
+    """Fetches examples from a dataset as a loader does, but in the order of ``fit``, whatever the number of workers."""
 
     def __init__(self, data: Dataset | DataLoader) -> None:
         loader = data if isinstance(data, DataLoader) else DataLoader(data)
@@ -77,7 +73,6 @@ class Fetched:
             raise ValueError(f"data must hold at least one example, received an empty {type(self.source).__name__}")
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
-        """Yield the batch of every step."""
         own = ("collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
                "prefetch_factor")  # fmt: skip
         seeded = _Seeded(self.source, seed, distributed.rank())

@@ -47,7 +47,6 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """Return what a dictionary, a function or an object is made of, by name."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, functools.partial):
@@ -65,7 +64,6 @@ def _parts(value: Any) -> dict[str, Any]:
 
 
 def check_same(what: str, path: PurePath, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Raise if a run differs from the one in a file, and say where."""
     names = [name for name in {**present, **saved} if saved.get(name) != present.get(name)]
     if names:
         rows = [f"{name}: {saved.get(name, 'absent')} there, {present.get(name, 'absent')} here" for name in names[:5]]
@@ -111,7 +109,6 @@ def _content(array: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    """Return a function's, a class's or a module's full name."""
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value.__name__
 
 

@@ -89,7 +89,6 @@ class Run:
         self.rows.append(row | {"seconds": time.perf_counter() - self._began})
 
     def add_columns(self, numbers: Mapping[str, float] | None) -> None:
-        """Put what a callback returned beside the last step."""
         if not isinstance(numbers, Mapping | None):
             raise TypeError(f"callback must return None or a dictionary of numbers, received {type(numbers).__name__}")
         if taken := sorted(self.rows[-1].keys() & (numbers or {}).keys()):

@@ -97,7 +97,6 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def explained_out_of_memory(batch_size: int) -> Iterator[None]:
-    """Say which batch size to try when a GPU's memory is too small."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,7 +1,4 @@
-"""Files that a run resumes from: a checksum, and then what ``torch.save`` writes of plain values and tensors.
-
-They are never half written, and hold no code, so that reading one executes nothing.
-"""
+"""Files that a run resumes from: a checksum, then what ``torch.save`` writes of tensors and plain values, no code."""
 
 import hashlib
 import io
@@ -38,13 +35,10 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path, *, max_bytes: float = math.inf) -> dict[str, Any]:
-    """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU.
+    """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU; executes nothing.
 
-    ``model.load_state_dict(load_checkpoint(path)["model"])`` starts from the weights that another run of
-    :func:`~vlmcourse.train.loop.fit` ended with.
-
-    Raises:
-        ValueError: the file is damaged, cut short, no checkpoint, or larger than ``max_bytes``.
+    ``model.load_state_dict(load_checkpoint(path)["model"])`` starts from the weights that
+    :func:`~vlmcourse.train.loop.fit` ended with. A file that is damaged or larger than ``max_bytes`` is a ValueError.
 
     >>> load_checkpoint("nowhere.pt")
     Traceback (most recent call last):

@@ -59,13 +59,12 @@ def fit(
 ) -> pd.DataFrame:
     """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
 
-    ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All
-    that learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. A
-    ``callback(model, step)`` is called every ``callback_every`` steps and after the last; numbers it returns become
-    columns of the history.
+    ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All that
+    learns must be inside ``model``. The global random generators are put back afterwards. A ``callback(model, step)``
+    is called every ``callback_every`` steps and after the last; numbers it returns become columns of the history.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
-    a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains nothing, unless
+    a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains on only where
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
     starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones.
 
@@ -74,13 +73,13 @@ def fit(
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
     every batch, of which ``batch_size`` counts the whole. A contrastive loss gathers its embeddings with
-    :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees each process's own share only, and the
-    statistics of process 0 are kept, unless ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted it.
+    :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees each process's own share, and process 0's
+    statistics are kept, unless ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted it.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
         ``Dataset`` or ``DataLoader`` of ``torch.utils.data``. A batch has the same form, with ``(b, ...)``, b at most
-        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step` in any case.
+        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step`.
 
     Units:
         uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
@@ -144,7 +143,6 @@ def _steps(
     steps, seed = range(len(run.rows), settings.steps), settings.seed
 
     def share(step: int) -> tuple[Tensor, float]:
-        """Return the rows of this process, and how much their mean counts in the mean of all."""
         return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
     batches = examples.batches(((step, share(step)[0]) for step in steps), device, seed=seed)
@@ -171,8 +169,7 @@ def _steps(
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     """Return the factor on the learning rate at ``step``: a line up to 1, then half a cosine down to 0.
 
-    Units:
-        ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
+    ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
 
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
@@ -190,13 +187,10 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
 
 
 def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tensor:
-    """Return which of the n examples step number ``step`` trains on: a function of the seed and the step alone.
+    """Return which of the n examples step number ``step`` trains on, ``(b,)`` int64: a function of seed and step alone.
 
     An epoch shows every example once, in an order of its own, in batches as equal as can be, such as 4, 3 and 3 for ten
     examples: so none ends on a batch of one, which BatchNorm could not take.
-
-    Shapes:
-        → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
 
     >>> epoch = [batch_of_step(step, n=10, batch_size=4) for step in range(3)]
     >>> sorted(torch.cat(epoch).tolist())

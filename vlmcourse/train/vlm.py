@@ -45,9 +45,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
 
 
 def pairings(partners: int) -> list[Pair]:
-    """Return the pairs of a world where each colour comes with ``partners`` shapes, each shape with as many colours.
-
-    Colour k comes with shapes k, k + 1, … around the list.
+    """Return a world's pairs: colour k comes with the ``partners`` shapes k, k + 1, … around the list.
 
     >>> pairings(1)[:2], len(pairings(2))
     ([('red', 'circle'), ('green', 'square')], 12)
@@ -78,8 +76,7 @@ def build_vlm(
 ) -> VisionLanguageModel:
     """Return an untrained model for the drawn world, around ``encoder`` if one is given.
 
-    The weights come from the global generator. The context has room for one image and 48 words, unless
-    ``context_length`` says otherwise.
+    The context has room for one image and 48 words, and the weights come from the global generator.
     """
     encoder = ConvEncoder() if encoder is None else encoder
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
@@ -102,8 +99,6 @@ def small_encoder() -> ConvEncoder:
 def contrastive_encoder() -> ConvEncoder:
     """Return a :func:`small_encoder` trained without labels on single shapes in every colour; its weights are shipped.
 
-    ``python -m book.experiments.small_vlm`` trains it anew.
-
     >>> contrastive_encoder().embed_dim
     192
     """
@@ -123,9 +118,8 @@ def train_stage(
 ) -> pd.DataFrame:
     """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
-    ``"language model"`` reads the questions and answers without any image, ``"connector"`` learns between a frozen
-    encoder and a frozen language model, ``"joint"`` moves everything. The loss counts the answer's words only. Options
-    are those of :func:`~vlmcourse.train.loop.fit`.
+    ``"language model"`` reads questions and answers without images, ``"connector"`` learns between two frozen parts,
+    ``"joint"`` moves everything. The loss counts the answer's words only. Options: :func:`~vlmcourse.train.loop.fit`.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
@@ -166,8 +160,7 @@ def train_vlm(
 ) -> tuple[VisionLanguageModel, pd.DataFrame]:
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
-    With the model comes the history of all stages, one below the other. With ``checkpoint="run.pt"`` each stage has a
-    file of its own, such as ``run-connector.pt``.
+    With it comes the history of all stages. With ``checkpoint="run.pt"`` each has a file, such as ``run-connector.pt``.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
@@ -197,10 +190,7 @@ def without_image(prompt: str) -> str:
 
 
 def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> list[str]:
-    """Return the model's answers, greedy, under one of the four ``CONTROLS``.
-
-    ``"blank"`` shows an empty dark background, ``"shuffled"`` the picture of another question.
-    """
+    """Return greedy answers under one of ``CONTROLS``: ``"blank"`` is a dark picture, ``"shuffled"`` another's."""
     images, prompts = _under(control, asked)
     said: list[str] = []
     for rows in torch.arange(len(asked)).split(500):
@@ -225,12 +215,9 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 
 @torch.no_grad()
 def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
-    """Return how probable each right word is to the model that has read the right words before it.
+    """Return how probable each right word, and then the end, is after the right words before it: ``(words + 1,)``.
 
-    Averaged over questions; the last entry is the end of the answer.
-
-    Shapes:
-        ``(words + 1,)``. All answers must have one length.
+    Averaged over questions, whose answers must have one length.
     """
     images, prompts = _under(control, asked)
     ids, is_answer = model.tokenize(prompts, asked.answers)
@@ -249,8 +236,6 @@ def named(answer: str, attribute: str) -> tuple[str, ...]:
 
     >>> named("a small red star left of a large blue ring", "color")
     ('red', 'blue')
-    >>> named("a small red star on the left", "place")
-    ('on the left',)
     """
     if attribute == "place":
         phrases = ["left of", "right of", "above", "below", *scenes.PHRASES.values()]
@@ -281,10 +266,7 @@ def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd
 
 
 def confusion(said: Sequence[str], asked: Questions) -> pd.DataFrame:
-    """Count how often an object with the row's shape is named with the column's, for pictures of one object.
-
-    An answer that names no shape, or several, counts in the column "other".
-    """
+    """Count how often a lone object with the row's shape is named with the column's; none or several are "other"."""
     told = [named(answer, "shape") for answer in said]
     table = pd.crosstab(
         pd.Series([named(truth, "shape")[0] for truth in asked.answers], name="true"),
@@ -328,8 +310,7 @@ def movement(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]
 
     >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
     >>> before = copy_weights(model)
-    >>> with torch.no_grad():
-    ...     model.connector.position_embedding += 1
+    >>> _ = model.connector.position_embedding.data.add_(1)
     >>> movement(model, before)
     {'encoder': 0.0, 'connector': 1.0, 'language_model': 0.0}
     """
