@@ -132,7 +132,8 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
 def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float = 1.0) -> Tensor:
     """Return the distribution that the next word is drawn from.
 
-    ``temperature=0`` takes the likeliest word; ``top_p`` below one keeps the likeliest that together reach it.
+    ``temperature=0`` takes the likeliest word. ``top_p`` below one keeps the likeliest words that together have at
+    least that probability.
 
     Shapes:
         logits ``(..., words)`` → probabilities ``(..., words)``, in float32.

@@ -153,6 +153,10 @@ class VisionTransformer(nn.Module):
 
         Source:
             Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
+
+        >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
+        >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape
+        torch.Size([2, 6, 2, 3])
         """
         if self.pool == "flatten" and isinstance(self.head, nn.Linear):
             raise ValueError("pool='flatten' has a head with weights for each patch; try pool='mean'")
@@ -174,6 +178,12 @@ class VisionTransformer(nn.Module):
         """Return this network with the weights of torchvision's ``model``, such as ``torchvision.models.vit_b_16()``.
 
         A classifier that was replaced by ``nn.Identity()`` gives an encoder.
+
+        >>> from torchvision.models import VisionTransformer as Theirs
+        >>> theirs = Theirs(image_size=8, patch_size=4, num_layers=2, num_heads=3, hidden_dim=6, mlp_dim=12).eval()
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> torch.allclose(VisionTransformer.from_torchvision(theirs)(images), theirs(images), atol=1e-6)
+        True
         """
         if not all(hasattr(model, part) for part in ("conv_proj", "class_token", "encoder", "heads")):
             raise TypeError(f"model must be torchvision's VisionTransformer, received {type(model).__name__}")
