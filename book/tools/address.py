@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from book.tools.first_cell import handout, write_address
-from book.tools.normalise import ROOT, chapters, handouts, normalise, read, rewrite, text_of
+from book.tools.normalize import ROOT, chapters, handouts, normalize, read, rewrite, text_of
 
 # git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
 REMOTE = re.compile(
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     here = address(options.root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
-    wanted = {path: text_of(normalise(write_address(read(path), here))) for path in chapters(options.root)}
+    wanted = {path: text_of(normalize(write_address(read(path), here))) for path in chapters(options.root)}
     wanted |= {path: handout(read(path), here) for path in handouts(options.root)}
     readme = options.root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))

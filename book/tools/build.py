@@ -35,7 +35,7 @@ from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import sha256, syntax_of, used_modules
 from book.tools.first_cell import handout, write_address
-from book.tools.normalise import ROOT, chapters, code_cells, handouts, normalise, read, text_of
+from book.tools.normalize import ROOT, chapters, code_cells, handouts, normalize, read, text_of
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
@@ -106,7 +106,7 @@ class Book:
         # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
         own = {**environment, "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
         found = execute(nb, folder=chapter.parent, environment=own, timeout=self.timeout, go_on=True)
-        text = text_of(normalise(nb, root=self.root))
+        text = text_of(normalize(nb, root=self.root))
         record = {"claims": [], **found, "failed": failures(nb, chapter.stem), "inputs": inputs}
         record |= {"machine": self.machine, "commit": commit_of(self.root)}
         record["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -131,7 +131,7 @@ class Book:
             nb = write_address(read(chapter), here)
             content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
             page = page_of(nb, read(self.executed / chapter.name))
-            content[self.name(chapter)] = text_of(normalise(page, root=self.root)).encode()
+            content[self.name(chapter)] = text_of(normalize(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
         others += [Path(site.__file__), *site.TEMPLATES.iterdir()]

@@ -4,7 +4,7 @@ import re
 
 from nbformat import NotebookNode
 
-from book.tools.normalise import code_cells, name_cells, text_of
+from book.tools.normalize import code_cells, name_cells, text_of
 
 TRY = """\
 try:  # on Colab or Kaggle, first choose a runtime with a GPU

@@ -22,7 +22,7 @@ from typing import Any
 from book.tools.build import ask
 from book.tools.check import NBVAL, PYTEST
 from book.tools.execute import kernel_environment
-from book.tools.normalise import ROOT, chapters
+from book.tools.normalize import ROOT, chapters
 from vlmcourse._files import write_whole
 from vlmcourse.cli import UNFINISHED
 from vlmcourse.course.contestants import BENCHES

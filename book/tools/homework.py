@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools.first_cell import address_in, handout
-from book.tools.normalise import NOTEBOOK_METADATA, ROOT, chapters, name_cells, read, rewrite, text_of
+from book.tools.normalize import NOTEBOOK_METADATA, ROOT, chapters, name_cells, read, rewrite, text_of
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(

@@ -15,7 +15,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 from book.tools.address import commit_of
-from book.tools.normalise import ROOT
+from book.tools.normalize import ROOT
 from book.tools.site import filled
 
 NAME = "neural-networks-for-vision.pdf"

@@ -10,7 +10,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from book.tools.execute import ChapterError, execute
-from book.tools.normalise import ROOT, chapters, code_cells, digest, normalise, read, text_of
+from book.tools.normalize import ROOT, chapters, code_cells, digest, normalize, read, text_of
 from vlmcourse._files import write_whole
 
 # Threads change the order of sums, and with it the last digits.
@@ -25,7 +25,7 @@ def refresh(path: Path, *, root: Path = ROOT) -> bool:
     stored = read(path)
     fresh = copy.deepcopy(stored)
     execute(fresh, folder=path.parent, environment=AS_COMMITTED, name=path.stem, timeout=600)
-    text = text_of(normalise(keep_volatile_outputs(fresh, stored), root=root))
+    text = text_of(normalize(keep_volatile_outputs(fresh, stored), root=root))
     changed = text != path.read_text(encoding="utf-8")
     if changed:
         write_whole(path, text.encode())

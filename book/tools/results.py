@@ -24,7 +24,7 @@ from book.tools.address import git
 from book.tools.build import ask
 from book.tools.execute import ChapterError, execute
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
-from book.tools.normalise import ROOT, chapters, read
+from book.tools.normalize import ROOT, chapters, read
 from vlmcourse._files import write_whole
 from vlmcourse.course.chapter import Claim, Measurement
 from vlmcourse.course.doctor import processor

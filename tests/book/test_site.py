@@ -19,7 +19,7 @@ from book.tools import address as tool
 from book.tools import package, site
 from book.tools.address import address, hosted
 from book.tools.first_cell import FORM, address_in, handout, template, with_address
-from book.tools.normalise import code_cells, read
+from book.tools.normalize import code_cells, read
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools import build as tool
-from book.tools.normalise import read
+from book.tools.normalize import read
 
 pytestmark = pytest.mark.slow  # nearly every test below starts kernels
 

@@ -1,6 +1,6 @@
 """Bring notebooks into the one form that is committed, so that executing them again changes nothing.
 
-Usage: python -m book.tools.normalise [--check] [NOTEBOOK...]     all chapters without one
+Usage: python -m book.tools.normalize [--check] [NOTEBOOK...]     all chapters without one
 
 nb-clean takes outputs and numbers away; this keeps both, and makes them the same at every run.
 """
@@ -31,7 +31,7 @@ TEXT_LIMIT = 20_000  # characters of one output: more than anybody reads on a pa
 DATA_LIMIT = 4_000_000  # characters of all outputs of a cell together, pictures included
 
 
-def normalise(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
+def normalize(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     """Change ``nb`` in place into its committed form, and return it. Doing so twice is the same as once."""
     for holder in (nb, *nb.cells):
         holder.metadata = nbformat.from_dict({k: v for k, v in holder.metadata.items() if k in KEPT_METADATA})
@@ -174,8 +174,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not normalised")
     options = parser.parse_args(argv)
-    wanted = {path: text_of(normalise(read(path))) for path in options.notebooks or chapters()}
-    return rewrite(wanted, check=options.check, hint="not normalised; run: make normalise")
+    wanted = {path: text_of(normalize(read(path))) for path in options.notebooks or chapters()}
+    return rewrite(wanted, check=options.check, hint="not normalised; run: make normalize")
 
 
 if __name__ == "__main__":
