@@ -4,19 +4,21 @@ Everything that names a repository comes from one setting (``address.py``), and 
 address from another, VLMCOURSE_SITE. Without them nothing of the kind is written.
 """
 
-import html
 import os
 import re
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from nbformat import NotebookNode
 
 from book.tools.first_cell import with_address
 
 TEMPLATES = Path(__file__).with_name("templates")
+JINJA = Environment(
+    loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
+)
 SCRIPTS = "book/_static/scripts"
 ABOUT_SCRIPT = """\
 # A chapter of the book as a script: text as comments, code in cells. Editors such as VS Code and Spyder run it cell by
@@ -25,9 +27,9 @@ TEXT, MAGIC = re.compile(r"^.*$", re.MULTILINE), re.compile(r"^[%!].*$", re.MULT
 NOT_READ = re.compile(r"index\.|404\.|search\.|genindex|py-modindex|_")  # pages that a search engine has no use for
 
 
-def filled(template: str, **words: str) -> str:
+def filled(template: str, **words: Any) -> str:
     """Return one of the templates with its blanks filled."""
-    return Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
+    return JINJA.get_template(template).render(words)
 
 
 def address_of_site() -> str | None:
@@ -77,10 +79,8 @@ def furnish(folder: Path, source: Path) -> None:
     site, title = address_of_site(), yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))["title"]
     start = yaml.safe_load((source / "book/_toc.yml").read_text(encoding="utf-8"))["root"] + ".html"
     pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
-    listed = (html.escape(f"{site}{page}") for page in pages if not NOT_READ.match(page))
-    words = {"title": html.escape(title), "start": start, "site": site or "", "base": site or "/"}
-    words["canonical"] = f'<link rel="canonical" href="{site}{start}">\n' if site else ""
-    words["entries"] = "".join(f"  <url><loc>{address}</loc></url>\n" for address in listed)
+    listed = [page for page in pages if not NOT_READ.match(page)]
+    words = {"title": title, "start": start, "site": site, "pages": listed}
     for name in ("index.html", "404.html", *(("sitemap.xml", "robots.txt") if site else ())):
         (folder / name).write_text(filled(name, **words), encoding="utf-8")
     (folder / ".nojekyll").touch()  # otherwise GitHub Pages leaves out _static and _images
