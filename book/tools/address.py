@@ -15,14 +15,14 @@ from pathlib import Path
 
 from book.tools.first_cell import handout, write_address
 from book.tools.normalize import ROOT, chapters, handouts, normalize, read, rewrite, text_of
+from book.tools.templates import filled
 
 # git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
 REMOTE = re.compile(
     r"(?:(?:https|ssh)://(?:[^@/\s]+@)?|[\w-]+@)(?P<host>[\w-]+(?:\.[\w-]+)+)(?::\d+)?[/:](?P<path>[\w.~-]+(?:/[\w.~-]+?)+)"
     r"(?:\.git)?/?"
 )
-BEGIN, END = "<!-- badges: make address -->", "<!-- end of badges -->"
-BADGES = re.compile(rf"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+BADGES = re.compile(r"<!-- badges: make address -->\n.*?<!-- end of badges -->\n", re.DOTALL)
 
 
 def address(root: Path) -> str | None:
@@ -62,16 +62,6 @@ def commit_of(root: Path) -> str:
     return git(root, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
-def badges(here: str | None) -> str:
-    """Return the badges of a README between their marks: none where the repository has no address on GitHub."""
-    lines = []
-    if here and here.startswith("https://github.com/"):
-        for name, workflow in (("Tests", "test"), ("Book", "book")):
-            page = f"{here}/actions/workflows/{workflow}.yml"
-            lines.append(f"[![{name}]({page}/badge.svg)]({page})")
-    return "\n".join([BEGIN, *lines, END])
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the address, or only say which files have another."""
     parser = argparse.ArgumentParser(description="Write the repository's address into notebooks and README.")
@@ -83,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = {path: text_of(normalize(write_address(read(path), here))) for path in chapters(options.root)}
     wanted |= {path: handout(read(path), here) for path in handouts(options.root)}
     readme = options.root / "README.md"
-    wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
+    wanted[readme] = BADGES.sub(lambda _: filled("badges.md", address=here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, hint="has another address; run: make address")
 
 

@@ -29,7 +29,7 @@ import nbformat
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
-from book.tools import site
+from book.tools import site, templates
 from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
@@ -134,7 +134,7 @@ class Book:
             content[self.name(chapter)] = text_of(normalize(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
-        others += [Path(site.__file__), *site.TEMPLATES.iterdir()]
+        others += [Path(site.__file__), *templates.FOLDER.glob("*.*")]
         hashes = {name: sha256(data) for name, data in content.items()}
         hashes |= {str(file): sha256(file.read_bytes()) for file in sorted(others)}
         shutil.rmtree(self.source, ignore_errors=True)
@@ -176,7 +176,9 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
             lines = error.evalue.strip().splitlines() or [""]
             what = lines[0] if error.ename == "Stopped" else f"`{error.ename}: {lines[0].replace('`', chr(39))}`"
             traceback = COLOR.sub("", "\n".join(error.traceback))
-            note = nbformat.v4.new_markdown_cell(site.filled("failed_cell.md", what=what, traceback=traceback).strip())
+            note = nbformat.v4.new_markdown_cell(
+                templates.filled("failed_cell.md", what=what, traceback=traceback).strip()
+            )
             cells.insert(cells.index(cell) + 1, note)
     if len(cells) > len(nb.cells):  # what a failed cell did not hand to the prose
         shown = [output.get("metadata", {}) for cell in code_cells(nb) for output in cell.outputs]

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 
 from book.tools.address import commit_of
 from book.tools.normalize import ROOT
-from book.tools.site import filled
+from book.tools.templates import filled
 
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")

@@ -151,7 +151,7 @@ def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme
     cells = [new_markdown_cell("# A"), new_code_cell(template("import vlmcourse", None) + "vlmcourse")]
     nbformat.write(new_notebook(cells=cells), path)
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Course\n\n{tool.BEGIN}\n{tool.END}\n\nText.\n")
+    readme.write_text("# Course\n\n<!-- badges: make address -->\n<!-- end of badges -->\n\nText.\n")
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "")
     assert tool.main(["--root", str(tmp_path)]) == 0
     before = path.read_text(), readme.read_text()
