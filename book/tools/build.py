@@ -68,8 +68,8 @@ class Book:
             modules = list(used_modules(syntax_of(cells), self.root).values())
         except SyntaxError:  # its page shows it
             modules = []
-        package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file()]
-        data = [file for file in package if file.suffix not in (".py", ".pyc")]  # read in ways that leave no trace
+        package = (self.root / "vlmcourse").rglob("*")  # whose data are read in ways that leave no trace
+        data = [file for file in package if file.is_file() and file.suffix not in (".py", ".pyc")]
         others = {other.stem for other in self.chapters} - {chapter.stem}
         results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
         files = sorted([*modules, *data, *results])
@@ -123,8 +123,7 @@ class Book:
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
         content = {self.name(page): page.read_bytes() for page in pages}
         here = address(self.root)
-        config = content["_config.yml"].decode()
-        content["_config.yml"] = site.config(config, here, site.address_of_site()).encode()
+        content["_config.yml"] = site.config(content["_config.yml"].decode(), here, site.address_of_site()).encode()
         for path in handouts(self.root):
             content[self.name(path)] = handout(read(path), here).encode()
         for chapter in self.chapters:

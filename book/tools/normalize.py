@@ -21,6 +21,8 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
+from vlmcourse._files import write_whole
+
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -131,6 +133,14 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return sorted((root / "lectures").glob("*.ipynb"))
 
 
+def chapter(name: str) -> Path:
+    """Return the chapter that the argument of a command names."""
+    there = {path.stem: path for path in chapters()}
+    if Path(name).stem not in there:
+        raise argparse.ArgumentTypeError(f"no chapter is called {name}; there are: {', '.join(there)}")
+    return there[Path(name).stem]
+
+
 def handouts(root: Path = ROOT) -> list[Path]:
     """Return the notebooks of the assignments, in order."""
     return sorted((root / "book" / "homework").glob("hw*.ipynb"))
@@ -157,15 +167,12 @@ def text_of(nb: NotebookNode) -> str:
 
 def rewrite(wanted: dict[Path, str], *, check: bool = False, hint: str = "") -> int:
     """Write the files whose text is another or missing, or with ``check`` only say which; return the exit status."""
-    status = 0
-    for path, text in wanted.items():
-        if not path.is_file() or text != path.read_text(encoding="utf-8"):
-            print(f"{path}: {hint if check else 'written'}")
-            status |= check
-            if not check:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-    return status
+    others = [path for path in wanted if not path.is_file() or path.read_text(encoding="utf-8") != wanted[path]]
+    for path in others:
+        print(f"{path}: {hint if check else 'written'}")
+        if not check:
+            write_whole(path, wanted[path].encode())
+    return int(check and bool(others))
 
 
 def main(argv: list[str] | None = None) -> int:
