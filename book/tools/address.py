@@ -62,17 +62,16 @@ def commit_of(root: Path) -> str:
     return git(root, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
     """Write the address, or only say which files have another."""
     parser = argparse.ArgumentParser(description="Write the repository's address into notebooks and README.")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a file has another address")
     options = parser.parse_args(argv)
-    here = address(options.root)
+    here = address(root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
-    wanted = {path: text_of(normalize(write_address(read(path), here))) for path in chapters(options.root)}
-    wanted |= {path: handout(read(path), here) for path in handouts(options.root)}
-    readme = options.root / "README.md"
+    wanted = {path: text_of(normalize(write_address(read(path), here))) for path in chapters(root)}
+    wanted |= {path: handout(read(path), here) for path in handouts(root)}
+    readme = root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: filled("badges.md", address=here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, hint="has another address; run: make address")
 

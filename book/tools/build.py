@@ -271,14 +271,13 @@ def report(book: Book) -> bool:
     return bool(failed or (missed and os.environ.get("VLMCOURSE_CLAIMS") == "strict"))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
     """Build the book of a checkout."""
     parser = argparse.ArgumentParser(description="Execute the chapters that changed and render the book.")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--timeout", type=int, help="seconds allowed per cell, 0 for no limit")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    root, lock = options.root.resolve(), options.root / "_build" / ".lock"
+    lock = root / "_build" / ".lock"
     lock.parent.mkdir(exist_ok=True)
     try:
         with FileLock(lock, timeout=0):

@@ -153,19 +153,19 @@ def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme
     readme = tmp_path / "README.md"
     readme.write_text("# Course\n\n<!-- badges: make address -->\n<!-- end of badges -->\n\nText.\n")
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "")
-    assert tool.main(["--root", str(tmp_path)]) == 0
+    assert tool.main([], root=tmp_path) == 0
     before = path.read_text(), readme.read_text()
     assert "https://" not in "".join(before)
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", HERE)
-    assert tool.main(["--root", str(tmp_path), "--check"]) == 1
+    assert tool.main(["--check"], root=tmp_path) == 1
     assert (path.read_text(), readme.read_text()) == before
-    assert tool.main(["--root", str(tmp_path)]) == 0
+    assert tool.main([], root=tmp_path) == 0
     assert address_in(read(path)) == HERE
     assert f"]({HERE}/actions/workflows/test.yml)" in readme.read_text()
     assert readme.read_text().endswith("\n\nText.\n")
-    assert tool.main(["--root", str(tmp_path), "--check"]) == 0
+    assert tool.main(["--check"], root=tmp_path) == 0
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "")
-    assert tool.main(["--root", str(tmp_path)]) == 0
+    assert tool.main([], root=tmp_path) == 0
     assert (path.read_text(), readme.read_text()) == before
 
 

@@ -279,7 +279,7 @@ def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(proj
         f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); from book.tools import build\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script in the background may ignore it
         f"build.current_machine = lambda root: {MACHINE!r}\n"
-        f"sys.exit(build.main(['--root', {str(project.root)!r}]))"
+        f"sys.exit(build.main([], root=build.Path({str(project.root)!r})))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pid_file = project.root / "kernel.pid"
@@ -329,7 +329,7 @@ def test_a_gpu_and_a_long_run_are_not_shared(monkeypatch, changed):
 def test_two_builds_at_once_do_not_mix(project):
     project.book.build.mkdir()
     with tool.FileLock(project.book.build / ".lock"), pytest.raises(SystemExit, match="Another build is running"):
-        tool.main(["--root", str(project.root)])
+        tool.main([], root=project.root)
 
 
 def test_figures_do_not_depend_on_the_users_backend(project, monkeypatch):
