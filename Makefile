@@ -10,7 +10,7 @@ unexport PYTHONPATH PYTHONHOME
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf serve results pilot bench gpu simclr test test-fast lint types unit chapters test-pages test-lowest notebooks normalise landing address format package lock clean clean-venv
+.PHONY: help setup book pdf serve results pilot bench gpu simclr test test-fast lint types unit chapters test-pages test-lowest notebooks normalize landing address format package lock clean clean-venv
 
 help:  ## list what make can do here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -48,7 +48,7 @@ test: setup  ## lint, types, tests with doctests, and every chapter under nbval
 	@$(VENV_PYTHON) -m book.tools.check
 
 test-fast: setup  ## lint, types and short tests, for people who work on the code
-	@$(VENV_PYTHON) -m book.tools.check lint format types normalised fast-tests
+	@$(VENV_PYTHON) -m book.tools.check lint format types normalized fast-tests
 
 lint: setup  ## only ruff, on code and notebooks
 	@$(VENV_PYTHON) -m book.tools.check lint format
@@ -60,7 +60,7 @@ unit: setup  ## only pytest, with doctests
 	@$(VENV_PYTHON) -m book.tools.check tests
 
 chapters: setup  ## only nbval over the chapters
-	@$(VENV_PYTHON) -m book.tools.check normalised chapters
+	@$(VENV_PYTHON) -m book.tools.check normalized chapters
 
 test-pages: setup  ## the rendered pages in a real browser (needs Chromium, and make book before)
 	@$(VENV_PYTHON) -m book.tools.check pages
@@ -71,8 +71,8 @@ test-lowest: setup  ## the library's tests with the lowest versions that pyproje
 notebooks: setup  ## execute the chapters in place, in the form in which they are committed (CHAPTERS=)
 	@$(VENV_PYTHON) -m book.tools.refresh $(CHAPTERS)
 
-normalise: setup  ## bring notebooks into their committed form without executing them
-	@$(VENV_PYTHON) -m book.tools.normalise
+normalize: setup  ## bring notebooks into their committed form without executing them
+	@$(VENV_PYTHON) -m book.tools.normalize
 
 landing: setup  ## draw the cards of the landing page anew
 	@$(VENV_PYTHON) -m book.experiments.landing_cards

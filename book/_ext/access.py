@@ -87,7 +87,6 @@ def mend_all(app: Sphinx, exception: Exception | None) -> None:
     icons.write_text(keep_icons(icons.read_text(encoding="utf-8"), used), encoding="utf-8")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Mend the pages at the end of a build."""
     app.connect("build-finished", mend_all, priority=900)  # after those who still write
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

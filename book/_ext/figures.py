@@ -18,7 +18,7 @@ from bs4 import BeautifulSoup
 from bs4.element import Tag
 from docutils import nodes
 from docutils.parsers.rst import directives
-from provenance import table
+from filled import Filled
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
@@ -36,15 +36,12 @@ NUMBER = re.compile(rf"[-−+±~<>≈]?\s*\d[\d.,  ]*(?:e[-+]?\d+)?\s*{UNIT}?(?:
 
 def inline(svg: str, *, label: str, prefix: str) -> str:
     """Return a figure of matplotlib as HTML: paper and metadata gone, ink as the page's text, identifiers its own."""
-    root = ET.fromstring(svg)
+    root = ET.fromstring(re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL))
     width, height = (POINT * float(root.get(side, "").removesuffix("pt")) for side in ("width", "height"))
-    paper = next((g for g in root.iter(f"{SVG}g") if g.get("id") == "patch_1"), None)
+    if (paper := root.find(f".//{SVG}g[@id='patch_1']")) is not None:
+        paper.clear()
     used = {link[1:] for e in root.iter() if (link := e.get(LINK, "")).startswith("#")}
     used |= {name for e in root.iter() for value in e.attrib.values() for name in re.findall(r"url\(#([^)]+)\)", value)}
-    for parent in root.iter():
-        for child in list(parent):
-            if child is paper or child.tag == f"{SVG}style" or child.tag.endswith("metadata"):
-                parent.remove(child)
     for element in root.iter():
         kept = {}
         for key, value in element.items():
@@ -58,13 +55,11 @@ def inline(svg: str, *, label: str, prefix: str) -> str:
             elif key == "d":
                 value = " ".join(value.split())
             kept |= {key: value} if value else {}
-        element.attrib.clear()
-        element.attrib |= kept
+        element.attrib = kept
         element.tag = element.tag.removeprefix(SVG)
         element.text, element.tail = (text if (text or "").strip() else None for text in (element.text, element.tail))
     box = root.get("viewBox", f"0 0 {width:g} {height:g}")
-    root.attrib.clear()
-    root.attrib |= {"class": "figure", "role": "img", "aria-label": label, "viewBox": box}
+    root.attrib = {"class": "figure", "role": "img", "aria-label": label, "viewBox": box}
     root.attrib |= {"width": f"{width:.0f}", "height": f"{height:.0f}"}
     root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
     return f'<div class="output figure">{ET.tostring(root, encoding="unicode")}</div>'
@@ -134,22 +129,14 @@ def align_tables(
     context["body"] = TABLE.sub(lambda table: aligned(table[0]), context.get("body", ""))
 
 
-class Palette(SphinxDirective):
+class Palette(Filled):
     """A table of the concepts that have a colour, each with a swatch, read from the package."""
 
-    def run(self) -> list[nodes.Node]:
-        """Return one table."""
-        rows: list[list[nodes.Node]] = []
-        for group, concepts in style.GROUPS.items():
-            for hue in dict.fromkeys(concepts.values()):
-                names = ", ".join(name for name, its in concepts.items() if its == hue)
-                swatch = f'<span class="swatch" style="background: {style.HUES[hue]}"></span> {hue}'
-                cells = nodes.Text(group), nodes.Text(names), nodes.raw("", swatch, format="html")
-                rows.append([*cells, nodes.literal("", style.HUES[hue])])
-                group = ""
-        palette = table(("group", "concept", "colour", "as typed"), rows)
-        palette["classes"].append("palette")
-        return [palette]
+    template = "palette.md"
+
+    def words(self) -> dict[str, Any]:
+        """Return the groups of concepts with the hue of each, and what a hue is."""
+        return {"groups": style.GROUPS, "hues": style.HUES}
 
 
 class FigureExample(SphinxDirective):
@@ -180,11 +167,10 @@ class FigureExample(SphinxDirective):
         return [code, nodes.raw("", drawn, format="html")]
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Register what this module adds."""
     plt.switch_backend("agg")
     app.add_post_transform(InlineFigures)
     app.connect("html-page-context", align_tables)
     app.add_directive("palette", Palette)
     app.add_directive("figure-example", FigureExample)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

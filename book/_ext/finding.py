@@ -3,12 +3,11 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from provenance import table
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 from sphinx.util.docutils import SphinxDirective
@@ -88,6 +87,19 @@ def figures(doctree: nodes.document) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
+def table(columns: Sequence[str], rows: list[list[nodes.Node]]) -> nodes.table:
+    """Return a table of figures, made when all pages have been read, so from no template."""
+
+    def line(cells: list[nodes.Node]) -> nodes.row:
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+    group = nodes.tgroup(cols=len(columns))
+    group += [nodes.colspec(colwidth=1) for _ in columns]
+    group += nodes.thead("", line([nodes.Text(name) for name in columns]))
+    group += nodes.tbody("", *map(line, rows))
+    return nodes.table("", group, classes=["colwidths-auto", "figures"])
+
+
 def list_figures(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Fill the index of figures."""
 
@@ -100,9 +112,8 @@ def list_figures(app: Sphinx, doctree: nodes.document, page: str) -> None:
         for name in sorted(name for name in app.env.found_docs if CHAPTER.match(name)):
             found = figures(app.env.get_doctree(name))
             if rows := [[link(title, name, f"#{anchor}"), nodes.Text(shown)] for anchor, title, shown in found]:
-                shown = table(("section", "what the figure shows"), rows)
-                shown["classes"].append("figures")
-                made += [nodes.rubric("", "", link(app.env.titles[name].astext(), name)), shown]
+                title = link(app.env.titles[name].astext(), name)
+                made += [nodes.rubric("", "", title), table(("section", "what the figure shows"), rows)]
         place.replace_self(made or [nodes.paragraph("", "No chapter was executed.")])
 
 
@@ -120,11 +131,10 @@ def number_exercises(app: Sphinx, env: Any) -> list[str]:
     return []
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Act after Sphinx has numbered everything, and when pages are written."""
     app.add_directive("figures", Figures)
     app.connect("env-get-updated", number_exercises, priority=900)
     app.connect("doctree-resolved", list_figures)
     app.connect("html-page-context", collect)
     app.connect("build-finished", write_sections)
-    return {"parallel_read_safe": True}

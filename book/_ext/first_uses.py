@@ -74,7 +74,6 @@ class FirstUses(SphinxPostTransform):
             text.parent.replace(text, [*pieces, nodes.Text(text[end:])])
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Register the transform."""
     app.add_post_transform(FirstUses)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -78,7 +78,6 @@ def furnish(app: Sphinx, page: str, template: str, context: dict[str, Any], doct
         complete(context["header_buttons"], page, app.config.html_theme_options, scripts=scripts, site=site)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Act after the theme, which adds its buttons at 501."""
     app.connect("html-page-context", furnish, priority=600)
-    return {"parallel_read_safe": True}

@@ -77,7 +77,6 @@ def asked_page() -> str:
     return ask_a_picture(model, pictures(provenance), source=source)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Register the directive."""
     app.add_directive("ask-the-picture", AskThePicture)
-    return {"parallel_read_safe": True}

@@ -21,7 +21,6 @@ def resolve(
     return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, contnode)
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Ask us about every name that nobody else knows."""
     app.connect("missing-reference", resolve)
-    return {"parallel_read_safe": True}

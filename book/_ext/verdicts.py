@@ -67,7 +67,6 @@ class Verdicts(SphinxPostTransform):
                 block.parent.replace(block, new)  # replace_self would give a list the looks of what it replaces
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> None:
     """Register the transform."""
     app.add_post_transform(Verdicts)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,7 +8,7 @@ import sys
 
 from playwright.sync_api import ViewportSize, sync_playwright
 
-from book.tools.normalise import ROOT
+from book.tools.normalize import ROOT
 from book.tools.pdf import CHROMIUM, OFFLINE
 
 PAGE, CARD = ROOT / "_build" / "html" / "book" / "intro.html", ROOT / "book" / "_static" / "book.png"

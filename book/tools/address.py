@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 
 from book.tools.first_cell import handout, write_address
-from book.tools.normalise import ROOT, chapters, handouts, normalise, read, rewrite, text_of
+from book.tools.normalize import ROOT, chapters, handouts, normalize, read, rewrite, text_of
+from book.tools.templates import filled
 
 # git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
 REMOTE = re.compile(
     r"(?:(?:https|ssh)://(?:[^@/\s]+@)?|[\w-]+@)(?P<host>[\w-]+(?:\.[\w-]+)+)(?::\d+)?[/:](?P<path>[\w.~-]+(?:/[\w.~-]+?)+)"
     r"(?:\.git)?/?"
 )
-BEGIN, END = "<!-- badges: make address -->", "<!-- end of badges -->"
-BADGES = re.compile(rf"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+BADGES = re.compile(r"<!-- badges: make address -->\n.*?<!-- end of badges -->\n", re.DOTALL)
 
 
 def address(root: Path) -> str | None:
@@ -62,28 +62,17 @@ def commit_of(root: Path) -> str:
     return git(root, "describe", "--always", "--dirty", "--exclude=*") or "unknown"
 
 
-def badges(here: str | None) -> str:
-    """Return the badges of a README between their marks: none where the repository has no address on GitHub."""
-    lines = []
-    if here and here.startswith("https://github.com/"):
-        for name, workflow in (("Tests", "test"), ("Book", "book")):
-            page = f"{here}/actions/workflows/{workflow}.yml"
-            lines.append(f"[![{name}]({page}/badge.svg)]({page})")
-    return "\n".join([BEGIN, *lines, END])
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
     """Write the address, or only say which files have another."""
     parser = argparse.ArgumentParser(description="Write the repository's address into notebooks and README.")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a file has another address")
     options = parser.parse_args(argv)
-    here = address(options.root)
+    here = address(root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
-    wanted = {path: text_of(normalise(write_address(read(path), here))) for path in chapters(options.root)}
-    wanted |= {path: handout(read(path), here) for path in handouts(options.root)}
-    readme = options.root / "README.md"
-    wanted[readme] = BADGES.sub(lambda _: badges(here), readme.read_text(encoding="utf-8"))
+    wanted = {path: text_of(normalize(write_address(read(path), here))) for path in chapters(root)}
+    wanted |= {path: handout(read(path), here) for path in handouts(root)}
+    readme = root / "README.md"
+    wanted[readme] = BADGES.sub(lambda _: filled("badges.md", address=here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, hint="has another address; run: make address")
 
 

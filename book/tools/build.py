@@ -29,13 +29,13 @@ import nbformat
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 
-from book.tools import site
+from book.tools import site, templates
 from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import sha256, syntax_of, used_modules
 from book.tools.first_cell import handout, write_address
-from book.tools.normalise import ROOT, chapters, code_cells, handouts, normalise, read, text_of
+from book.tools.normalize import ROOT, chapters, code_cells, handouts, normalize, read, text_of
 from vlmcourse._files import write_whole
 
 Machine = dict[str, str]
@@ -68,8 +68,8 @@ class Book:
             modules = list(used_modules(syntax_of(cells), self.root).values())
         except SyntaxError:  # its page shows it
             modules = []
-        package = [file for file in (self.root / "vlmcourse").rglob("*") if file.is_file()]
-        data = [file for file in package if file.suffix not in (".py", ".pyc")]  # read in ways that leave no trace
+        package = (self.root / "vlmcourse").rglob("*")  # whose data are read in ways that leave no trace
+        data = [file for file in package if file.is_file() and file.suffix not in (".py", ".pyc")]
         others = {other.stem for other in self.chapters} - {chapter.stem}
         results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
         files = sorted([*modules, *data, *results])
@@ -106,7 +106,7 @@ class Book:
         # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
         own = {**environment, "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
         found = execute(nb, folder=chapter.parent, environment=own, timeout=self.timeout, go_on=True)
-        text = text_of(normalise(nb, root=self.root))
+        text = text_of(normalize(nb, root=self.root))
         record = {"claims": [], **found, "failed": failures(nb, chapter.stem), "inputs": inputs}
         record |= {"machine": self.machine, "commit": commit_of(self.root)}
         record["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -123,18 +123,17 @@ class Book:
         pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
         content = {self.name(page): page.read_bytes() for page in pages}
         here = address(self.root)
-        config = content["_config.yml"].decode()
-        content["_config.yml"] = site.config(config, here, site.address_of_site()).encode()
+        content["_config.yml"] = site.config(content["_config.yml"].decode(), here, site.address_of_site()).encode()
         for path in handouts(self.root):
             content[self.name(path)] = handout(read(path), here).encode()
         for chapter in self.chapters:
             nb = write_address(read(chapter), here)
             content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
             page = page_of(nb, read(self.executed / chapter.name))
-            content[self.name(chapter)] = text_of(normalise(page, root=self.root)).encode()
+            content[self.name(chapter)] = text_of(normalize(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
-        others += [Path(site.__file__), *site.TEMPLATES.iterdir()]
+        others += [Path(site.__file__), *templates.FOLDER.glob("*.*")]
         hashes = {name: sha256(data) for name, data in content.items()}
         hashes |= {str(file): sha256(file.read_bytes()) for file in sorted(others)}
         shutil.rmtree(self.source, ignore_errors=True)
@@ -176,7 +175,9 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
             lines = error.evalue.strip().splitlines() or [""]
             what = lines[0] if error.ename == "Stopped" else f"`{error.ename}: {lines[0].replace('`', chr(39))}`"
             traceback = COLOR.sub("", "\n".join(error.traceback))
-            note = nbformat.v4.new_markdown_cell(site.filled("failed_cell.md", what=what, traceback=traceback).strip())
+            note = nbformat.v4.new_markdown_cell(
+                templates.filled("failed_cell.md", what=what, traceback=traceback).strip()
+            )
             cells.insert(cells.index(cell) + 1, note)
     if len(cells) > len(nb.cells):  # what a failed cell did not hand to the prose
         shown = [output.get("metadata", {}) for cell in code_cells(nb) for output in cell.outputs]
@@ -270,14 +271,13 @@ def report(book: Book) -> bool:
     return bool(failed or (missed and os.environ.get("VLMCOURSE_CLAIMS") == "strict"))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
     """Build the book of a checkout."""
     parser = argparse.ArgumentParser(description="Execute the chapters that changed and render the book.")
-    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--timeout", type=int, help="seconds allowed per cell, 0 for no limit")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    root, lock = options.root.resolve(), options.root / "_build" / ".lock"
+    lock = root / "_build" / ".lock"
     lock.parent.mkdir(exist_ok=True)
     try:
         with FileLock(lock, timeout=0):

@@ -23,7 +23,7 @@ CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", *CODE],
     "format": [sys.executable, "-m", "ruff", "format", "--check", *CODE],
     "types": [sys.executable, "-m", "mypy", "-p", "vlmcourse", "-p", "book.tools", "-p", "book.experiments"],
-    "normalised": [sys.executable, "-m", "book.tools.normalise", "--check"],
+    "normalized": [sys.executable, "-m", "book.tools.normalize", "--check"],
     "tests": [*PYTEST, "-m", "not browser", *PARALLEL],
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
     "model-tests": [*PYTEST, *PARALLEL, "tests/models", "tests/train", "vlmcourse/models", "vlmcourse/train"],
@@ -35,7 +35,7 @@ SETTINGS = {
     "fast-tests": {"HYPOTHESIS_PROFILE": "fast"},
     "pages": {"VLMCOURSE_REQUIRE_BROWSER": "1"},  # no Chromium is then a failure, not a reason to skip
 }
-ALL = ["lint", "format", "types", "normalised", "tests", "chapters"]  # pages need a built book: make test-pages
+ALL = ["lint", "format", "types", "normalized", "tests", "chapters"]  # pages need a built book: make test-pages
 
 
 def environment(name: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode, v4
 
-from book.tools.normalise import ROOT, code_cells
+from book.tools.normalize import ROOT, code_cells
 
 STARTUP = Path(__file__).with_name("kernel_startup.py")
 DIED = "The kernel died here, for want of memory or by a crash in compiled code."

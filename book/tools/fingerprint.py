@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 import vlmcourse
 from book.tools.count_lines import has_docstring
-from book.tools.normalise import read
+from book.tools.normalize import read
 
 COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train", "_checks", "_precision"))
 DRAWS_ONLY = "vlmcourse.course.figures"

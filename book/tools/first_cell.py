@@ -4,22 +4,9 @@ import re
 
 from nbformat import NotebookNode
 
-from book.tools.normalise import code_cells, name_cells, text_of
+from book.tools.normalize import code_cells, name_cells, text_of
+from book.tools.templates import filled
 
-TRY = """\
-try:  # on Colab or Kaggle, first choose a runtime with a GPU
-    {imports}
-except ModuleNotFoundError"""
-INSTALL = """:
-    %pip install --quiet git+{address}
-    {imports}
-"""
-SAY = """ as missing:
-    raise ImportError(
-        "vlmcourse is not installed here: {where} "
-        "run  pip install {what}  and restart the kernel"
-    ) from missing
-"""
 FORM = re.compile(
     r"try:[^\n]*\n    (?P<imports>(?:from|import) [^\n]+)\nexcept ModuleNotFoundError.*?\n(?=\S)", re.DOTALL
 )
@@ -35,10 +22,7 @@ def template(imports: str, address: str | None, *, script: bool = False) -> str:
         %pip install --quiet git+https://example.org/a/b
         from vlmcourse import Chapter
     """
-    if address and not script:
-        return (TRY + INSTALL).format(imports=imports, address=address)
-    where, what = ("in a terminal", f"git+{address}") if address else ("in a clone of the course's repository", ".")
-    return (TRY + SAY).format(imports=imports, where=where, what=what)
+    return filled("first_cell.txt", imports=imports, address=address, script=script)
 
 
 def with_address(source: str, address: str | None, *, script: bool = False) -> str:

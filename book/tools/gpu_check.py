@@ -22,7 +22,8 @@ from typing import Any
 from book.tools.build import ask
 from book.tools.check import NBVAL, PYTEST
 from book.tools.execute import kernel_environment
-from book.tools.normalise import ROOT, chapters
+from book.tools.normalize import ROOT, chapters
+from book.tools.templates import filled
 from vlmcourse._files import write_whole
 from vlmcourse.cli import UNFINISHED
 from vlmcourse.course.contestants import BENCHES
@@ -82,16 +83,6 @@ def said(log: str, measured: Path) -> str:
     return last + (f"; {held} of {len(claims)} claims held" if claims else "")
 
 
-def summary(made: dict[str, str], parts: Parts, done: Results) -> str:
-    """Return what is known of all parts as a page of text."""
-    lines = [f"# {made['device']}, {made['commit']}", "", *(f"- {key}: {value}" for key, value in made.items())]
-    lines += ["", "| part | outcome | seconds | |", "|---|---|---:|---|"]
-    for part in parts:
-        result = done.get(part, {"outcome": "not yet", "seconds": "", "said": ""})
-        lines.append(f"| {part} | {result['outcome']} | {result['seconds']} | {result['said']} |")
-    return "\n".join(lines) + "\n"
-
-
 def check(
     folder: Path, made: dict[str, str], parts: Parts, environment: dict[str, str], only: list[str], seconds: float
 ) -> int:
@@ -116,7 +107,8 @@ def check(
             break
         done[part] = result
         write_whole(results, json.dumps(done, indent=1, ensure_ascii=False).encode())
-        write_whole(folder / "summary.md", summary(made, parts, done).encode())
+        summary = filled("gpu_summary.md", machine=made, parts=parts, done=done)
+        write_whole(folder / "summary.md", summary.encode())
         print(f"  {part:<34} {result['seconds']:>7.1f} s  {result['outcome']}  {result['said']}")
     failed = [part for part in chosen if part in done and done[part]["outcome"] != "ok"]
     left, names = len(set(chosen) - set(done)), f": {', '.join(failed)}" if failed else ""

@@ -21,7 +21,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools.first_cell import address_in, handout
-from book.tools.normalise import NOTEBOOK_METADATA, ROOT, chapters, name_cells, read, rewrite, text_of
+from book.tools.normalize import NOTEBOOK_METADATA, ROOT, chapters, name_cells, read, rewrite, text_of
+from book.tools.templates import filled
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
@@ -32,22 +33,6 @@ SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.DOTALL | re.MULTILINE)
 CONFIG = SOURCES / "nbgrader_config.py"
 EMPTY = "*Write your answer here.*"
-CHECK = """report = check_{name}({function})
-print(report)
-assert report.passed
-# When your work is graded: once more, on inputs that nobody has seen.
-### BEGIN HIDDEN TESTS
-import sys
-
-for module in [module for module in sys.modules if module.startswith("vlmcourse")]:
-    del sys.modules[module]  # the package as it is installed, not as this notebook left it
-from vlmcourse.homework.grading import regrade
-
-regrade("{name}", {function})
-### END HIDDEN TESTS"""
-COMPARE = """from vlmcourse.homework import is_mine_normal
-
-print(is_mine_normal("{name}", mine))"""
 
 
 def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution: bool = False) -> NotebookNode:
@@ -69,13 +54,13 @@ def instructor(source: str, *, table: bool = True) -> NotebookNode:
         if before := source[end : match.start()].strip():
             cells.append(new_markdown_cell(before))
         if check:
-            code = CHECK.format(name=check, function=CHECKS[check].task.name)
+            code = filled("homework_check.txt", name=check, function=CHECKS[check].task.name)
             cells.append(new_markdown_cell(f"**Check** · {points} points"))
-            cells.append(graded(new_code_cell(code), f"check-{check}", points=int(points)))
+            cells.append(graded(new_code_cell(code.strip()), f"check-{check}", points=int(points)))
         elif compare:
             assignment = f"hw{source[len('# Homework ')]}"
             cells += [new_markdown_cell(reference.table(assignment))] if table else []
-            cells.append(new_code_cell(COMPARE.format(name=assignment)))
+            cells.append(new_code_cell(filled("homework_compare.txt", assignment=assignment).strip()))
         elif kind == "answer":
             cells.append(graded(new_markdown_cell(text.strip()), option, points=int(name), solution=True))
         elif option == "solution":

@@ -6,7 +6,7 @@ Usage: python -m book.tools.package [TAG]     where a tag such as v0.1.0 is give
 import sys
 import zipfile
 
-from book.tools.normalise import ROOT
+from book.tools.normalize import ROOT
 
 # Without these a chapter does not run away from a checkout, or a licence is missing.
 NEEDED = ("vlmcourse/py.typed", "vlmcourse/weights/", "vlmcourse/results/", "LICENSE", "LICENSE-TEXT.md")

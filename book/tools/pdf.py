@@ -6,7 +6,6 @@ twice: the first print tells on which page each entry of the contents lands, the
 
 import logging
 import shutil
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -15,13 +14,12 @@ import yaml
 from bs4 import BeautifulSoup
 
 from book.tools.address import commit_of
-from book.tools.normalise import ROOT
-from book.tools.site import filled
+from book.tools.normalize import ROOT
+from book.tools.templates import filled
 
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-APPENDIX, APPENDIX_TITLE = "solutions", "Solutions of the exercises"
 # What only a screen has a use for. Code that is folded on the page, mostly of pictures, stays away from paper too,
 # but a solution is code.
 SCREEN_ONLY = ".headerlink, .viewcode-link, noscript, .toctree-wrapper, details.hide:not(.solution details)"
@@ -46,97 +44,74 @@ def anchor(page: str, place: str = "") -> str:
     return page.replace("/", "-") + (f"--{place}" if place else "")
 
 
-class Document:
-    """All pages of a rendered book in one."""
+class Page:
+    """One page of the rendered book, on its way into the document; with a caption it begins a part."""
 
-    def __init__(self, html: Path, parts: list[Part]) -> None:
-        self.parts = [*parts, ("Appendix", [APPENDIX])]
-        self.pages = {name: read(html, name) for _, pages in parts for name in pages}
-        self.articles = {name: page.select_one("article.bd-article") for name, page in self.pages.items()}
-        self.targets: set[str] = set()
-        for name, article in self.articles.items():
-            self.mend(name, article)
-        self.titles = {name: text(article.find("h1")) for name, article in self.articles.items()}
-        appendix = f"<h1>{APPENDIX_TITLE}</h1>"
-        for name, article in self.articles.items():
-            article["id"] = anchor(name)
-            for tag in article.select("[id]"):
-                if anchor(name, tag["id"]) in self.targets:  # what only scripts use keeps its name
-                    tag["id"] = anchor(name, tag["id"])
-            if solutions := [str(solution.extract()) for solution in article.select("div.solution")]:
-                appendix += f"<h2>{escape(self.titles[name])}</h2>{''.join(solutions)}"
-        self.articles[APPENDIX] = f'<article class="bd-article" id="{APPENDIX}">{appendix}</article>'
-        self.titles[APPENDIX] = APPENDIX_TITLE
-
-    def mend(self, name: str, article: Tag) -> None:
-        """Open what is closed, leave out what paper cannot use, and let an article's links lead where they should."""
-        for useless in article.select(SCREEN_ONLY):
+    def __init__(self, html: Path, name: str, caption: str) -> None:
+        soup: Tag = BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        for tag in soup.select("[src], link[href]"):  # found from the folder of the book, where the document lies
+            key = "src" if "src" in tag.attrs else "href"
+            tag[key] = urljoin(name, tag[key])
+        self.name, self.caption, self.head = name, caption, soup.head
+        self.article = soup.select_one("article.bd-article")
+        for useless in self.article.select(SCREEN_ONLY):
             useless.decompose()
-        for picture in article.select("img[loading]"):
+        for picture in self.article.select("img[loading]"):
             del picture["loading"]  # else Chromium waits until somebody scrolls there
-        for closed in article.select("details"):
+        for closed in self.article.select("details"):
             closed["open"] = ""
-        for heading in article.select("section > :is(h1, h2, h3)"):
-            self.targets.add(anchor(name, heading.parent["id"]))
-        for link in article.select("a[href]"):
-            path, place = urldefrag(urljoin(f"https://book/{name}.html", link["href"]))
+        self.article["id"] = anchor(name)
+        self.title = " ".join(self.article.h1.get_text().split())
+        self.solutions: list[Tag] = []
+
+    def mend_links(self, names: list[str]) -> set[str]:
+        """Let links lead to places of the document, and return these and the headings."""
+        headings = self.article.select("section > :is(h1, h2, h3)")
+        targets = {anchor(self.name, heading.parent["id"]) for heading in headings}
+        for link in self.article.select("a[href]"):
+            path, place = urldefrag(urljoin(f"https://book/{self.name}.html", link["href"]))
             page = unquote(path.removeprefix("https://book/")).removesuffix(".html")
-            if page in self.pages:
+            if page in names:
                 target = anchor(page, unquote(place))
-                self.targets.add(target)
+                targets.add(target)
                 link["href"] = f"#{target}"
             elif path.startswith("https://book/"):  # sources and indices are not in the PDF
                 del link["href"]
+        return targets
 
-    def contents(self) -> str:
-        """Return the contents, with room for the numbers of the pages."""
-        lines = []
-        for caption, pages in self.parts:
-            lines += [f'<p class="part">{escape(caption)}</p>'] if caption else []
-            for name in pages:
-                lines.append(entry("page", anchor(name), self.titles[name]))
-                if name.startswith("lectures/"):
-                    sections = self.articles[name].select("section > h2")
-                    lines += [entry("section", heading.parent["id"], text(heading)) for heading in sections]
-        return "".join(lines)
-
-    def whole(self, about: str) -> str:
-        """Return the document, as a page that lies in the folder of the book."""
-        titles, bodies = list(self.titles.values()), self.articles.values()
-        scripts = [str(tag) for page in self.pages.values() for tag in page.head.select("script")]
-        return filled(
-            "pdf.html",
-            title=escape(titles[0]),
-            about=about,
-            styles="".join(map(str, next(iter(self.pages.values())).select('link[rel="stylesheet"]'))),
-            css=Path(__file__).with_suffix(".css").read_text(encoding="utf-8"),
-            heads="".join(f'@page p{k} {{ @top-left {{ content: "{head}"; }} }}\n' for k, head in enumerate(titles)),
-            # MathJax and its options, which pages without a formula do not have
-            scripts="".join(dict.fromkeys(tag for tag in scripts if "mathjax" in tag.lower())),
-            contents=self.contents(),
-            articles="".join(
-                f'<div class="bd-article-container" style="page: p{k}">{body}</div>' for k, body in enumerate(bodies)
-            ),
-        )
+    def contents(self) -> list[tuple[str, str, str]]:
+        """Return what leads here from the contents: each entry's kind, target and words."""
+        sections = self.article.select("section > h2") if self.name.startswith("lectures/") else []
+        found = [("section", heading.parent["id"], heading.get_text()) for heading in sections]
+        return [("page", anchor(self.name), self.title), *found]
 
 
-def read(html: Path, name: str) -> Tag:
-    """Return a page of the book, on which everything that is fetched is found from the folder of the book."""
-    page: Tag = BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
-    for tag in page.select("[src], link[href]"):
-        key = "src" if "src" in tag.attrs else "href"
-        tag[key] = urljoin(name, tag[key])
-    return page
+def pages_of(html: Path, parts: list[Part]) -> list[Page]:
+    """Return all pages, with ids that no two of them share, and their solutions taken out."""
+    names = [name for _, pages in parts for name in pages]
+    captions = {pages[0]: caption for caption, pages in parts}
+    pages = [Page(html, name, captions.get(name, "")) for name in names]
+    targets = set().union(*(page.mend_links(names) for page in pages))
+    for page in pages:
+        for tag in page.article.select("[id]"):
+            if anchor(page.name, tag["id"]) in targets:  # what only scripts use keeps its name
+                tag["id"] = anchor(page.name, tag["id"])
+        page.solutions = [solution.extract() for solution in page.article.select("div.solution")]
+    return pages
 
 
-def entry(kind: str, target: str, title: str) -> str:
-    """Return one line of the contents."""
-    return f'<p class="{kind}"><a href="#{target}">{escape(title)}</a><span data-target="{target}"></span></p>'
-
-
-def text(heading: Tag) -> str:
-    """Return what a heading says."""
-    return " ".join(heading.get_text().split())
+def whole(pages: list[Page], about: list[str]) -> str:
+    """Return the document, as a page that lies in the folder of the book."""
+    scripts = [str(tag) for page in pages for tag in page.head.select("script")]
+    return filled(
+        "pdf.html",
+        title=pages[0].title,
+        about=about,
+        pages=pages,
+        styles="".join(map(str, pages[0].head.select('link[rel="stylesheet"]'))),
+        # MathJax and its options, which pages without a formula do not have
+        scripts="".join(dict.fromkeys(tag for tag in scripts if "mathjax" in tag.lower())),
+    )
 
 
 def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
@@ -165,7 +140,7 @@ def mend_bookmarks(pdf: Path) -> None:
     writer.write(pdf)
 
 
-def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium: str) -> int:
+def print_book(html: Path, parts: list[Part], pdf: Path, *, about: list[str], chromium: str) -> int:
     """Print pages of the book in ``html``, their contents with the numbers of pages, and return how many pages it took.
 
     The whole document lies beside the book's pages meanwhile, because its pictures and styles do.
@@ -174,7 +149,7 @@ def print_book(html: Path, parts: list[Part], pdf: Path, *, about: str, chromium
 
     document = html / f"{pdf.stem}.whole.html"
     try:
-        document.write_text(Document(html, parts).whole(about), encoding="utf-8")
+        document.write_text(whole(pages_of(html, parts), about), encoding="utf-8")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=OFFLINE)
             page = browser.new_page(color_scheme="light", offline=True)
@@ -209,8 +184,7 @@ def main() -> None:
     if chromium is None:
         raise SystemExit("Chromium prints the book, and there is none; install the package chromium")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    lines = config["author"], config["copyright"], f"Made from {commit_of(ROOT)}"
-    about = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    about = [config["author"], config["copyright"], f"Made from {commit_of(ROOT)}"]
     parts = parts_of(ROOT / "book" / "_toc.yml")
     pages = print_book(html, parts, html / NAME, about=about, chromium=chromium)
     offer(html)

@@ -3,6 +3,7 @@
 Usage: python -m book.tools.refresh [CHAPTER...]     names like 07_self_attention; all chapters without one
 """
 
+import argparse
 import copy
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from book.tools.execute import ChapterError, execute
-from book.tools.normalise import ROOT, chapters, code_cells, digest, normalise, read, text_of
+from book.tools.normalize import ROOT, chapter, chapters, code_cells, digest, normalize, read, text_of
 from vlmcourse._files import write_whole
 
 # Threads change the order of sums, and with it the last digits.
@@ -25,7 +26,7 @@ def refresh(path: Path, *, root: Path = ROOT) -> bool:
     stored = read(path)
     fresh = copy.deepcopy(stored)
     execute(fresh, folder=path.parent, environment=AS_COMMITTED, name=path.stem, timeout=600)
-    text = text_of(normalise(keep_volatile_outputs(fresh, stored), root=root))
+    text = text_of(normalize(keep_volatile_outputs(fresh, stored), root=root))
     changed = text != path.read_text(encoding="utf-8")
     if changed:
         write_whole(path, text.encode())
@@ -42,22 +43,19 @@ def keep_volatile_outputs(fresh: NotebookNode, stored: NotebookNode) -> Notebook
     return fresh
 
 
-def main(names: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Refresh the chapters that are named."""
-    present = {path.stem: path for path in chapters()}
-    wanted = [Path(name).stem for name in names] or list(present)
-    if missing := set(wanted) - set(present):
-        print(f"No chapter is called {', '.join(missing)}; there are: {', '.join(present)}")
-        return 2
-    failed = 0
-    for name in wanted:
+    parser = argparse.ArgumentParser(description="Execute chapters in place, in the form that is committed.")
+    parser.add_argument("chapters", nargs="*", type=chapter, help="names like 07_self_attention (default: all)")
+    status = 0
+    for path in parser.parse_args(argv).chapters or chapters():
         try:
-            print(f"  {name}: {'changed' if refresh(present[name]) else 'no difference'}", flush=True)
+            print(f"  {path.stem}: {'changed' if refresh(path) else 'no difference'}", flush=True)
         except ChapterError as error:
-            failed = 1
-            print(f"\n{error}\n\n{name} was left as it was.", flush=True)
-    return failed
+            status = 1
+            print(f"\n{error}\n\n{path.stem} was left as it was.", flush=True)
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

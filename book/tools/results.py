@@ -24,7 +24,7 @@ from book.tools.address import git
 from book.tools.build import ask
 from book.tools.execute import ChapterError, execute
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
-from book.tools.normalise import ROOT, chapters, read
+from book.tools.normalize import ROOT, chapter, chapters, read
 from vlmcourse._files import write_whole
 from vlmcourse.course.chapter import Claim, Measurement
 from vlmcourse.course.doctor import processor
@@ -208,7 +208,7 @@ def bring_up_to_date(result: Result) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Bring results up to date, or only look at them."""
     parser = argparse.ArgumentParser(description="Record what chapters measure.")
-    parser.add_argument("chapters", nargs="*", help="names like 06_convolution_to_vit (default: all that measure)")
+    parser.add_argument("chapters", nargs="*", type=chapter, help="names like 05_video (default: all that measure)")
     parser.add_argument("--check", action="store_true", help="run nothing; list what is missing or stale")
     parser.add_argument("--pilot", type=int, metavar="RUNS", help="show what a few runs give; record nothing")
     parser.add_argument("--slice", type=float, default=float("inf"), help="start no run after so many seconds")
@@ -216,9 +216,9 @@ def main(argv: list[str] | None = None) -> int:
     deadline = time.monotonic() + options.slice
     failed = False
     calls = re.compile(r"\.(measure|claim)\(")
-    measuring = [p.stem for p in chapters() if any(calls.search(cell.source) for cell in measured_cells(read(p)))]
-    for chapter in options.chapters or measuring:
-        result = Result(Path(chapter).stem, deadline=deadline)
+    measuring = [path for path in chapters() if any(calls.search(cell.source) for cell in measured_cells(read(path)))]
+    for path in options.chapters or measuring:
+        result = Result(path.stem, deadline=deadline)
         try:
             if options.check:
                 said, failed = result.state, failed or result.state != UP_TO_DATE
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
                 said = pilot(result, options.pilot) if options.pilot else bring_up_to_date(result)
         except ChapterError as error:
             said, failed = f"FAILED\n{error}", True
-        print(f"{chapter}: {said}", flush=True)
+        print(f"{path.stem}: {said}", flush=True)
     return 1 if failed else 0
 
 

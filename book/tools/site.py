@@ -4,30 +4,20 @@ Everything that names a repository comes from one setting (``address.py``), and 
 address from another, VLMCOURSE_SITE. Without them nothing of the kind is written.
 """
 
-import html
 import os
 import re
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import yaml
 from nbformat import NotebookNode
 
 from book.tools.first_cell import with_address
+from book.tools.templates import filled
 
-TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = "book/_static/scripts"
-ABOUT_SCRIPT = """\
-# A chapter of the book as a script: text as comments, code in cells. Editors such as VS Code and Spyder run it cell by
-# cell and show its figures; python FILE runs all of it."""
 TEXT, MAGIC = re.compile(r"^.*$", re.MULTILINE), re.compile(r"^[%!].*$", re.MULTILINE)
 NOT_READ = re.compile(r"index\.|404\.|search\.|genindex|py-modindex|_")  # pages that a search engine has no use for
-
-
-def filled(template: str, **words: str) -> str:
-    """Return one of the templates with its blanks filled."""
-    return Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(words)
 
 
 def address_of_site() -> str | None:
@@ -41,35 +31,29 @@ def address_of_site() -> str | None:
 def config(text: str, repository: str | None, site: str | None) -> str:
     """Return Jupyter Book's configuration with buttons for a repository and the site's address, or as it is."""
     host = (repository or "").removeprefix("https://").partition("/")[0]
-    provider = next((kind for kind in ("github", "gitlab", "bitbucket") if kind in host), None)  # that the theme knows
-    if provider is None and site is None:
+    service = next((name for name in ("github", "gitlab", "bitbucket") if name in host), None)
+    if service is None and site is None:
         return text
-    made: dict[str, Any] = yaml.safe_load(text)
-    if site:
-        made["html"]["baseurl"] = site
-    if provider:
-        made["repository"] = {"url": repository, "branch": os.environ.get("VLMCOURSE_BRANCH") or "main"}
-        made["repository"]["path_to_book"] = ""
-        made["html"] |= {"use_issues_button": provider != "bitbucket", "use_repository_button": True}
-        launchers = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
-        if provider == "github":
-            launchers["colab_url"] = "https://colab.research.google.com"
-        if hub := os.environ.get("VLMCOURSE_JUPYTERHUB"):
-            launchers["jupyterhub_url"] = hub
-        made["launch_buttons"] = launchers
-        options = made["sphinx"]["config"]["html_theme_options"]
-        options |= {"use_source_button": True, "repository_provider": provider}
+    told = {"branch": os.environ.get("VLMCOURSE_BRANCH") or "main", "hub": os.environ.get("VLMCOURSE_JUPYTERHUB")}
+    added = filled("repository.yml", repository=repository, service=service, site=site, **told)
+    made = merged(yaml.safe_load(text), yaml.safe_load(added))
     return yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+
+
+def merged(base: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what is added to it on every level."""
+    deeper = {key: merged(base.get(key, {}), value) for key, value in added.items() if isinstance(value, dict)}
+    return {**base, **added, **deeper}
 
 
 def script(nb: NotebookNode, address: str | None) -> str:
     """Return a chapter as a plain Python file that runs from a terminal: text and magics as comments."""
-    parts = [ABOUT_SCRIPT]
+    cells = []
     for cell in nb.cells:
-        source, is_text = with_address(cell.source, address, script=True), cell.cell_type == "markdown"
-        source = (TEXT if is_text else MAGIC).sub(lambda line: f"# {line[0]}".rstrip(), source)
-        parts.append(f"# %%{' [markdown]' if is_text else ''}\n{source}")
-    return "\n\n".join(parts) + "\n"
+        comments = TEXT if cell.cell_type == "markdown" else MAGIC
+        source = with_address(cell.source, address, script=True)
+        cells.append((cell.cell_type, comments.sub(lambda line: f"# {line[0]}".rstrip(), source)))
+    return filled("script.txt", cells=cells)
 
 
 def furnish(folder: Path, source: Path) -> None:
@@ -77,10 +61,8 @@ def furnish(folder: Path, source: Path) -> None:
     site, title = address_of_site(), yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))["title"]
     start = yaml.safe_load((source / "book/_toc.yml").read_text(encoding="utf-8"))["root"] + ".html"
     pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
-    listed = (html.escape(f"{site}{page}") for page in pages if not NOT_READ.match(page))
-    words = {"title": html.escape(title), "start": start, "site": site or "", "base": site or "/"}
-    words["canonical"] = f'<link rel="canonical" href="{site}{start}">\n' if site else ""
-    words["entries"] = "".join(f"  <url><loc>{address}</loc></url>\n" for address in listed)
+    listed = [page for page in pages if not NOT_READ.match(page)]
+    words = {"title": title, "start": start, "site": site, "pages": listed}
     for name in ("index.html", "404.html", *(("sitemap.xml", "robots.txt") if site else ())):
         (folder / name).write_text(filled(name, **words), encoding="utf-8")
     (folder / ".nojekyll").touch()  # otherwise GitHub Pages leaves out _static and _images

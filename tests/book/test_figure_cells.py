@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from book.tools.fingerprint import measured_cells, syntax_of
-from book.tools.normalise import read
+from book.tools.normalize import read
 
 CHAPTERS = sorted((Path(__file__).parents[2] / "lectures").glob("*.ipynb"))
 

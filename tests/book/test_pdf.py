@@ -12,12 +12,13 @@ import test_pages
 from browsers import CHROMIUM, unavailable
 from test_pages import HTML, PAGES
 
-from book.tools.pdf import APPENDIX, APPENDIX_TITLE, Document, anchor, print_book
+from book.tools.pdf import anchor, pages_of, print_book
 
 pytestmark = pytest.mark.browser
 
 address = test_pages.address  # the fixture
 
+APPENDIX = "solutions"
 CHAPTER = "lectures/04_linear_probe"
 PARTS = [("", ["book/intro"]), ("Chapters", [CHAPTER]), ("Reference", ["book/api/ops", "book/glossary"])]
 TOO_WIDE = """
@@ -39,14 +40,14 @@ def pdf(address, tmp_path_factory):
     from pypdf import PdfReader
 
     path = tmp_path_factory.mktemp("pdf") / "some.pdf"
-    print_book(HTML, PARTS, path, about="<p>Some pages</p>", chromium=CHROMIUM or unavailable("there is no Chromium"))
+    print_book(HTML, PARTS, path, about=["Some pages"], chromium=CHROMIUM or unavailable("there is no Chromium"))
     return PdfReader(path)
 
 
 @pytest.fixture(scope="module")
 def titles():
     """Return the title of each page of the book that is printed."""
-    return Document(HTML, PARTS).titles
+    return {page.name: page.title for page in pages_of(HTML, PARTS)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,10 @@ def places(pdf) -> dict[str, int]:
 def test_the_contents_give_the_page_on_which_each_title_stands(pdf, texts, titles):
     first = places(pdf)[anchor("book/intro")]
     contents = " ".join(texts[1:first])
-    for name, title in [*((anchor(name), title) for name, title in titles.items()), (APPENDIX, APPENDIX_TITLE)]:
+    for name, title in [
+        *((anchor(name), title) for name, title in titles.items()),
+        (APPENDIX, "Solutions of the exercises"),
+    ]:
         page = places(pdf)[name]
         assert title in texts[page]
         assert f"{title} {page + 1}" in contents

@@ -19,7 +19,7 @@ from book.tools import address as tool
 from book.tools import package, site
 from book.tools.address import address, hosted
 from book.tools.first_cell import FORM, address_in, handout, template, with_address
-from book.tools.normalise import code_cells, read
+from book.tools.normalize import code_cells, read
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -151,21 +151,21 @@ def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme
     cells = [new_markdown_cell("# A"), new_code_cell(template("import vlmcourse", None) + "vlmcourse")]
     nbformat.write(new_notebook(cells=cells), path)
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Course\n\n{tool.BEGIN}\n{tool.END}\n\nText.\n")
+    readme.write_text("# Course\n\n<!-- badges: make address -->\n<!-- end of badges -->\n\nText.\n")
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "")
-    assert tool.main(["--root", str(tmp_path)]) == 0
+    assert tool.main([], root=tmp_path) == 0
     before = path.read_text(), readme.read_text()
     assert "https://" not in "".join(before)
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", HERE)
-    assert tool.main(["--root", str(tmp_path), "--check"]) == 1
+    assert tool.main(["--check"], root=tmp_path) == 1
     assert (path.read_text(), readme.read_text()) == before
-    assert tool.main(["--root", str(tmp_path)]) == 0
+    assert tool.main([], root=tmp_path) == 0
     assert address_in(read(path)) == HERE
     assert f"]({HERE}/actions/workflows/test.yml)" in readme.read_text()
     assert readme.read_text().endswith("\n\nText.\n")
-    assert tool.main(["--root", str(tmp_path), "--check"]) == 0
+    assert tool.main(["--check"], root=tmp_path) == 0
     monkeypatch.setenv("VLMCOURSE_REPOSITORY", "")
-    assert tool.main(["--root", str(tmp_path)]) == 0
+    assert tool.main([], root=tmp_path) == 0
     assert (path.read_text(), readme.read_text()) == before
 
 

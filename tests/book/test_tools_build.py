@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools import build as tool
-from book.tools.normalise import read
+from book.tools.normalize import read
 
 pytestmark = pytest.mark.slow  # nearly every test below starts kernels
 
@@ -278,7 +279,7 @@ def test_a_build_stopped_in_a_chapter_leaves_it_undone_and_no_kernel_behind(proj
         f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); from book.tools import build\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script in the background may ignore it
         f"build.current_machine = lambda root: {MACHINE!r}\n"
-        f"sys.exit(build.main(['--root', {str(project.root)!r}]))"
+        f"sys.exit(build.main([], root=build.Path({str(project.root)!r})))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pid_file = project.root / "kernel.pid"
@@ -328,7 +329,7 @@ def test_a_gpu_and_a_long_run_are_not_shared(monkeypatch, changed):
 def test_two_builds_at_once_do_not_mix(project):
     project.book.build.mkdir()
     with tool.FileLock(project.book.build / ".lock"), pytest.raises(SystemExit, match="Another build is running"):
-        tool.main(["--root", str(project.root)])
+        tool.main([], root=project.root)
 
 
 def test_figures_do_not_depend_on_the_users_backend(project, monkeypatch):
@@ -366,9 +367,8 @@ def test_the_rendered_book_shows_failures_claims_and_machine_and_a_warning_does_
     project = Project(tmp_path)
     project.chapter("01_alpha", "# Alpha\n\n(S07)=\n## Slide", "6 * 7", "raise ValueError('no `paint`')")
     project.chapter("02_beta", "# Beta", LOG.format(claims={"two is more": 0.9, "one is not": 0.1}))
-    extensions = {name: (ROOT / "book" / "_ext" / f"{name}.py").read_text() for name in ("provenance", "machine")}
-    for name, text in extensions.items():
-        project.write(f"book/_ext/{name}.py", text)
+    shutil.copytree(ROOT / "book" / "_ext", tmp_path / "book" / "_ext")
+    extensions = ["provenance", "machine"]
     for name in ("this_build", "claims"):
         project.write(f"book/{name}.md", (ROOT / "book" / f"{name}.md").read_text())
     pages = "".join(
@@ -376,8 +376,9 @@ def test_the_rendered_book_shows_failures_claims_and_machine_and_a_warning_does_
     )
     project.write("book/_toc.yml", f"format: jb-book\nroot: book/intro\nchapters:\n{pages}")
     config = {"title": "Trial", "execute": {"execute_notebooks": "off"}, "only_build_toc_files": True}
+    config |= {"parse": {"myst_enable_extensions": ["attrs_block"]}}
     local = {"local_extensions": dict.fromkeys(extensions, "book/_ext")}
-    project.write("_config.yml", json.dumps({**config, "sphinx": {**local, "extra_extensions": list(extensions)}}))
+    project.write("_config.yml", json.dumps({**config, "sphinx": {**local, "extra_extensions": extensions}}))
     # The tiny package stands in for the real one in kernels only.
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert project.build()[0] == 1, "a cell failed"

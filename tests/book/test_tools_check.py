@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from book.tools import check
 from book.tools.count_lines import count, count_folder
-from book.tools.normalise import ROOT
+from book.tools.normalize import ROOT
 
 NBVAL = [
     argument

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from book.tools.normalise import ROOT
+from book.tools.normalize import ROOT
 
 SCRIPT = ROOT / "book" / "tools" / "grade.sh"
 root_of_linux = pytest.mark.skipif(

@@ -18,7 +18,7 @@ import pytest
 from test_grading import SCRIPT, root_of_linux
 
 from book.tools import homework
-from book.tools.normalise import text_of
+from book.tools.normalize import text_of
 
 PYTHON = os.environ.get("NBGRADER_PYTHON", sys.executable)
 MISSING = "NBGRADER_PYTHON" not in os.environ and importlib.util.find_spec("nbgrader") is None

@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from book.tools import normalise as tool
+from book.tools import normalize as tool
 from book.tools.execute import ChapterError
 from book.tools.refresh import keep_volatile_outputs, refresh
 
@@ -54,60 +54,60 @@ def messy_notebook(root: Path) -> nbformat.NotebookNode:
 
 
 @pytest.fixture
-def normalised(tmp_path: Path) -> nbformat.NotebookNode:
-    return tool.normalise(messy_notebook(tmp_path), root=tmp_path)
+def normalized(tmp_path: Path) -> nbformat.NotebookNode:
+    return tool.normalize(messy_notebook(tmp_path), root=tmp_path)
 
 
-def test_normalising_twice_is_normalising_once(tmp_path, normalised):
-    once = tool.text_of(normalised)
+def test_normalizing_twice_is_normalizing_once(tmp_path, normalized):
+    once = tool.text_of(normalized)
     path = tmp_path / "x.ipynb"
     path.write_text(once)
-    assert tool.text_of(tool.normalise(tool.read(path), root=tmp_path)) == once
+    assert tool.text_of(tool.normalize(tool.read(path), root=tmp_path)) == once
 
 
-def test_what_the_author_wrote_is_kept(normalised):
-    cell = normalised.cells[2]
+def test_what_the_author_wrote_is_kept(normalized):
+    cell = normalized.cells[2]
     assert cell.metadata == {"tags": ["nbval-check-output"], "mystnb": {"image": {"alt": "a plot"}}}
-    assert normalised.metadata.mystnb == {"execution_timeout": 60}
-    assert [c.source for c in normalised.cells] == ["# Title", "   ", "print('a'); 1", "1", "1"]
+    assert normalized.metadata.mystnb == {"execution_timeout": 60}
+    assert [c.source for c in normalized.cells] == ["# Title", "   ", "print('a'); 1", "1", "1"]
 
 
-def test_glued_values_keep_the_metadata_that_names_them(normalised):
-    assert normalised.cells[2].outputs[-1].metadata == {"scrapbook": {"mime_prefix": "", "name": "acc"}}
+def test_glued_values_keep_the_metadata_that_names_them(normalized):
+    assert normalized.cells[2].outputs[-1].metadata == {"scrapbook": {"mime_prefix": "", "name": "acc"}}
 
 
-def test_streams_are_joined_across_dropped_stderr(normalised):
-    outputs = normalised.cells[2].outputs
+def test_streams_are_joined_across_dropped_stderr(normalized):
+    outputs = normalized.cells[2].outputs
     assert [output.output_type for output in outputs] == ["stream", "execute_result", "display_data"]
     assert outputs[0].text == "a\nread lectures/x.png\n"
 
 
-def test_memory_addresses_are_all_the_same(normalised):
-    assert normalised.cells[2].outputs[1].data["text/plain"] == "<Line at 0x000000>"
+def test_memory_addresses_are_all_the_same(normalized):
+    assert normalized.cells[2].outputs[1].data["text/plain"] == "<Line at 0x000000>"
 
 
-def test_code_cells_are_numbered_in_order_and_results_with_them(normalised):
-    assert [c.execution_count for c in normalised.cells if c.cell_type == "code"] == [None, 1, 2, 3]
-    assert normalised.cells[2].outputs[1].execution_count == 1
+def test_code_cells_are_numbered_in_order_and_results_with_them(normalized):
+    assert [c.execution_count for c in normalized.cells if c.cell_type == "code"] == [None, 1, 2, 3]
+    assert normalized.cells[2].outputs[1].execution_count == 1
 
 
 def test_a_notebook_that_was_never_executed_stays_so():
-    nb = tool.normalise(new_notebook(cells=[new_code_cell("1"), new_code_cell("2")]))
+    nb = tool.normalize(new_notebook(cells=[new_code_cell("1"), new_code_cell("2")]))
     assert [cell.execution_count for cell in nb.cells] == [None, None]
 
 
-def test_kernel_metadata_does_not_depend_on_the_machine(normalised):
-    assert normalised.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
-    assert "version" not in normalised.metadata.language_info
-    assert "widgets" not in normalised.metadata
+def test_kernel_metadata_does_not_depend_on_the_machine(normalized):
+    assert normalized.metadata.kernelspec == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert "version" not in normalized.metadata.language_info
+    assert "widgets" not in normalized.metadata
 
 
-def test_ids_depend_on_the_content_only_and_equal_cells_get_different_ones(tmp_path, normalised):
-    ids = [cell.id for cell in normalised.cells]
+def test_ids_depend_on_the_content_only_and_equal_cells_get_different_ones(tmp_path, normalized):
+    ids = [cell.id for cell in normalized.cells]
     assert len(set(ids)) == len(ids)
     other = messy_notebook(tmp_path)  # nbformat drew new random ids
     other.cells.insert(0, new_markdown_cell("an introduction"))
-    assert [cell.id for cell in tool.normalise(other).cells][1:] == ids
+    assert [cell.id for cell in tool.normalize(other).cells][1:] == ids
 
 
 def test_a_progress_bar_written_over_itself_leaves_its_last_state():
@@ -128,7 +128,7 @@ def printing(*pieces: str) -> nbformat.NotebookNode:
 def test_output_without_end_is_cut_in_seconds_with_a_line_that_says_so(pieces):
     nb = printing(*pieces)
     began = time.monotonic()
-    tool.normalise(nb)
+    tool.normalize(nb)
     assert time.monotonic() - began < 10
     text = "".join(output.text for output in nb.cells[0].outputs)
     whole = "".join(pieces)
@@ -139,23 +139,23 @@ def test_output_without_end_is_cut_in_seconds_with_a_line_that_says_so(pieces):
         assert whole.startswith(shown)
         assert len(text) <= tool.TEXT_LIMIT
         assert f"[{len(whole) - len(shown):,} more characters are cut here]" in text
-    assert tool.text_of(tool.normalise(copy.deepcopy(nb))) == tool.text_of(nb)
+    assert tool.text_of(tool.normalize(copy.deepcopy(nb))) == tool.text_of(nb)
 
 
 def test_an_output_too_large_for_a_page_is_left_out_by_name_and_the_others_are_kept():
     picture = {"image/svg+xml": "A" * 3_000_000}
     outputs = [new_output("display_data", data) for data in (picture, picture, {"text/plain": "'small'"})]
-    nb = tool.normalise(new_notebook(cells=[new_code_cell("1", outputs=outputs)]))
+    nb = tool.normalize(new_notebook(cells=[new_code_cell("1", outputs=outputs)]))
     first, second, third = nb.cells[0].outputs
     assert first.data == picture
     assert second.data["text/plain"].startswith("[an output of 3,000,")
     assert third.data["text/plain"] == "'small'"
-    assert tool.text_of(tool.normalise(copy.deepcopy(nb))) == tool.text_of(nb)
+    assert tool.text_of(tool.normalize(copy.deepcopy(nb))) == tool.text_of(nb)
 
 
 def test_the_text_of_an_endless_error_is_cut_too():
     error = new_output("error", ename="ValueError", evalue="x" * 10**6, traceback=["a", "x" * 10**6])
-    (output,) = tool.normalise(new_notebook(cells=[new_code_cell("1", outputs=[error])])).cells[0].outputs
+    (output,) = tool.normalize(new_notebook(cells=[new_code_cell("1", outputs=[error])])).cells[0].outputs
     assert len(output.evalue) <= tool.TEXT_LIMIT
     assert len("\n".join(output.traceback)) <= tool.TEXT_LIMIT
 
@@ -166,7 +166,7 @@ def test_tracebacks_name_files_from_the_repository_down(prefix, monkeypatch, tmp
     monkeypatch.setenv("HOME", str(tmp_path))
     line = "File \x1b[32m" + prefix.format(root=root) + "vlmcourse/ops/patches.py:31\x1b[39m"
     error = new_output("error", ename="ValueError", evalue="no", traceback=[line])
-    nb = tool.normalise(new_notebook(cells=[new_code_cell("1/0", outputs=[error])]), root=root)
+    nb = tool.normalize(new_notebook(cells=[new_code_cell("1/0", outputs=[error])]), root=root)
     assert nb.cells[0].outputs[0].traceback == ["File \x1b[32mvlmcourse/ops/patches.py:31\x1b[39m"]
 
 

@@ -1,6 +1,6 @@
 """Bring notebooks into the one form that is committed, so that executing them again changes nothing.
 
-Usage: python -m book.tools.normalise [--check] [NOTEBOOK...]     all chapters without one
+Usage: python -m book.tools.normalize [--check] [NOTEBOOK...]     all chapters without one
 
 nb-clean takes outputs and numbers away; this keeps both, and makes them the same at every run.
 """
@@ -21,6 +21,8 @@ import nbformat
 from nbformat import NotebookNode
 from PIL import Image
 
+from vlmcourse._files import write_whole
+
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -31,7 +33,7 @@ TEXT_LIMIT = 20_000  # characters of one output: more than anybody reads on a pa
 DATA_LIMIT = 4_000_000  # characters of all outputs of a cell together, pictures included
 
 
-def normalise(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
+def normalize(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     """Change ``nb`` in place into its committed form, and return it. Doing so twice is the same as once."""
     for holder in (nb, *nb.cells):
         holder.metadata = nbformat.from_dict({k: v for k, v in holder.metadata.items() if k in KEPT_METADATA})
@@ -131,6 +133,14 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return sorted((root / "lectures").glob("*.ipynb"))
 
 
+def chapter(name: str) -> Path:
+    """Return the chapter that the argument of a command names."""
+    there = {path.stem: path for path in chapters()}
+    if Path(name).stem not in there:
+        raise argparse.ArgumentTypeError(f"no chapter is called {name}; there are: {', '.join(there)}")
+    return there[Path(name).stem]
+
+
 def handouts(root: Path = ROOT) -> list[Path]:
     """Return the notebooks of the assignments, in order."""
     return sorted((root / "book" / "homework").glob("hw*.ipynb"))
@@ -157,15 +167,12 @@ def text_of(nb: NotebookNode) -> str:
 
 def rewrite(wanted: dict[Path, str], *, check: bool = False, hint: str = "") -> int:
     """Write the files whose text is another or missing, or with ``check`` only say which; return the exit status."""
-    status = 0
-    for path, text in wanted.items():
-        if not path.is_file() or text != path.read_text(encoding="utf-8"):
-            print(f"{path}: {hint if check else 'written'}")
-            status |= check
-            if not check:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-    return status
+    others = [path for path in wanted if not path.is_file() or path.read_text(encoding="utf-8") != wanted[path]]
+    for path in others:
+        print(f"{path}: {hint if check else 'written'}")
+        if not check:
+            write_whole(path, wanted[path].encode())
+    return int(check and bool(others))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -174,8 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not normalised")
     options = parser.parse_args(argv)
-    wanted = {path: text_of(normalise(read(path))) for path in options.notebooks or chapters()}
-    return rewrite(wanted, check=options.check, hint="not normalised; run: make normalise")
+    wanted = {path: text_of(normalize(read(path))) for path in options.notebooks or chapters()}
+    return rewrite(wanted, check=options.check, hint="not normalised; run: make normalize")
 
 
 if __name__ == "__main__":
