@@ -18,6 +18,7 @@ verdicts = pytest.importorskip("verdicts", reason="needs the extra [book]")
 
 HELD = Claim("two (of three) hold", "S07", 0.9, (0.8, 0.95), 0.5, None, "fraction")
 FAILED = Claim("it falls", None, 3.0, (), None, 1.0, "")
+MISSED_BY_LITTLE = Claim("seven in ten are right", "S07", 0.68, (0.8, 0.9), 0.7, None, "fraction")
 NOT_RUN_HERE = Claim("it rises", None, None, (2.0, 2.5), 1.0, None, "")
 UNKNOWN = Claim("it stays", None, None, (), 1.0, 2.0, "")
 
@@ -37,7 +38,8 @@ def test_its_examples_are_true():
 
 
 @pytest.mark.parametrize(
-    ("claim", "looks"), [(HELD, "holds"), (FAILED, "fails"), (NOT_RUN_HERE, "holds"), (UNKNOWN, "open")]
+    ("claim", "looks"),
+    [(HELD, "holds"), (MISSED_BY_LITTLE, "holds"), (FAILED, "fails"), (NOT_RUN_HERE, "holds"), (UNKNOWN, "open")],
 )
 def test_every_form_in_which_a_claim_is_printed_is_known(claim, looks):
     (item,) = page(str(claim), "stream").findall(nodes.list_item)
