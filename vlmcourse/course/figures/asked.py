@@ -10,12 +10,10 @@ from itertools import groupby, zip_longest
 from torch import Tensor
 
 from vlmcourse._checks import check_rank
-from vlmcourse.course.figures.page import base64_of, filled
+from vlmcourse.course.figures.page import MOST_PICTURES, filled, picture_to_choose
 from vlmcourse.data.questions import ENDING
 from vlmcourse.models.vlm import Answer, VisionLanguageModel
 from vlmcourse.train.vlm import without_image
-
-MOST_PICTURES = 8  # so that a phone shows them in two rows
 
 
 @dataclass(frozen=True)
@@ -84,14 +82,11 @@ def _percent(chance: float) -> str:
     return "< 1 %" if chance < 0.005 else "> 99 %" if chance >= 0.995 else f"{100 * chance:.0f} %"
 
 
-def ask_a_picture(
-    model: VisionLanguageModel, pictures: Sequence[AskedPicture], *, source: str, start: tuple[int, int] = (0, 0)
-) -> str:
+def ask_a_picture(model: VisionLanguageModel, pictures: Sequence[AskedPicture], *, source: str) -> str:
     """Return HTML in which a reader picks a picture and a question, and sees what the model answered.
 
     Options:
-        source: a sentence that says where the answers come from. start: what is shown first, and on paper: the
-        positions of a picture and of one of its questions.
+        source: a sentence that says where the answers come from.
 
     Source:
         Slides S02 and S05.
@@ -105,22 +100,6 @@ def ask_a_picture(
     >>> picture.count('type="radio"'), "http" in picture
     (2, False)
     """
-    _check(pictures, start)
-    places = groupby(range(len(pictures)), key=lambda k: pictures[k].group)
-    content = {"answers": answers_of(model, pictures), "remarks": [picture.remark for picture in pictures]}
-    return filled(
-        "asked.html",
-        images=[
-            {"alt": picture.seen_as, "pixels": base64_of(picture.image, "PNG", optimize=True)} for picture in pictures
-        ],
-        groups=[(title, list(members)) for title, members in places],
-        start=start,
-        source=source,
-        content=content,
-    )
-
-
-def _check(pictures: Sequence[AskedPicture], start: tuple[int, int]) -> None:
     if not 1 <= len(pictures) <= MOST_PICTURES:
         raise ValueError(f"pictures must be 1 to {MOST_PICTURES}, received {len(pictures)}")
     for picture in pictures:
@@ -128,5 +107,12 @@ def _check(pictures: Sequence[AskedPicture], start: tuple[int, int]) -> None:
     numbers = {len(picture.questions) for picture in pictures}
     if len(numbers) > 1 or numbers == {0}:
         raise ValueError(f"every picture must have as many questions as the others, received {sorted(numbers)}")
-    if not (0 <= start[0] < len(pictures) and 0 <= start[1] < max(numbers)):
-        raise ValueError(f"start must name one of {len(pictures)} pictures and {max(numbers)} questions, got {start}")
+    groups = groupby(range(len(pictures)), key=lambda k: pictures[k].group)
+    return filled(
+        "asked.html",
+        images=[picture_to_choose(picture.image, picture.seen_as) for picture in pictures],
+        groups=[(title, list(places)) for title, places in groups],
+        start=(0, 0),  # the first question of the first picture
+        source=source,
+        content={"answers": answers_of(model, pictures), "remarks": [picture.remark for picture in pictures]},
+    )

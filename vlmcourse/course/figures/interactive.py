@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmcourse._checks import check_floating, check_rank
 from vlmcourse.course.figures.page import base64_of, check_label, filled
@@ -23,7 +23,6 @@ from vlmcourse.ops.contrastive import nt_xent_loss
 # many that the HTML would exceed 200 kB, in half a byte.
 FINE, COARSE = 255, 15
 MOST_BYTES = 100_000
-PARTS = ("encoder", "connector", "language_model")
 
 
 def attention_picture(
@@ -34,7 +33,6 @@ def attention_picture(
     label: str,
     names: Sequence[str] | None = None,
     layer: int | None = None,
-    head: int | None = None,
     start: tuple[int, int] | None = None,
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
@@ -50,9 +48,9 @@ def attention_picture(
 
     Options:
         names: what to call the layers, in place of their numbers; so one picture can show several networks.
-        layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
-        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
-        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
+        layer: what is shown first, counted from 0, with the mean of its heads. Left out, it is the head with the
+        sharpest look, since the mean of many heads hides what each does. start: (row, column) of the patch that asks
+        first; left out, the middle.
 
     Source:
         Slides S23 and S24.
@@ -67,19 +65,22 @@ def attention_picture(
     check_label(label, "picture")
     depth, heads = weights.shape[:2]
     which = "Layer" if names is None else "Shown"
-    weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
-    top = FINE if weights.numel() <= MOST_BYTES else COARSE
-    levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
-    nothing_chosen = layer is None and head is None and heads > 1
-    layer = depth - 1 if layer is None else layer
-    row, column = (rows // 2, columns // 2) if start is None else start
     names = [str(k + 1) for k in range(depth)] if names is None else list(names)
     if len(names) != depth:
         raise ValueError(f"names must be one for each of {depth} layers, received {names}")
-    _check_first(layer, head, (row, column), weights.shape, grid_size)
-    if nothing_chosen:
+    weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
+    top = FINE if weights.numel() <= MOST_BYTES else COARSE
+    levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    head = None  # the mean of all heads
+    if layer is None:
         sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
-        layer, head = divmod(int(sharpness.argmax()), heads)
+        layer, head = divmod(int(sharpness.argmax()), heads) if heads > 1 else (depth - 1, None)
+    row, column = (rows // 2, columns // 2) if start is None else start
+    if not (0 <= layer < depth and 0 <= row < rows and 0 <= column < columns):
+        raise ValueError(
+            f"layer and start must lie within {depth} layers and {rows} × {columns} patches, "
+            f"received {layer} and {(row, column)}"
+        )
     query = row * columns + column
     stored = (levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()
     light, says = _first_look(levels[layer, :, query], head, query, columns)
@@ -91,7 +92,7 @@ def attention_picture(
         which=which,
         layers=names,
         layer=layer,
-        head=-1 if head is None else head,  # the mean of all heads
+        head=-1 if head is None else head,
         says=says,
         content={
             "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE,
@@ -120,17 +121,6 @@ def _check_attention(image: Tensor, weights: Tensor, rows: int, columns: int) ->
         )
     if not (weights >= 0).all():
         raise ValueError(f"weights must not be negative, received values from {weights.min():.3g}")
-
-
-def _check_first(
-    layer: int, head: int | None, start: tuple[int, int], shape: Sequence[int], grid_size: tuple[int, int]
-) -> None:
-    (depth, heads), (rows, columns), (row, column) = shape[:2], grid_size, start
-    if not (0 <= layer < depth and (head is None or 0 <= head < heads) and 0 <= row < rows and 0 <= column < columns):
-        raise ValueError(
-            f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
-            f"received {layer}, {head} and {(row, column)}"
-        )
 
 
 def _first_look(levels: Tensor, head: int | None, query: int, columns: int) -> tuple[list[float], str]:
@@ -180,7 +170,10 @@ def path_picture(
     return filled(
         "path.html",
         links=dict(links or {}),
-        weights={part: f"{_count_weights(getattr(model, part)):,}" for part in PARTS},
+        weights={
+            part: f"{sum(parameter.numel() for parameter in getattr(model, part).parameters()):,}"
+            for part in ("encoder", "connector", "language_model")
+        },
         shape={
             "pixels": _sizes(image), "map": _sizes(features), "tokens": _sizes(tokens),
             "prompt": f"{length} tokens × {tokens.shape[1]}",
@@ -193,10 +186,6 @@ def path_picture(
         prompt=prompt,
         answer=list(answer.words),
     )  # fmt: skip
-
-
-def _count_weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _sizes(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined  # a requirement of torch
 from torch import Tensor
 
+MOST_PICTURES = 8  # to choose from: a phone shows them in two rows, and the HTML stays below 200 kB
 _TEMPLATES = Environment(
     loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True, trim_blocks=True
 )
@@ -33,6 +34,11 @@ def base64_of(image: Tensor, form: str, **options: Any) -> str:
     buffer = io.BytesIO()
     to_pil_image(image.detach().float().cpu().clamp(0, 1)).save(buffer, form, **options)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture_to_choose(image: Tensor, alt: str) -> dict[str, str]:
+    """Return an image ``(c, h, w)`` and its words as the macro ``picture`` of ``parts.html`` takes them."""
+    return {"alt": alt, "pixels": base64_of(image, "PNG", optimize=True)}
 
 
 def check_label(label: str, what: str) -> None:
