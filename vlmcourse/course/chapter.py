@@ -173,7 +173,7 @@ class Chapter:
         self._values: dict[str, list[Any]] = (load_result(f"{name}_{profile()}") or {"values": {}})["values"]
         self._measured: dict[str, Any] = {}
         self._units: dict[str, str] = {}
-        self._claims: dict[str, Claim] = {}
+        self._claims: list[Claim] = []
         from vlmcourse.course.figures.style import use_style  # here: a Measurement needs no matplotlib
 
         use_style()
@@ -190,9 +190,7 @@ class Chapter:
         The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here" (this
         run). None stands for what only recorded runs measure.
         """
-        self._note(name, value)
-        self._units[name] = unit
-        live = self._measured.get(name)
+        live = self._note(name, value, unit)
         measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)
         if not isinstance(live, list):
             glue(name, "not measured yet" if live is None and not measurement.recorded else str(measurement))
@@ -213,26 +211,27 @@ class Chapter:
         """Say in one line whether a sentence holds, here and in the recorded runs; bounds are exclusive."""
         if above is None and below is None:
             raise ValueError(f"claim {text!r} must have a bound, above or below")
-        self._note(text, value)
-        self._units[text] = unit
-        claim = Claim(text, slide, self._measured.get(text), tuple(self.recorded(text)), above, below, unit)
-        self._claims[text] = claim
+        live = self._note(text, value, unit)
+        claim = Claim(text, slide, live, tuple(self.recorded(text)), above, below, unit)
+        self._claims.append(claim)
         self._log()
         if not claim.held and os.environ.get("VLMCOURSE_CLAIMS") == "strict":
             raise ClaimError(str(claim))
         print(claim)
 
-    def _note(self, name: str, value: Any) -> None:
+    def _note(self, name: str, value: Any, unit: str) -> Any:
+        """Keep what this run measured, and return it as it is recorded."""
         if name in self._units:
             raise ValueError(f"{name!r} is measured twice in chapter {self.name}; give one of them another name")
+        self._units[name] = unit
         if value is not None:
             self._measured[name] = [_round(x) for x in value] if isinstance(value, Sequence) else _round(value)
+        return self._measured.get(name)
 
     def _log(self) -> None:
         """Leave what was measured where the build, or ``make results``, asked for it."""
-        path = os.environ.get("VLMCOURSE_MEASURED")
-        if path:
-            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims.values() if claim.measured]
+        if path := os.environ.get("VLMCOURSE_MEASURED"):
+            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims if claim.measured]
             log = {"chapter": self.name, "seed": self.seed, "values": self._measured, "units": self._units}
             write_whole(path, json.dumps({**log, "claims": claims}, ensure_ascii=False).encode())
 

@@ -62,17 +62,11 @@ GROUPS = {
 CONCEPTS = {name: HUES[hue] for group in GROUPS.values() for name, hue in group.items()}
 
 
-def _fading(name: str, *hues: str) -> LinearSegmentedColormap:
-    """Return a scale from nothing at all, which shows the paper, to a full colour: one way, or both ways."""
-    none, full = ([to_rgba(HUES[hue], alpha) for hue in hues] for alpha in (0.0, 1.0))
-    if len(hues) == 1:
-        return LinearSegmentedColormap.from_list(name, [none[0], full[0]])
-    steps = [(0.0, full[0]), (0.5, none[0]), (0.5, none[1]), (1.0, full[1])]
-    return LinearSegmentedColormap.from_list(name, steps)
-
-
-AMOUNT = _fading("amount", "blue")  # zero is the paper
-SIGNED = _fading("signed", "blue", "vermillion")  # below zero and above it; zero is the paper
+# Scales from nothing at all, which shows the paper, to a full colour: one way, or both ways.
+_NO_BLUE, _NO_VERMILLION = to_rgba(HUES["blue"], 0), to_rgba(HUES["vermillion"], 0)
+_BOTH_WAYS = [(0, HUES["blue"]), (0.5, _NO_BLUE), (0.5, _NO_VERMILLION), (1, HUES["vermillion"])]
+AMOUNT = LinearSegmentedColormap.from_list("amount", [_NO_BLUE, HUES["blue"]])
+SIGNED = LinearSegmentedColormap.from_list("signed", _BOTH_WAYS)
 
 
 def concept_in(name: str) -> str | None:
