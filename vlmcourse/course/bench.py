@@ -1,9 +1,8 @@
 """The library beside others, in one process and in turn: ``vlmcourse bench``.
 
 Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike. Reported are median and quartiles, the memory that PyTorch held beyond what it held before, and
-what the machine cannot go below: the longer of reading what must be read, and of the multiplications that must be
-made, at the rates that this machine showed in the same minute.
+hits all of them alike. What the machine cannot go below is the longer of reading what must be read, and of the
+multiplications that must be made, at the rates that this machine showed in the same minute.
 """
 
 import contextlib
@@ -14,7 +13,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vlmcourse
 from vlmcourse._files import write_whole
 from vlmcourse.course.contestants import BENCHES, Bench, Call, Setting
+from vlmcourse.course.doctor import installed_version
 from vlmcourse.course.results import provenance
 from vlmcourse.train.runtime import device
 
@@ -208,16 +207,9 @@ def as_text(found: dict[str, Any]) -> str:
 def version_of(contestant: str) -> str | None:
     """Return the version of the package whose name a contestant's begins with, if it is one."""
     package = contestant.split()[0]
-    try:
-        return vlmcourse.__version__ if package == "vlmcourse" else version(package)
-    except PackageNotFoundError:
-        return None
+    return vlmcourse.__version__ if package == "vlmcourse" else installed_version(package)
 
 
 def rounded(number: float) -> float:
-    """Return a number with four digits, which is more than a clock is good for.
-
-    >>> rounded(0.0123456)
-    0.01235
-    """
+    """Return a number with four digits, which is more than a clock is good for."""
     return float(f"{number:.4g}")

@@ -1,8 +1,7 @@
 """What a chapter measures: one run here, beside many recorded ones, and whether its claims hold.
 
-A chapter trains once, with one seed. The same cells were run before with other seeds, numbers of threads and CPU
-instructions (``make results``), and what they measured is recorded in ``book/results``. So a reader sees
-their own run inside the range of many, and a claim is judged on all of them.
+A chapter trains once, with one seed. What the same cells measured with other seeds, numbers of threads and CPU
+instructions is recorded in ``book/results`` (``make results``), and a claim is judged on all of it.
 """
 
 import json
@@ -43,8 +42,7 @@ def show_number(value: float, unit: str = "", *, digits: int | None = None) -> s
 class Measurement:
     """One quantity: the value of the run here (None where this run did not measure it), and of all recorded runs.
 
-    Units:
-        ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
+    ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
 
     >>> accuracy = Measurement("probe", 0.97, (0.95, 0.99), unit="fraction")
     >>> str(accuracy), round(accuracy.mean, 2)
@@ -83,8 +81,6 @@ class Claim:
     >>> claim = Claim("a probe beats pixels", slide="S09", value=0.9, recorded=(0.88, 0.92), above=0.5)
     >>> claim.held, round(claim.clearance)
     (True, 14)
-    >>> Claim("a probe beats pixels", slide="S09", value=0.2, recorded=(0.88, 0.92), above=0.5).held
-    False
     >>> print(Claim("a probe beats pixels", slide="S09", value=0.68, recorded=(0.8, 0.9), above=0.7))
     Holds in the recorded runs, and is missed here by less than three of their spreads: a probe ...
     """
@@ -185,10 +181,9 @@ class Chapter:
     def measure(
         self, name: str, value: float | Sequence[float] | None, *, unit: str = "", digits: int | None = None
     ) -> Measurement:
-        """Note a number or a curve of this run, and return it beside the recorded ones.
+        """Note a number or a curve of this run, or None, and return it beside the recorded ones.
 
-        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here" (this
-        run). None stands for what only recorded runs measure.
+        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here".
         """
         live = self._note(name, value, unit)
         measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)

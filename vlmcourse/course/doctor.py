@@ -34,7 +34,7 @@ def findings() -> list[tuple[str, str]]:
     rows = [
         ("vlmcourse", vlmcourse.__version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("PyTorch", f"{torch.__version__}, torchvision {_version('torchvision') or 'missing'}"),
+        ("PyTorch", f"{torch.__version__}, torchvision {installed_version('torchvision') or 'missing'}"),
         ("CPU", f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {cores}"),
         ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
@@ -62,7 +62,7 @@ def missing() -> list[str]:
     """Return a line for each part of the course that cannot run here, with the command that brings what it needs."""
     lines = []
     for part, (packages, command) in NEEDS.items():
-        if absent := [name for name in packages if _version(name) is None]:
+        if absent := [name for name in packages if installed_version(name) is None]:
             lines.append(f"{part} needs {', '.join(absent)}: {command}")
     return lines + [f"building the book needs {tool}" for tool in ("make", "git") if shutil.which(tool) is None]
 
@@ -89,7 +89,8 @@ def report() -> str:
     return "\n".join([*lines, "", "Missing:" if needed else "Nothing is missing.", *(f"  {line}" for line in needed)])
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of a package, or None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

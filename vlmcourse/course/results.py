@@ -30,11 +30,8 @@ def record_result(
 ) -> Path:
     """Write one measured quantity, all its seeds and its provenance to ``root/name.json``.
 
-    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. The file is
-    complete or absent: it is written beside its place and renamed.
-
-    Shapes:
-        One value for each seed. ``details`` are kept as they are and must be JSON: hyperparameters, curves.
+    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. ``details`` are
+    kept as they are and must be JSON: hyperparameters, curves.
 
     Units:
         ``unit`` says what a value counts, as in ``"accuracy, fraction"``; ``seconds`` is wall-clock for all seeds.

@@ -36,11 +36,8 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    A picture is summarised by the mean of each channel of the encoder's map. Over training pictures these numbers have
-    a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
-    which training pictures vary (Mahalanobis). Above ``threshold`` a picture is out of distribution.
-
-    A model's own confidence is about an answer, and changes with the question; this is about the picture alone.
+    A picture is summarised by the mean of each channel of the encoder's map. Its distance from the mean of training
+    pictures is measured in standard deviations, along the directions in which those vary (Mahalanobis).
 
     Shapes:
         mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.

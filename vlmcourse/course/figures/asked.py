@@ -1,7 +1,4 @@
-"""Ask a picture: a model's answers to questions about a few pictures, computed beforehand, for a page without a kernel.
-
-Without scripts, and on paper, the first question and its answer stand there.
-"""
+"""Ask a picture: a model's answers to questions about a few pictures, computed beforehand for a page without kernel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,13 +17,10 @@ from vlmcourse.train.vlm import without_image
 class AskedPicture:
     """One picture with the questions that a reader may ask of it.
 
-    Shapes:
-        image ``(3, h, w)``, from 0 to 1.
-
     Options:
-        seen_as: what the picture shows, for those who do not see it. group: the heading under which it stands. remark:
-        a sentence that is added where an answer is wrong. questions: pairs of a prompt with ``<image>`` in it and its
-        true answers; there may be several, as "a star left of a ring" and "a ring right of a star" are.
+        image: ``(3, h, w)``, from 0 to 1. seen_as: what it shows, for those who do not see it. group: the heading under
+        which it stands. remark: a sentence that is added where an answer is wrong. questions: pairs of a prompt with
+        ``<image>`` in it and its true answers, such as "a star left of a ring" and "a ring right of a star".
     """
 
     image: Tensor = field(repr=False)
@@ -39,17 +33,8 @@ class AskedPicture:
 def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> list[list[dict[str, object]]]:
     """Return what a model answers to each question of each picture: words, their probabilities, the truth, a verdict.
 
-    Probabilities are in whole percent. ``truth`` is the true answer that is nearest to what the model said, and
-    ``wrong`` holds the places of the words that differ from it.
-
-    >>> import torch
-    >>> from vlmcourse.train.vlm import build_vlm
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> questions = (("How many things are in <image>?", ("two",)),)
-    >>> asked = AskedPicture(torch.rand(3, 16, 16), "noise", "noise", "", questions)
-    >>> (((answer,),)) = answers_of(model, [asked])
-    >>> answer["question"], answer["truth"]
-    ('How many things are in the image?', 'two')
+    ``truth`` is the true answer that is nearest to what the model said, and ``wrong`` holds the places of the words
+    that differ from it.
     """
     found = []
     for picture in pictures:
@@ -85,8 +70,7 @@ def _percent(chance: float) -> str:
 def ask_a_picture(model: VisionLanguageModel, pictures: Sequence[AskedPicture], *, source: str) -> str:
     """Return HTML in which a reader picks a picture and a question, and sees what the model answered.
 
-    Options:
-        source: a sentence that says where the answers come from.
+    ``source`` is a sentence that says where the answers come from.
 
     Source:
         Slides S02 and S05.

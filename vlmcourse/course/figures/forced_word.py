@@ -1,7 +1,4 @@
-"""Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel.
-
-Without scripts, and on paper, the first choice stands there as a table.
-"""
+"""Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,17 +26,7 @@ def shapes_after(
     """Return how probable each shape is as the word after each prompt; the last column is every other word together.
 
     Shapes:
-        ``b`` prompts with one ``<image>`` each and images ``(b, 3, h, w)`` → ``(b, len(shapes) + 1)``, on the CPU. Rows
-        sum to one.
-
-    Raises:
-        ValueError: a shape that is no single word of the model, or a word in a prompt that it does not know.
-
-    >>> from vlmcourse.train.vlm import build_vlm
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> prompt = "What is in this image <image>? Answer: a small purple"
-    >>> shapes_after(model, [prompt], torch.rand(1, 3, 16, 16), shapes=("star", "heart")).shape
-    torch.Size([1, 3])
+        ``b`` prompts with one ``<image>`` each and images ``(b, 3, h, w)`` → ``(b, len(shapes) + 1)``, on the CPU.
     """
     numbers = [model.tokenizer.encode(shape) for shape in shapes]
     if any(len(number) != 1 for number in numbers):
@@ -63,28 +50,24 @@ def forced_word(
 ) -> str:
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
-    The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple", one
-    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked. Two radio
-    groups, so it works with a mouse, a finger and the arrow keys.
-
-    Shapes:
-        1 to 8 pictures of one object each, with answers that describe it, as ``questions(..., kinds="describe")``
-        draws them.
+    The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple"; the shape
+    in the picture and the shapes usual with the *said* colour are marked.
 
     Options:
-        models: one to three, by the name that stands above their bars. usual: pairs of a colour and a shape, as
-        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which pictures of ``asked``. start: what is shown
-        first, and on paper: a position in ``rows`` and a colour.
+        models: one to three, by the name that stands above their bars. asked: pictures of one object, as
+        ``questions(..., kinds="describe")`` draws them. usual: pairs of a colour and a shape, as
+        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which 1 to 8 pictures of ``asked``. start: what is
+        shown first, and on paper: a position in ``rows`` and a colour.
 
     Source:
         Slides S03 and S05.
 
     >>> from vlmcourse import questions
     >>> from vlmcourse.train import vlm
-    >>> asked = questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES)
+    >>> world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES}
+    >>> asked, usual = questions(2, seed=0, kinds="describe", **world), vlm.pairings(2)
     >>> tiny = vlm.build_vlm(embed_dim=8, depth=1, num_heads=2)
-    >>> world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "usual": vlm.pairings(2)}
-    >>> picture = forced_word({"untrained": tiny}, asked, **world, rows=[0, 1], start=(0, "red"))
+    >>> picture = forced_word({"untrained": tiny}, asked, usual=usual, rows=[0, 1], start=(0, "red"), **world)
     >>> picture.count('type="radio"'), "http" in picture
     (8, False)
     """

@@ -1,8 +1,4 @@
-"""Pictures that answer to the reader: HTML that carries its own data and needs neither kernel nor network.
-
-Colours come from the page's theme, so the pictures follow its light and dark modes; outside the book they fall back
-to plain ones. Identifiers are made from the content: the same data give the same HTML.
-"""
+"""Pictures that answer to the reader: HTML that carries its own data and needs neither kernel nor network."""
 
 import base64
 import math
@@ -37,19 +33,13 @@ def attention_picture(
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
-    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade to a pale grey.
-
     Shapes:
-        image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
-        in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image without a class token.
-
-    Units:
-        image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
+        image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] *
+        grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image.
 
     Options:
-        names: what to call the layers, in place of their numbers; so one picture can show several networks.
-        layer: what is shown first, counted from 0, with the mean of its heads. Left out, it is the head with the
-        sharpest look, since the mean of many heads hides what each does. start: (row, column) of the patch that asks
+        names: what to call the layers, so that one picture can show several networks. layer: what is shown first, the
+        mean of its heads; left out, the head with the sharpest look. start: (row, column) of the patch that asks
         first; left out, the middle.
 
     Source:
@@ -139,23 +129,19 @@ def path_picture(
 ) -> str:
     """Return HTML that follows one image through the model, with the shapes that it really takes on the way.
 
-    What is computed stands on cards, the parts that compute it between them, with their numbers of weights. A feature
-    map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
+    A feature map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
     Shapes:
-        image ``(3, h, w)``, from 0 to 1.
-
-    Options:
-        links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
+        image ``(3, h, w)``, from 0 to 1. ``links`` are addresses for ``"encoder"``, ``"connector"`` and
+        ``"language_model"``.
 
     Source:
         Slide S03.
 
-    >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer
-    >>> words = Tokenizer.from_texts([PROMPT])
-    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=3), LanguageModel(len(words), embed_dim=6, num_heads=2)
-    >>> picture = path_picture(VisionLanguageModel(*parts, words), torch.rand(3, 12, 12), links={"encoder": "#encoder"})
-    >>> "12 × 3 × 3" in picture, "9 × 6" in picture, picture.count("<a ")
+    >>> from vlmcourse.train.vlm import build_vlm
+    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+    >>> picture = path_picture(model, torch.rand(3, 16, 16), links={"encoder": "#encoder"})
+    >>> "64 × 4 × 4" in picture, "4 × 8" in picture, picture.count("<a ")
     (True, True, 1)
     """
     check_rank("image", image, "c h w")
@@ -193,7 +179,7 @@ def _sizes(tensor: Tensor) -> str:
 
 
 def _to_unit(values: Tensor) -> Tensor:
-    """Stretch the middle ninety-eight hundredths of the values to the range from 0 to 1."""
+    """Stretch the middle 98 % of the values to the range from 0 to 1."""
     low, high = values.float().quantile(torch.tensor([0.01, 0.99]))
     return ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
 
@@ -213,17 +199,13 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Drag with a mouse or a finger, or move with the arrow keys. Letters stand outside for first views, inside for second
-    ones, so that views that meet hide no letter. Arrows point where gradient descent would move a view;
-    their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
-    NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
+    Arrows point where gradient descent would move a view; their length is the gradient times the temperature. A switch
+    chooses between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its
+    negatives.
 
     Shapes:
-        angles ``(2, n)``, the two views of 2 to 6 images.
-
-    Units:
-        angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
-        ``label`` describes the picture in words to those who do not see it.
+        angles ``(2, n)``, the two views of 2 to 6 images, in radians from the right against the clock. temperature from
+        0.05 to 1, the slider's range.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.

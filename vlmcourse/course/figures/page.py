@@ -1,4 +1,8 @@
-"""What the pictures in the page share: templates in files of their own, names made from content, images inside HTML."""
+"""What the pictures in the page share: templates in files of their own, names made from content, images inside HTML.
+
+Colours come from the page's theme, and fall back to plain ones outside the book. ``label`` describes a picture to those
+who do not see it.
+"""
 
 import base64
 import hashlib
@@ -16,9 +20,7 @@ _TEMPLATES = Environment(
 
 
 def filled(template: str, **values: Any) -> str:
-    """Return a template of this package filled with values, which are escaped, and a ``name`` made from them.
-
-    The same values give the same HTML. They must be JSON: numbers, text, lists and dictionaries.
+    """Return a template filled with values, which must be JSON and are escaped, and a ``name`` made from them.
 
     >>> filled("player.html", label="a < b", film="", frames=5, frame=[8, 8], seconds=1, width=240)
     '<figure id="player-...aria-label="a &lt; b"...

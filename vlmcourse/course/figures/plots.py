@@ -159,8 +159,7 @@ def show_on_circle(
     Shapes:
         embeddings ``(b, 2)``, of any length above zero: only directions are drawn. colors ``(b, 3)``, from 0 to 1.
 
-    >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start")
-    >>> ax.get_title()
+    >>> show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start").get_title()
     'start'
     """
     if embeddings.shape != (len(colors), 2) or colors.shape != (len(embeddings), 3):
@@ -222,10 +221,7 @@ def show_attention(
 
 
 def _lit(image: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the image in colour, and a copy for each map of weights ``(b, rows, columns)`` that fades where they do.
-
-    It keeps its colours where a map is largest, and is a pale grey copy of itself where the map is zero.
-    """
+    """Return the image in colour, and for each map ``(b, rows, columns)`` a copy that fades where the map is small."""
     image = as_unit_range(image.detach().cpu()).float().expand(3, -1, -1)
     light = weights.detach().float().cpu()[:, None]
     light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[1:], mode="nearest")
@@ -237,7 +233,6 @@ def show_attention_matrix(weights: Tensor, *, title: str = "") -> Axes:
     """Draw α: row i is a query and says how much it takes from each j, the stronger the colour the more.
 
     Shades follow the square root of the weight, so that small weights can be told from none, which shows the paper.
-    The axis of the queries has their colour, the axis of the keys theirs.
 
     Shapes:
         weights ``(i, j)``, not negative.
@@ -265,8 +260,6 @@ def show_runs(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
-
-    ``results`` maps a method's name to what a chapter measured, or to one number per run.
 
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
@@ -297,8 +290,7 @@ def show_training(
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
     Shapes:
-        as many values in every recorded run: one per step, or one for each of ``steps``. A reader who trains for longer
-        has a longer line than band.
+        as many values in every recorded run: one per step, or one for each of ``steps``.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
     >>> ax = show_training({"contrastive": loss})
@@ -335,7 +327,6 @@ def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
 def _draw_runs(
     ax: Axes, result: Measurement | Sequence[float], y: float, half: float, *, color: str, marker: str, size: float
 ) -> None:
-    """Draw runs as points in one row, their mean as a short line, and the run here as an open diamond."""
     runs = _runs(result)
     ax.scatter(runs, [y] * len(runs), s=size, color=color, marker=marker, alpha=0.6, linewidths=0, zorder=2)
     ax.vlines(float(np.mean(runs)), y - half, y + half, color=color)
@@ -352,8 +343,7 @@ def show_reach(
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
-    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines that would
-    hide each other are set apart by a hair.
+    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs.
 
     Shapes:
         ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
@@ -475,11 +465,11 @@ def show_grouped_runs(
 ) -> Axes:
     """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
 
-    ``results`` maps a task to the methods' names to one number per run; ``chance`` maps tasks to their chance levels.
+    ``results`` maps a task to the methods' names to one number per run.
 
     >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
-    >>> [tick.get_text() for tick in ax.get_yticklabels()], [text.get_text() for text in ax.get_legend().get_texts()]
-    (['known', 'new'], ['a', 'b'])
+    >>> [tick.get_text() for tick in ax.get_yticklabels()]
+    ['known', 'new']
     """
     methods = list(next(iter(results.values()), {}))
     if not methods or not all(list(r) == methods and all(map(len, map(_runs, r.values()))) for r in results.values()):
@@ -525,7 +515,7 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
 def show_where_words_look(image: Tensor, answer: Answer) -> Axes:
     """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
 
-    As in :func:`show_attention`, places with small weights fade. The weights are the mean of all layers.
+    The weights are the mean of all layers.
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
