@@ -46,6 +46,7 @@ __all__ = [
     "show_where_words_look", "use_style",
 ]  # fmt: skip
 MARKERS = "osD^vPX"
+Runs = Mapping[str, Measurement | Sequence[float]]  # by a method's name: what a chapter measured, or a number per run
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -209,8 +210,8 @@ def show_attention(
         )
     if not all(0 <= row < nh and 0 <= column < nw for row, column in queries):
         raise ValueError(f"queries must be (row, column) on a grid of {nh} × {nw} patches, received {list(queries)}")
-    light = torch.stack([weights[row * nw + column].reshape(nh, nw) for row, column in queries])
-    image, panels = _lit(image, light)
+    asking = [row * nw + column for row, column in queries]
+    image, panels = _lit(image, weights[asking].unflatten(1, (nh, nw)))
     for panel, (row, column) in zip(panels, queries, strict=True):
         top, left = row * patch_size, column * patch_size
         bottom, right = top + patch_size, left + patch_size
@@ -252,13 +253,7 @@ def show_attention_matrix(weights: Tensor, *, title: str = "") -> Axes:
     return ax
 
 
-def show_runs(
-    results: Mapping[str, Measurement | Sequence[float]],
-    *,
-    chance: float | None = None,
-    label: str = "accuracy",
-    ax: Axes | None = None,
-) -> Axes:
+def show_runs(results: Runs, *, chance: float | None = None, label: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
 
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
@@ -335,11 +330,7 @@ def _draw_runs(
 
 
 def show_reach(
-    distances: Sequence[int],
-    accuracies: Mapping[str, Measurement],
-    *,
-    reaches: Mapping[str, int],
-    chance: float,
+    distances: Sequence[int], accuracies: Mapping[str, Measurement], *, reaches: Mapping[str, int], chance: float
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
@@ -458,14 +449,9 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
 
 
 def show_grouped_runs(
-    results: Mapping[str, Mapping[str, Measurement | Sequence[float]]],
-    *,
-    chance: Mapping[str, float] | None = None,
-    label: str = "accuracy",
+    results: Mapping[str, Runs], *, chance: Mapping[str, float] | None = None, label: str = "accuracy"
 ) -> Axes:
     """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
-
-    ``results`` maps a task to the methods' names to one number per run.
 
     >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
     >>> [tick.get_text() for tick in ax.get_yticklabels()]

@@ -82,12 +82,11 @@ def _corner(place: Sequence[int], frames: Tensor) -> tuple[int, int]:
 
 
 def _cells(frames: Tensor) -> list[tuple[float, tuple[int, int]]]:
-    places = product(*map(range, frames.shape))
-    return [(value, _corner(place, frames)) for value, place in zip(frames.flatten().tolist(), places, strict=True)]
+    return [(frames[place].item(), _corner(place, frames)) for place in product(*map(range, frames.shape))]
 
 
 def _gray_cells(frames: Tensor) -> list[dict[str, Any]]:
-    greys = [(f"{round(255 * min(max(value, 0), 1)):02x}", at) for value, at in _cells(frames)]
+    greys = [(f"{round(255 * value):02x}", at) for value, at in _cells(frames.clamp(0, 1))]
     return [{"at": at, "fill": f"#{3 * grey}"} for grey, at in greys]
 
 
