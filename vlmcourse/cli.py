@@ -151,9 +151,9 @@ def _ask(options: argparse.Namespace) -> int:
         world = Familiarity.from_dict(provenance["familiarity"])
         distance = float(world.distance(model, image[None]))
         if distance > world.threshold:
+            how_far = f"distance {distance:.1f}, and {world.threshold:.1f} is as far as such pictures go"
             print(
-                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.threshold:.1f} "
-                f"is as far as such pictures go. I cannot say what is in it.",
+                f"This picture is outside my world of drawn shapes: {how_far}. I cannot say what is in it.",
                 file=sys.stderr,
             )
             if not options.anyway:

@@ -46,11 +46,9 @@ class Familiarity:
     Source:
         Lee et al. 2018, section 2 (arXiv 1807.03888), here without classes. Slide S05, whose pictures are outside.
 
-    >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer, scenes
-    >>> words = Tokenizer.from_texts(["What is in this image <image>? Answer:"])
-    >>> language_model = LanguageModel(len(words), embed_dim=6, num_heads=2)
-    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=8, reduction=2), language_model
-    >>> model, seen = VisionLanguageModel(*parts, words), scenes.captions(200, seed=0).images
+    >>> from vlmcourse import scenes
+    >>> from vlmcourse.train.vlm import build_vlm
+    >>> model, seen = build_vlm(), scenes.captions(200, seed=0).images
     >>> world = Familiarity.measure(model, seen[:150], seen[150:])
     >>> world.is_out_of_distribution(model, torch.rand(1, 3, 32, 32))
     tensor([True])

@@ -74,15 +74,6 @@ def ask_a_picture(model: VisionLanguageModel, pictures: Sequence[AskedPicture], 
 
     Source:
         Slides S02 and S05.
-
-    >>> import torch
-    >>> from vlmcourse.train.vlm import build_vlm
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> questions = (("How many things are in <image>?", ("two",)),)
-    >>> asked = AskedPicture(torch.rand(3, 16, 16), "noise", "noise", "", questions)
-    >>> picture = ask_a_picture(model, [asked], source="An untrained model.")
-    >>> picture.count('type="radio"'), "http" in picture
-    (2, False)
     """
     if not 1 <= len(pictures) <= MOST_PICTURES:
         raise ValueError(f"pictures must be 1 to {MOST_PICTURES}, received {len(pictures)}")

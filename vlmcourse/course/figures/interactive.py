@@ -67,10 +67,8 @@ def attention_picture(
         layer, head = divmod(int(sharpness.argmax()), heads) if heads > 1 else (depth - 1, None)
     row, column = (rows // 2, columns // 2) if start is None else start
     if not (0 <= layer < depth and 0 <= row < rows and 0 <= column < columns):
-        raise ValueError(
-            f"layer and start must lie within {depth} layers and {rows} × {columns} patches, "
-            f"received {layer} and {(row, column)}"
-        )
+        within = f"{depth} layers and {rows} × {columns} patches"
+        raise ValueError(f"layer and start must lie within {within}, received {layer} and {(row, column)}")
     query = row * columns + column
     stored = (levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()
     light, says = _first_look(levels[layer, :, query], head, query, columns)
