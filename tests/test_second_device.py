@@ -223,6 +223,7 @@ def played_with():
     course.patch_slider(rand(3, 16, 24), sizes=(8, 4), start=4, label="a picture")
     course.convolution_stepper(rand(1, 3, 4, 4), rand(1, 1, 2, 3, 3), label="a clip")
     world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "usual": vlm.pairings(2)}
+    world |= {"rows": [0, 1], "start": (0, "red")}
     pictures = course.questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES)
     course.forced_word({"untrained": vlm.build_vlm(embed_dim=8, depth=1, num_heads=2).to(WHERE)}, pictures, **world)
 

@@ -40,6 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["ask", "nowhere.png"])
     2
     """
+    options = _parser().parse_args(arguments)
+    try:
+        return {"ask": _ask, "doctor": _doctor, "bench": _bench, "homework": _homework}[options.command](options)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there
+        print(f"vlmcourse: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlmcourse",
         description="The course from the terminal: ask its small model, look at this machine, do your homework.",
@@ -59,17 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ask.add_argument("--model", type=Path, help="a file of save_vlm, instead of the model that comes with the package")
     ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
     commands.add_parser("doctor", help="say what this machine has, where chapters will run, and what is missing")
-    _add_bench(commands)
-    _add_homework(commands.add_parser("homework", help="get an assignment, check it, see what comes next"))
-    options = parser.parse_args(arguments)
-    try:
-        return {"ask": _ask, "doctor": _doctor, "bench": _bench, "homework": _homework}[options.command](options)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there
-        print(f"vlmcourse: {error}", file=sys.stderr)
-        return BAD_INPUT
-
-
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     bench = commands.add_parser(
         "bench",
         help="time the library beside others",
@@ -82,6 +80,17 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     bench.add_argument("--small", action="store_true", help="tiny sizes, to try the program; nothing to report")
     bench.add_argument("--output", type=Path, help="a JSON file; benches that it already holds are not run again")
     bench.add_argument("--slice", type=float, default=float("inf"), help="start no bench after so many seconds")
+    homework = commands.add_parser("homework", help="get an assignment, check it, see what comes next")
+    verbs = homework.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="name the assignments")
+    start = verbs.add_parser("start", help="copy an assignment into a folder; never overwrites your work")
+    start.add_argument("name", help="such as hw2")
+    start.add_argument("folder", nargs="?", type=Path, default=Path(), help="default: this folder")
+    for verb, what in (("check", "run all parts, and say what each has reached"), ("next", "name the next small step")):
+        checked = verbs.add_parser(verb, help=what)
+        checked.add_argument("notebook", type=Path, nargs="?", help="default: the only one in this folder")
+        checked.add_argument("--seconds", type=float, default=600.0, help="time limit of one cell (default: 600)")
+    return parser
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -92,27 +101,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from vlmcourse.course.bench import run
+    from vlmcourse.course import bench
 
-    left = run(
-        options.names, where=options.device, repeats=options.repeats, small=options.small, output=options.output,
-        stop_after=options.slice,
-    )  # fmt: skip
+    how = {"repeats": options.repeats, "small": options.small, "output": options.output, "stop_after": options.slice}
+    left = bench.run(options.names, where=options.device, **how)
     if left:
         print(f"{left} benches are left; the same command goes on", file=sys.stderr)
     return UNFINISHED if left else ANSWERED
-
-
-def _add_homework(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="name the assignments")
-    start = verbs.add_parser("start", help="copy an assignment into a folder; never overwrites your work")
-    start.add_argument("name", help="such as hw2")
-    start.add_argument("folder", nargs="?", type=Path, default=Path(), help="default: this folder")
-    for verb, what in (("check", "run all parts, and say what each has reached"), ("next", "name the next small step")):
-        checked = verbs.add_parser(verb, help=what)
-        checked.add_argument("notebook", type=Path, nargs="?", help="default: the only one in this folder")
-        checked.add_argument("--seconds", type=float, default=600.0, help="time limit of one cell (default: 600)")
 
 
 def _homework(options: argparse.Namespace) -> int:
@@ -154,11 +149,11 @@ def _ask(options: argparse.Namespace) -> int:
     (answer,) = model.generate(image[None], prompt=prompt)
     if "familiarity" in provenance:
         world = Familiarity.from_dict(provenance["familiarity"])
-        if world.is_out_of_distribution(model, image[None]):
-            distance = float(world.distance(model, image[None]))
+        distance = float(world.distance(model, image[None]))
+        if distance > world.threshold:
+            how_far = f"distance {distance:.1f}, and {world.threshold:.1f} is as far as such pictures go"
             print(
-                f"This picture is outside my world of drawn shapes: distance {distance:.1f}, and {world.threshold:.1f} "
-                f"is as far as such pictures go. I cannot say what is in it.",
+                f"This picture is outside my world of drawn shapes: {how_far}. I cannot say what is in it.",
                 file=sys.stderr,
             )
             if not options.anyway:
@@ -178,8 +173,7 @@ def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
         raise IsADirectoryError(f"{path} is a folder; name one picture in it")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about pictures that it can read
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, about pictures that it can read
         upright, notes = pictures.read_picture(path)
     if upright.size != (image_size, image_size):
         width, height = upright.size
@@ -213,11 +207,10 @@ def as_prompt(question: str) -> tuple[str, bool]:
         f"{body} in <image>{mark or '?'}",
     ]  # fmt: skip
     ways = [way for way in ways if "<image>" in way]
-    for way in ways:
-        for template in (template for kind in TEMPLATES.values() for template in kind):
-            if re.fullmatch(re.sub(r"\\\{\w+\\\}", ".+", re.escape(template)), way):
-                return way + ENDING, True
-    return ways[0] + ENDING, False
+    templates = [re.escape(template) for kind in TEMPLATES.values() for template in kind]
+    learned = re.compile("|".join(re.sub(r"\\\{\w+\\\}", ".+", template) for template in templates))
+    known = [way for way in ways if learned.fullmatch(way)]
+    return [*known, *ways][0] + ENDING, bool(known)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def test_the_report_names_this_machine(capsys):
 
 
 def test_what_is_missing_comes_with_the_command_that_brings_it(monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "nbclient" else "1.0")
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "nbclient" else "1.0")
     monkeypatch.setattr(doctor.shutil, "which", lambda tool: None if tool == "make" else f"/usr/bin/{tool}")
     assert doctor.missing() == [
         "running chapters needs nbclient: pip install ipykernel nbclient",

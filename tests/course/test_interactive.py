@@ -81,7 +81,6 @@ def test_it_opens_on_the_head_with_the_sharpest_look_unless_told_otherwise():
     layer, head = chosen(make(weights=weights)[0])
     assert (int(layer), int(head)) == (0, 2)
     assert [int(value) for value in chosen(make(weights=weights, layer=1)[0])] == [1, -1]  # the mean of its heads
-    assert [int(value) for value in chosen(make(weights=weights, head=1)[0])] == [DEPTH - 1, 1]
     assert [int(value) for value in chosen(make(weights=weights[:, :1])[0])] == [DEPTH - 1, -1]
 
 
@@ -131,8 +130,8 @@ def test_where_there_are_many_weights_they_are_coarser_and_still_those_of_the_ne
         ({"image": torch.rand(1, 3, 8, 8)}, ValueError, r"image must have shape \(c h w\)"),
         ({"label": " "}, ValueError, "label must describe"),
         ({"names": ["one"]}, ValueError, "names must be one for each of 2 layers"),
-        ({"layer": 2}, ValueError, "within 2 layers, 3 heads and 3 × 5 patches, received 2, None"),
-        ({"start": (3, 0)}, ValueError, r"received 1, None and \(3, 0\)"),
+        ({"layer": 2}, ValueError, "within 2 layers and 3 × 5 patches, received 2"),
+        ({"start": (3, 0), "layer": 1}, ValueError, r"received 1 and \(3, 0\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes, error, message):
@@ -260,11 +259,11 @@ def test_the_patch_that_is_asked_about_is_framed_and_unveiled(browser):
 
 @pytest.mark.browser
 def test_several_networks_are_shown_by_name_from_the_patch_that_the_author_chose(browser):
-    text, weights = make(names=["by look", "<trained>"], layer=0, head=2, start=(2, 1))
+    text, weights = make(names=["by look", "<trained>"], layer=0, start=(2, 1))
     page = opened(browser, text)
     assert page.locator(".layer option").all_inner_texts() == ["by look", "<trained>"]
     assert asked(page) == 2 * COLUMNS + 1
-    assert opacities(page) == pytest.approx(expected(weights, 0, 11, 2), abs=0.02)
+    assert opacities(page) == pytest.approx(expected(weights, 0, 11), abs=0.02)
     only = opened(browser, make(weights=weights[:1, :1])[0])
     assert not only.locator("select").first.is_visible()  # one layer of one head: nothing to choose
     assert page.errors == only.errors == []

@@ -1,9 +1,8 @@
 """The library beside others, in one process and in turn: ``vlmcourse bench``.
 
 Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike. Reported are median and quartiles, the memory that PyTorch held beyond what it held before, and
-what the machine cannot go below: the longer of reading what must be read, and of the multiplications that must be
-made, at the rates that this machine showed in the same minute.
+hits all of them alike. What the machine cannot go below is the longer of reading what must be read, and of the
+multiplications that must be made, at the rates that this machine showed in the same minute.
 """
 
 import contextlib
@@ -14,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vlmcourse
 from vlmcourse._files import write_whole
 from vlmcourse.course.contestants import BENCHES, Bench, Call, Setting
+from vlmcourse.course.doctor import installed_version
 from vlmcourse.course.results import provenance
 from vlmcourse.train.runtime import device
 
@@ -42,20 +42,18 @@ def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
             calls[name] = make()
         except ModuleNotFoundError as error:
             absent[name] = f"not installed: {error.name}"
-    seconds = in_turn(calls, at.device, repeats=repeats)
-    found = {
-        name: {
+    found = {}
+    for name, times in in_turn(calls, at.device, repeats=repeats).items():
+        low, middle, high = map(rounded, statistics.quantiles(times, n=4, method="inclusive"))
+        found[name] = {
             "version": version_of(name),
-            "median": rounded(statistics.median(times)),
-            "quartiles": [rounded(quartile) for quartile in statistics.quantiles(times, n=4, method="inclusive")[::2]],
+            "median": middle,
+            "quartiles": [low, high],
             "memory": peak_memory(calls[name], at.device) or None,  # None: what works is no part of PyTorch
             "seconds": [rounded(t) for t in times],
         }
-        for name, times in seconds.items()
-    }
-    first = next(iter(calls.values()))
     with FlopCounterMode(display=False) as counter:
-        first()
+        next(iter(calls.values()))()
     need = {"flops": counter.get_total_flops(), "bytes": sum(tensor.nbytes for tensor in bench.read)}
     return {"what": bench.what, "contestants": found, "absent": absent, "aims": dict(bench.aims), "need": need}
 
@@ -93,12 +91,9 @@ def peak_memory(call: Call, where: torch.device) -> int:
         return torch.cuda.max_memory_allocated(where) - before
     with silent(), torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    held = most = 0
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate((event.nbytes() for event in events), initial=0))
 
 
 @contextlib.contextmanager
@@ -131,11 +126,7 @@ def rates(at: Setting) -> dict[str, float]:
 
 
 def limit(need: dict[str, int], best: dict[str, float]) -> float | None:
-    """Return the seconds below which the machine cannot do it, or None where nothing was counted.
-
-    >>> limit({"flops": 10, "bytes": 10}, {"flops": 5.0, "bytes": 1.0})
-    10.0
-    """
+    """Return the seconds below which the machine cannot do it, or None where nothing was counted."""
     return max(need[kind] / best[kind] for kind in ("flops", "bytes")) or None
 
 
@@ -171,12 +162,12 @@ def run(
             break
         torch.manual_seed(0)
         best = rates(at)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what others think of sizes and penalties
-            report["benches"][name] = {**measure(BENCHES[name](at), at, repeats=repeats), "rates": best}
+        with warnings.catch_warnings(action="ignore"):  # what others think of sizes and penalties
+            found = {**measure(BENCHES[name](at), at, repeats=repeats), "rates": best}
         # What else ran here: several times as much as there are cores, and only ratios mean anything.
-        report["benches"][name]["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if HAS_LOAD else None
-        print(f"{name}: {as_text(report['benches'][name])}\n", flush=True)
+        found["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if HAS_LOAD else None
+        print(f"{name}: {as_text(found)}\n", flush=True)
+        report["benches"][name] = found
         if output is not None:
             text = json.dumps(report, indent=1, ensure_ascii=False)
             text = re.sub(r"\[[^\[\]{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)  # a list on a line
@@ -189,11 +180,8 @@ def kept_from(output: Path | None, report: dict[str, Any]) -> dict[str, Any]:
     if output is None or not output.is_file():
         return {}
     old = json.loads(output.read_text(encoding="utf-8"))
-
-    def circumstances(of: dict[str, Any]) -> list[Any]:
-        return [of["device"], of["small"], of["repeats"], {**of["provenance"], "date": ""}]
-
-    return old["benches"] if circumstances(old) == circumstances(report) else {}
+    before, now = ({**of, "benches": {}, "provenance": {**of["provenance"], "date": ""}} for of in (old, report))
+    return old["benches"] if before == now else {}
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -215,16 +203,9 @@ def as_text(found: dict[str, Any]) -> str:
 def version_of(contestant: str) -> str | None:
     """Return the version of the package whose name a contestant's begins with, if it is one."""
     package = contestant.split()[0]
-    try:
-        return vlmcourse.__version__ if package == "vlmcourse" else version(package)
-    except PackageNotFoundError:
-        return None
+    return vlmcourse.__version__ if package == "vlmcourse" else installed_version(package)
 
 
 def rounded(number: float) -> float:
-    """Return a number with four digits, which is more than a clock is good for.
-
-    >>> rounded(0.0123456)
-    0.01235
-    """
+    """Return a number with four digits, which is more than a clock is good for."""
     return float(f"{number:.4g}")

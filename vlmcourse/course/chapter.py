@@ -1,8 +1,7 @@
 """What a chapter measures: one run here, beside many recorded ones, and whether its claims hold.
 
-A chapter trains once, with one seed. The same cells were run before with other seeds, numbers of threads and CPU
-instructions (``make results``), and what they measured is recorded in ``book/results``. So a reader sees
-their own run inside the range of many, and a claim is judged on all of them.
+A chapter trains once, with one seed. What the same cells measured with other seeds, numbers of threads and CPU
+instructions is recorded in ``book/results`` (``make results``), and a claim is judged on all of it.
 """
 
 import json
@@ -43,8 +42,7 @@ def show_number(value: float, unit: str = "", *, digits: int | None = None) -> s
 class Measurement:
     """One quantity: the value of the run here (None where this run did not measure it), and of all recorded runs.
 
-    Units:
-        ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
+    ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
 
     >>> accuracy = Measurement("probe", 0.97, (0.95, 0.99), unit="fraction")
     >>> str(accuracy), round(accuracy.mean, 2)
@@ -83,8 +81,6 @@ class Claim:
     >>> claim = Claim("a probe beats pixels", slide="S09", value=0.9, recorded=(0.88, 0.92), above=0.5)
     >>> claim.held, round(claim.clearance)
     (True, 14)
-    >>> Claim("a probe beats pixels", slide="S09", value=0.2, recorded=(0.88, 0.92), above=0.5).held
-    False
     >>> print(Claim("a probe beats pixels", slide="S09", value=0.68, recorded=(0.8, 0.9), above=0.7))
     Holds in the recorded runs, and is missed here by less than three of their spreads: a probe ...
     """
@@ -173,7 +169,7 @@ class Chapter:
         self._values: dict[str, list[Any]] = (load_result(f"{name}_{profile()}") or {"values": {}})["values"]
         self._measured: dict[str, Any] = {}
         self._units: dict[str, str] = {}
-        self._claims: dict[str, Claim] = {}
+        self._claims: list[Claim] = []
         from vlmcourse.course.figures.style import use_style  # here: a Measurement needs no matplotlib
 
         use_style()
@@ -185,14 +181,11 @@ class Chapter:
     def measure(
         self, name: str, value: float | Sequence[float] | None, *, unit: str = "", digits: int | None = None
     ) -> Measurement:
-        """Note a number or a curve of this run, and return it beside the recorded ones.
+        """Note a number or a curve of this run, or None, and return it beside the recorded ones.
 
-        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here" (this
-        run). None stands for what only recorded runs measure.
+        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here".
         """
-        self._note(name, value)
-        self._units[name] = unit
-        live = self._measured.get(name)
+        live = self._note(name, value, unit)
         measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)
         if not isinstance(live, list):
             glue(name, "not measured yet" if live is None and not measurement.recorded else str(measurement))
@@ -213,26 +206,27 @@ class Chapter:
         """Say in one line whether a sentence holds, here and in the recorded runs; bounds are exclusive."""
         if above is None and below is None:
             raise ValueError(f"claim {text!r} must have a bound, above or below")
-        self._note(text, value)
-        self._units[text] = unit
-        claim = Claim(text, slide, self._measured.get(text), tuple(self.recorded(text)), above, below, unit)
-        self._claims[text] = claim
+        live = self._note(text, value, unit)
+        claim = Claim(text, slide, live, tuple(self.recorded(text)), above, below, unit)
+        self._claims.append(claim)
         self._log()
         if not claim.held and os.environ.get("VLMCOURSE_CLAIMS") == "strict":
             raise ClaimError(str(claim))
         print(claim)
 
-    def _note(self, name: str, value: Any) -> None:
+    def _note(self, name: str, value: Any, unit: str) -> Any:
+        """Keep what this run measured, and return it as it is recorded."""
         if name in self._units:
             raise ValueError(f"{name!r} is measured twice in chapter {self.name}; give one of them another name")
+        self._units[name] = unit
         if value is not None:
             self._measured[name] = [_round(x) for x in value] if isinstance(value, Sequence) else _round(value)
+        return self._measured.get(name)
 
     def _log(self) -> None:
         """Leave what was measured where the build, or ``make results``, asked for it."""
-        path = os.environ.get("VLMCOURSE_MEASURED")
-        if path:
-            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims.values() if claim.measured]
+        if path := os.environ.get("VLMCOURSE_MEASURED"):
+            claims = [{**asdict(claim), "held": claim.held} for claim in self._claims if claim.measured]
             log = {"chapter": self.name, "seed": self.seed, "values": self._measured, "units": self._units}
             write_whole(path, json.dumps({**log, "claims": claims}, ensure_ascii=False).encode())
 

@@ -1,7 +1,7 @@
 """Who is compared with whom by ``vlmcourse bench``: the library's parts, and what others offer for the same.
 
-Each bench is a function that returns its contestants: a name, and a maker that imports what it needs and returns what
-is timed. The first contestant is ours. All get the same inputs and the same precision.
+Each bench is a function that returns its contestants by name, ours first. All get the same inputs and the same
+precision. What is installed for one contestant alone is imported where that contestant is made.
 """
 
 import contextlib
@@ -91,9 +91,9 @@ def prepared(at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward
     return {name: partial(maker, make) for name, make in makers.items()}
 
 
-def large(at: Setting) -> int:
-    """Return the number of pairs at which the similarities, and no longer the overhead, take the time."""
-    return at.size(cpu=512, cuda=4096, small=32)
+def ours(*, chunk_size: int | None = None) -> Maker:
+    """Return a maker of our NT-Xent."""
+    return lambda: partial(nt_xent_loss, temperature=0.2, chunk_size=chunk_size)
 
 
 def losses(at: Setting, n: int) -> Bench:
@@ -101,13 +101,13 @@ def losses(at: Setting, n: int) -> Bench:
     views = at.random(n, 128), at.random(n, 128)
 
     def metric_learning() -> Callable[[Tensor, Tensor], Tensor]:
-        own = theirs("pytorch_metric_learning.losses.NTXentLoss", temperature=0.2)()
+        loss = theirs("pytorch_metric_learning.losses.NTXentLoss", temperature=0.2)()
         labels = torch.arange(n, device=at.device).repeat(2)
-        return lambda a, b: own(torch.cat([a, b]), labels)
+        return lambda a, b: loss(torch.cat([a, b]), labels)
 
-    makers: dict[str, Maker] = {
-        "vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2),
-        "vlmcourse in chunks": lambda: partial(nt_xent_loss, temperature=0.2, chunk_size=256),
+    makers = {
+        "vlmcourse": ours(),
+        "vlmcourse in chunks": ours(chunk_size=256),
         "lightly": theirs("lightly.loss.NTXentLoss", temperature=0.2),
         "pytorch-metric-learning": metric_learning,
     }
@@ -119,8 +119,7 @@ def chunked_loss(at: Setting) -> Bench:
     """Compare the loss in chunks with the loss at once."""
     n, chunk = at.size(cpu=(1024, 128), cuda=(16_384, 1024), small=(32, 8))
     views = at.random(n, 128), at.random(n, 128)
-    sizes = {"vlmcourse in chunks": chunk, "vlmcourse at once": None}
-    makers = {k: partial(partial, nt_xent_loss, temperature=0.2, chunk_size=size) for k, size in sizes.items()}
+    makers = {"vlmcourse in chunks": ours(chunk_size=chunk), "vlmcourse at once": ours()}
     what = f"nt_xent_loss, {n} pairs, chunks of {chunk}"
     return Bench(what, prepared(at, makers, *views), {"vlmcourse at once": 1.3}, views)
 
@@ -136,16 +135,13 @@ def vits(at: Setting) -> tuple[str, Tensor, dict[str, Maker]]:
     their_sizes = {**shared, "dim": width, "heads": heads, "mlp_dim": 4 * width, "dim_head": width // heads}
     torchvisions = (image, patch, depth, heads, width, 4 * width)
     what = f"ViT, {depth} layers of width {width}, {len(images)} images of {image} × {image}, patches of {patch}"
-    return (
-        what,
-        images,
-        {
-            "vlmcourse": partial(VisionTransformer, image_size=image, **sizes),
-            "timm": theirs("timm.models.VisionTransformer", img_size=image, **sizes),
-            "torchvision": theirs("torchvision.models.VisionTransformer", *torchvisions, num_classes=10),
-            "vit-pytorch": theirs("vit_pytorch.ViT", image_size=image, **their_sizes),
-        },
-    )
+    makers: dict[str, Maker] = {
+        "vlmcourse": partial(VisionTransformer, image_size=image, **sizes),
+        "timm": theirs("timm.models.VisionTransformer", img_size=image, **sizes),
+        "torchvision": theirs("torchvision.models.VisionTransformer", *torchvisions, num_classes=10),
+        "vit-pytorch": theirs("vit_pytorch.ViT", image_size=image, **their_sizes),
+    }
+    return what, images, makers
 
 
 def vit(at: Setting, doing: str, aim: float, *, backward: bool) -> Bench:
@@ -159,15 +155,15 @@ def vit(at: Setting, doing: str, aim: float, *, backward: bool) -> Bench:
 def attentions(at: Setting) -> Bench:
     """Compare multi-head attention as three programs compute it."""
     b, n, d, heads = at.size(cpu=(16, 197, 192, 3), cuda=(128, 197, 768, 12), small=(2, 5, 8, 2))
+
+    def torchs() -> Callable[[Tensor], tuple[Tensor, None]]:
+        theirs = nn.MultiheadAttention(d, heads, batch_first=True, device=at.device)
+        return lambda x: theirs(x, x, x, need_weights=False)
+
+    layer = partial(MultiHeadSelfAttention, d, heads)
+    makers: dict[str, Maker] = {f"vlmcourse {kind}": partial(layer, backend=kind) for kind in ("fused", "einops")}
+    makers["torch"] = torchs
     tokens = at.random(b, n, d)
-
-    class Theirs(nn.MultiheadAttention):
-        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-            return super().forward(x, x, x, need_weights=False)[0]
-
-    makers: dict[str, Maker] = {"torch": partial(Theirs, d, heads, batch_first=True)}
-    for backend in ("fused", "einops"):
-        makers[f"vlmcourse {backend}"] = partial(MultiHeadSelfAttention, d, heads, backend=backend)
     what = f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back"
     return Bench(what, prepared(at, makers, tokens), read=(tokens,))
 
@@ -176,8 +172,8 @@ def convolution(at: Setting) -> Bench:
     """Compare the readable 3D convolution with the fused one."""
     b, c_in, c_out, t, side = at.size(cpu=(8, 16, 32, 5, 20), cuda=(32, 64, 64, 16, 56), small=(1, 2, 3, 4, 5))
     clips = at.random(b, c_in, t, side, side)
-    backends: dict[str, Any] = {"vlmcourse einops": "einops", "torch": "fused"}
-    makers = {k: partial(Conv3d, c_in, c_out, 3, padding=1, backend=backend) for k, backend in backends.items()}
+    layer = partial(Conv3d, c_in, c_out, 3, padding=1)
+    makers = {"vlmcourse einops": partial(layer, backend="einops"), "torch": partial(layer, backend="fused")}
     what = f"conv3d, {b} clips of {t} × {side} × {side}, {c_in} to {c_out} channels, there and back"
     return Bench(what, prepared(at, makers, clips), {"torch": 4.0}, (clips,))
 
@@ -204,8 +200,7 @@ def views(at: Setting) -> Bench:
         ])  # fmt: skip
         return lambda: [torch.stack([steps(image) for image in images]) for _ in range(2)]  # each its own draw
 
-    ours = partial(partial, vlmcourse.two_views, images)
-    makers: dict[str, Maker] = {"vlmcourse": ours, "kornia": kornia, "torchvision": torchvision}
+    makers = {"vlmcourse": lambda: partial(vlmcourse.two_views, images), "kornia": kornia, "torchvision": torchvision}
     what = f"two_views of {len(images)} images of 32 × 32"
     return Bench(what, makers, {"kornia": 0.5, "torchvision": 0.07}, (images,))
 
@@ -243,10 +238,9 @@ def training(at: Setting) -> Bench:
     def cost(network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         return F.cross_entropy(network(batch[0]), batch[1])
 
-    options: dict[str, Any] = {"lr": 1e-3, "steps": steps, "batch_size": 64, "autocast": False, "progress": False}
-
-    def ours() -> object:
-        return vlmcourse.fit(model(), cost, (x, labels), device=at.device, **options)
+    def ours() -> None:
+        options: dict[str, Any] = {"lr": 1e-3, "batch_size": 64, "autocast": False, "progress": False}
+        vlmcourse.fit(model(), cost, (x, labels), steps=steps, device=at.device, **options)
 
     def plain() -> None:
         network, inputs, targets = model(), x.to(at.device), labels.to(at.device)
@@ -263,7 +257,7 @@ def training(at: Setting) -> Bench:
             optimizer.step()
             schedule.step()
 
-    makers: dict[str, Maker] = {"vlmcourse fit": lambda: ours, "plain loop": lambda: plain}
+    makers = {"vlmcourse fit": lambda: ours, "plain loop": lambda: plain}
     return Bench(f"{steps} steps of a tiny network", makers, {"plain loop": 1.2}, (x,))
 
 
@@ -295,10 +289,10 @@ def generation(at: Setting) -> Bench:
         options: dict[str, Any] = {"do_sample": False, "min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
         return partial(model.generate, ids, attention_mask=torch.ones_like(ids), **options)
 
-    makers: dict[str, Maker] = {"vlmcourse with cache": partial(ours, True)}
-    makers |= {"vlmcourse without": partial(ours, False), "transformers": transformers}
-    weights = LanguageModel(512, **sizes).parameters()
-    return Bench(f"{new} words after 16, {b} texts, {depth} layers of width {width}", makers, {}, tuple(weights))
+    makers: dict[str, Maker] = {"vlmcourse with cache": partial(ours, True), "vlmcourse without": partial(ours, False)}
+    makers["transformers"] = transformers
+    weights = tuple(LanguageModel(512, **sizes).parameters())
+    return Bench(f"{new} words after 16, {b} texts, {depth} layers of width {width}", makers, read=weights)
 
 
 def importing(at: Setting) -> Bench:
@@ -308,14 +302,16 @@ def importing(at: Setting) -> Bench:
         command = [sys.executable, "-c", statement]
         return partial(subprocess.run, command, check=True, cwd=Path(vlmcourse.__file__).parents[1])
 
-    makers = {"vlmcourse": "import vlmcourse", "torch": "import torch"}
-    makers["vlmcourse's formulas"] = "from vlmcourse import patchify, nt_xent_loss"
-    return Bench("import in a new process", {name: partial(importer, s) for name, s in makers.items()}, {"torch": 1.1})
+    makers = {name: partial(importer, f"import {name}") for name in ("vlmcourse", "torch")}
+    makers["vlmcourse's formulas"] = partial(importer, "from vlmcourse import patchify, nt_xent_loss")
+    return Bench("import in a new process", makers, {"torch": 1.1})
 
 
+MANY = {"cpu": 512, "cuda": 4096, "small": 32}
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
-    "loss": lambda at: losses(at, large(at)).between("vlmcourse", {"lightly": 0.6}),
-    "loss-in-chunks": lambda at: losses(at, large(at)).between("vlmcourse in chunks", {"lightly": 0.6}),
+    # So many pairs that the similarities, and no longer the overhead, take the time.
+    "loss": lambda at: losses(at, at.size(**MANY)).between("vlmcourse", {"lightly": 0.6}),
+    "loss-in-chunks": lambda at: losses(at, at.size(**MANY)).between("vlmcourse in chunks", {"lightly": 0.6}),
     # Few pairs, since the memory of one contestant grows with the cube of their number.
     "small-loss": lambda at: losses(at, at.size(cpu=64, cuda=64, small=8)),
     "chunked-loss": chunked_loss,

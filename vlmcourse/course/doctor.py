@@ -30,22 +30,18 @@ def findings() -> list[tuple[str, str]]:
     True
     """
     free = shutil.disk_usage(Path.cwd()).free / GIB
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     rows = [
         ("vlmcourse", vlmcourse.__version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        ("PyTorch", f"{torch.__version__}, torchvision {_version('torchvision') or 'missing'}"),
-        (
-            "CPU",
-            f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, "
-            f"{torch.get_num_threads()} threads",
-        ),
+        ("PyTorch", f"{torch.__version__}, torchvision {installed_version('torchvision') or 'missing'}"),
+        ("CPU", f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {cores}"),
         ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
     ]
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        rows.append((f"cuda:{index}", f"{card.name}, {card.total_memory / GIB:.0f} GiB"))
-    if not torch.cuda.device_count():
+    cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    rows += [(f"cuda:{k}", f"{card.name}, {card.total_memory / GIB:.0f} GiB") for k, card in enumerate(cards)]
+    if not cards:
         rows.append(("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}"))
     rows.append(("MPS", "available" if torch.backends.mps.is_available() else "no"))
     try:
@@ -66,11 +62,9 @@ def missing() -> list[str]:
     """Return a line for each part of the course that cannot run here, with the command that brings what it needs."""
     lines = []
     for part, (packages, command) in NEEDS.items():
-        absent = [name for name in packages if _version(name) is None]
-        if absent:
+        if absent := [name for name in packages if installed_version(name) is None]:
             lines.append(f"{part} needs {', '.join(absent)}: {command}")
-    lines += [f"building the book needs {tool}" for tool in ("make", "git") if shutil.which(tool) is None]
-    return lines
+    return lines + [f"building the book needs {tool}" for tool in ("make", "git") if shutil.which(tool) is None]
 
 
 def recorded_seconds() -> dict[str, str]:
@@ -80,8 +74,7 @@ def recorded_seconds() -> dict[str, str]:
     for folder in (here / "results", here.parent / "book" / "results"):
         for file in sorted(folder.glob(f"[0-9]*_{profile()}.json")):
             runs = json.loads(file.read_text(encoding="utf-8")).get("runs", [])
-            took = [run["seconds"] for run in runs if run.get("threads") == 1]
-            if took:
+            if took := [run["seconds"] for run in runs if run.get("threads") == 1]:
                 seconds[file.stem.removesuffix(f"_{profile()}")] = f"{min(took):.0f} to {max(took):.0f} s"
     return seconds
 
@@ -89,14 +82,15 @@ def recorded_seconds() -> dict[str, str]:
 def report() -> str:
     """Return everything as the text that the command prints."""
     lines = [f"{name:<16} {found}" for name, found in findings()]
-    if recorded_seconds():
+    if seconds := recorded_seconds():
         lines += ["", "Seconds per chapter where its runs were recorded, with one thread:"]
-        lines += [f"  {chapter:<32} {took}" for chapter, took in recorded_seconds().items()]
-    lines += ["", "Nothing is missing." if not missing() else "Missing:", *(f"  {line}" for line in missing())]
-    return "\n".join(lines)
+        lines += [f"  {chapter:<32} {took}" for chapter, took in seconds.items()]
+    needed = missing()
+    return "\n".join([*lines, "", "Missing:" if needed else "Nothing is missing.", *(f"  {line}" for line in needed)])
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of a package, or None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -30,11 +30,8 @@ def record_result(
 ) -> Path:
     """Write one measured quantity, all its seeds and its provenance to ``root/name.json``.
 
-    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. The file is
-    complete or absent: it is written beside its place and renamed.
-
-    Shapes:
-        One value for each seed. ``details`` are kept as they are and must be JSON: hyperparameters, curves.
+    ``root`` is the book's ``book/results`` in a checkout, else ``results`` in the working directory. ``details`` are
+    kept as they are and must be JSON: hyperparameters, curves.
 
     Units:
         ``unit`` says what a value counts, as in ``"accuracy, fraction"``; ``seconds`` is wall-clock for all seeds.
@@ -79,9 +76,9 @@ def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] 
     True
     """
     packaged = [] if root is not None else [Path(vlmcourse.__file__).parent / "results"]
-    for folder in (_root(root), *packaged):
-        if (folder / f"{name}.json").is_file():
-            return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    for path in (folder / f"{name}.json" for folder in (_root(root), *packaged)):
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
     return None
 
 
@@ -111,10 +108,9 @@ def glue(name: str, value: Any) -> None:
     """
     from IPython.display import display
 
-    # The key that MyST-NB, and scrapbook before it, reads from the cell's stored output.
-    hidden = "application/papermill.record/text/plain"
-    metadata = {"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}}
-    display({hidden: repr(str(value))}, metadata=metadata, raw=True)
+    hidden = "application/papermill.record/"  # which MyST-NB, and scrapbook before it, reads from the stored output
+    metadata = {"scrapbook": {"name": name, "mime_prefix": hidden}}
+    display({f"{hidden}text/plain": repr(str(value))}, metadata=metadata, raw=True)
 
 
 def _root(root: str | Path | None) -> Path:
@@ -126,10 +122,8 @@ def _root(root: str | Path | None) -> Path:
 
 def _commit() -> str:
     """Name the commit of the code being run; a tree that differs from its commit says so."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    command, here = ["git", "describe", "--always", "--dirty", "--abbrev=12"], Path(vlmcourse.__file__).parent
     try:
-        return subprocess.check_output(
-            command, cwd=Path(vlmcourse.__file__).parent, stderr=subprocess.DEVNULL, text=True
-        ).strip()
+        return subprocess.check_output(command, cwd=here, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a checkout"

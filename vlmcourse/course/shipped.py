@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 from typing import Any
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor
 
 from vlmcourse._checks import check_rank
@@ -14,6 +14,7 @@ from vlmcourse.models.vlm import VisionLanguageModel, load_vlm
 from vlmcourse.ops._modes import evaluating
 
 WEIGHTS = ("weights", "small_vlm.safetensors")  # inside the package
+ACCEPTED = 0.99  # the share of pictures held back that lies within the threshold
 
 
 def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
@@ -36,11 +37,8 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    A picture is summarised by the mean of each channel of the encoder's map. Over training pictures these numbers have
-    a mean and a covariance; the distance of a picture is measured in standard deviations, along the directions in
-    which training pictures vary (Mahalanobis). Above ``threshold`` a picture is out of distribution.
-
-    A model's own confidence is about an answer, and changes with the question; this is about the picture alone.
+    A picture is summarised by the mean of each channel of the encoder's map. Its distance from the mean of training
+    pictures is measured in standard deviations, along the directions in which those vary (Mahalanobis).
 
     Shapes:
         mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.
@@ -48,11 +46,9 @@ class Familiarity:
     Source:
         Lee et al. 2018, section 2 (arXiv 1807.03888), here without classes. Slide S05, whose pictures are outside.
 
-    >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer, scenes
-    >>> words = Tokenizer.from_texts(["What is in this image <image>? Answer:"])
-    >>> language_model = LanguageModel(len(words), embed_dim=6, num_heads=2)
-    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=8, reduction=2), language_model
-    >>> model, seen = VisionLanguageModel(*parts, words), scenes.captions(200, seed=0).images
+    >>> from vlmcourse import scenes
+    >>> from vlmcourse.train.vlm import build_vlm
+    >>> model, seen = build_vlm(), scenes.captions(200, seed=0).images
     >>> world = Familiarity.measure(model, seen[:150], seen[150:])
     >>> world.is_out_of_distribution(model, torch.rand(1, 3, 32, 32))
     tensor([True])
@@ -63,17 +59,13 @@ class Familiarity:
     threshold: float
 
     @classmethod
-    def measure(
-        cls, model: VisionLanguageModel, images: Tensor, held_back: Tensor, *, accept: float = 0.99
-    ) -> "Familiarity":
-        """Learn what is usual from ``images``, and set the threshold so that the share ``accept`` of others is inside.
+    def measure(cls, model: VisionLanguageModel, images: Tensor, held_back: Tensor) -> "Familiarity":
+        """Learn what is usual from ``images``, and set the threshold so that 99 % of ``held_back`` is inside.
 
         Shapes:
             images ``(b, 3, h, w)``, b above the number of channels; held_back ``(m, 3, h, w)``, of the same world.
         """
         features = _summary(model, images).double()
-        if not 0 < accept < 1:
-            raise ValueError(f"accept must be between 0 and 1, received {accept}")
         if len(features) <= features.shape[1]:
             raise ValueError(f"images must be more than {features.shape[1]}, received {len(features)}")
         covariance = features.T.cov()
@@ -81,7 +73,7 @@ class Familiarity:
         covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
         values, directions = torch.linalg.eigh(covariance)
         world = cls(features.mean(0).float(), (directions / values.sqrt()).float(), 0.0)
-        return replace(world, threshold=float(world.distance(model, held_back).quantile(accept)))
+        return replace(world, threshold=float(world.distance(model, held_back).quantile(ACCEPTED)))
 
     def distance(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
         """Return how far each picture is, in standard deviations: ``(b, 3, h, w)`` → ``(b,)``."""
@@ -111,7 +103,6 @@ def _summary(model: VisionLanguageModel, images: Tensor) -> Tensor:
     with evaluating(model):
         for some in images.split(500):
             features = model.features(some.to(where))
-            if features.ndim == 3:
-                features = rearrange(features, "b n d -> b d n 1")
-            rows.append(reduce(features, "b c h w -> b c", "mean").cpu())
+            layout = "b n d -> b d" if features.ndim == 3 else "b c h w -> b c"
+            rows.append(reduce(features, layout, "mean").cpu())
     return torch.cat(rows)

@@ -1,7 +1,4 @@
-"""Ask a picture: a model's answers to questions about a few pictures, computed beforehand, for a page without a kernel.
-
-Without scripts, and on paper, the first question and its answer stand there.
-"""
+"""Ask a picture: a model's answers to questions about a few pictures, computed beforehand for a page without kernel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,25 +7,20 @@ from itertools import groupby, zip_longest
 from torch import Tensor
 
 from vlmcourse._checks import check_rank
-from vlmcourse.course.figures.page import base64_of, filled
+from vlmcourse.course.figures.page import MOST_PICTURES, filled, picture_to_choose
 from vlmcourse.data.questions import ENDING
 from vlmcourse.models.vlm import Answer, VisionLanguageModel
 from vlmcourse.train.vlm import without_image
-
-MOST_PICTURES = 8  # so that a phone shows them in two rows
 
 
 @dataclass(frozen=True)
 class AskedPicture:
     """One picture with the questions that a reader may ask of it.
 
-    Shapes:
-        image ``(3, h, w)``, from 0 to 1.
-
     Options:
-        seen_as: what the picture shows, for those who do not see it. group: the heading under which it stands. remark:
-        a sentence that is added where an answer is wrong. questions: pairs of a prompt with ``<image>`` in it and its
-        true answers; there may be several, as "a star left of a ring" and "a ring right of a star" are.
+        image: ``(3, h, w)``, from 0 to 1. seen_as: what it shows, for those who do not see it. group: the heading under
+        which it stands. remark: a sentence that is added where an answer is wrong. questions: pairs of a prompt with
+        ``<image>`` in it and its true answers, such as "a star left of a ring" and "a ring right of a star".
     """
 
     image: Tensor = field(repr=False)
@@ -41,17 +33,8 @@ class AskedPicture:
 def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> list[list[dict[str, object]]]:
     """Return what a model answers to each question of each picture: words, their probabilities, the truth, a verdict.
 
-    Probabilities are in whole percent. ``truth`` is the true answer that is nearest to what the model said, and
-    ``wrong`` holds the places of the words that differ from it.
-
-    >>> import torch
-    >>> from vlmcourse.train.vlm import build_vlm
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> questions = (("How many things are in <image>?", ("two",)),)
-    >>> asked = AskedPicture(torch.rand(3, 16, 16), "noise", "noise", "", questions)
-    >>> (((answer,),)) = answers_of(model, [asked])
-    >>> answer["question"], answer["truth"]
-    ('How many things are in the image?', 'two')
+    ``truth`` is the true answer that is nearest to what the model said, and ``wrong`` holds the places of the words
+    that differ from it.
     """
     found = []
     for picture in pictures:
@@ -84,43 +67,14 @@ def _percent(chance: float) -> str:
     return "< 1 %" if chance < 0.005 else "> 99 %" if chance >= 0.995 else f"{100 * chance:.0f} %"
 
 
-def ask_a_picture(
-    model: VisionLanguageModel, pictures: Sequence[AskedPicture], *, source: str, start: tuple[int, int] = (0, 0)
-) -> str:
+def ask_a_picture(model: VisionLanguageModel, pictures: Sequence[AskedPicture], *, source: str) -> str:
     """Return HTML in which a reader picks a picture and a question, and sees what the model answered.
 
-    Options:
-        source: a sentence that says where the answers come from. start: what is shown first, and on paper: the
-        positions of a picture and of one of its questions.
+    ``source`` is a sentence that says where the answers come from.
 
     Source:
         Slides S02 and S05.
-
-    >>> import torch
-    >>> from vlmcourse.train.vlm import build_vlm
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> questions = (("How many things are in <image>?", ("two",)),)
-    >>> asked = AskedPicture(torch.rand(3, 16, 16), "noise", "noise", "", questions)
-    >>> picture = ask_a_picture(model, [asked], source="An untrained model.")
-    >>> picture.count('type="radio"'), "http" in picture
-    (2, False)
     """
-    _check(pictures, start)
-    places = groupby(range(len(pictures)), key=lambda k: pictures[k].group)
-    content = {"answers": answers_of(model, pictures), "remarks": [picture.remark for picture in pictures]}
-    return filled(
-        "asked.html",
-        images=[
-            {"alt": picture.seen_as, "pixels": base64_of(picture.image, "PNG", optimize=True)} for picture in pictures
-        ],
-        groups=[(title, list(members)) for title, members in places],
-        start=start,
-        source=source,
-        content=content,
-    )
-
-
-def _check(pictures: Sequence[AskedPicture], start: tuple[int, int]) -> None:
     if not 1 <= len(pictures) <= MOST_PICTURES:
         raise ValueError(f"pictures must be 1 to {MOST_PICTURES}, received {len(pictures)}")
     for picture in pictures:
@@ -128,5 +82,12 @@ def _check(pictures: Sequence[AskedPicture], start: tuple[int, int]) -> None:
     numbers = {len(picture.questions) for picture in pictures}
     if len(numbers) > 1 or numbers == {0}:
         raise ValueError(f"every picture must have as many questions as the others, received {sorted(numbers)}")
-    if not (0 <= start[0] < len(pictures) and 0 <= start[1] < max(numbers)):
-        raise ValueError(f"start must name one of {len(pictures)} pictures and {max(numbers)} questions, got {start}")
+    groups = groupby(range(len(pictures)), key=lambda k: pictures[k].group)
+    return filled(
+        "asked.html",
+        images=[picture_to_choose(picture.image, picture.seen_as) for picture in pictures],
+        groups=[(title, list(places)) for title, places in groups],
+        start=(0, 0),  # the first question of the first picture
+        source=source,
+        content={"answers": answers_of(model, pictures), "remarks": [picture.remark for picture in pictures]},
+    )

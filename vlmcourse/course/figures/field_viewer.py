@@ -15,8 +15,8 @@ Settings = tuple[int, int, int]
 def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Settings, label: str) -> str:
     """Return HTML in which a reader turns layers, kernel and stride, and sees what the output in the middle can see.
 
-    The photograph keeps its colours as far as a pixel moves the output, and fades into the page elsewhere. A frame
-    marks the theoretical field: all pixels that move the output at all.
+    The photograph keeps its colours as far as a pixel moves the output. A frame marks the theoretical field: all pixels
+    that move the output at all.
 
     Shapes:
         image ``(3, h, w)``, from 0 to 1. fields: for every combination of (layers, kernel, stride) a map ``(h, w)``,
@@ -25,10 +25,8 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
     Source:
         Luo et al. 2016 (arXiv 1701.04128); slides S16 to S19.
 
-    >>> import torch
     >>> from vlmcourse import receptive_field
-    >>> noise = torch.randn(2, 1, 9, 9)
-    >>> one_layer = receptive_field(torch.nn.Conv2d(1, 2, 3, padding=1), noise)
+    >>> one_layer = receptive_field(torch.nn.Conv2d(1, 2, 3, padding=1), torch.randn(2, 1, 9, 9))
     >>> picture = field_viewer(torch.rand(3, 9, 9), {(1, 3, 1): one_layer}, start=(1, 3, 1), label="noise")
     >>> "sees 3 × 3 pixels" in picture
     True

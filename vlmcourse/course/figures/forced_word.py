@@ -1,7 +1,4 @@
-"""Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel.
-
-Without scripts, and on paper, the first choice stands there as a table.
-"""
+"""Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmcourse._checks import choose_names
-from vlmcourse.course.figures.page import base64_of, filled
+from vlmcourse.course.figures.page import MOST_PICTURES, filled, picture_to_choose
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.data import scenes
 from vlmcourse.data.questions import Questions
 from vlmcourse.models.vlm import VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
 
-MOST_PICTURES = 8  # so that a phone shows them in two rows, and the HTML stays below 200 kB
 MOST_MODELS = 3  # side by side at 390 pixels
 SIDE = 64  # pixels; larger pictures are reduced, since none is shown larger than a thumb
 PARTS = 10_000  # probabilities are stored as whole numbers of this many parts
@@ -30,17 +26,7 @@ def shapes_after(
     """Return how probable each shape is as the word after each prompt; the last column is every other word together.
 
     Shapes:
-        ``b`` prompts with one ``<image>`` each and images ``(b, 3, h, w)`` → ``(b, len(shapes) + 1)``, on the CPU. Rows
-        sum to one.
-
-    Raises:
-        ValueError: a shape that is no single word of the model, or a word in a prompt that it does not know.
-
-    >>> from vlmcourse.train.vlm import build_vlm
-    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
-    >>> prompt = "What is in this image <image>? Answer: a small purple"
-    >>> shapes_after(model, [prompt], torch.rand(1, 3, 16, 16), shapes=("star", "heart")).shape
-    torch.Size([1, 3])
+        ``b`` prompts with one ``<image>`` each and images ``(b, 3, h, w)`` → ``(b, len(shapes) + 1)``, on the CPU.
     """
     numbers = [model.tokenizer.encode(shape) for shape in shapes]
     if any(len(number) != 1 for number in numbers):
@@ -59,45 +45,38 @@ def forced_word(
     colors: Sequence[str],
     shapes: Sequence[str],
     usual: Iterable[tuple[str, str]],
-    rows: Sequence[int] | None = None,
-    start: tuple[int, str] | None = None,
+    rows: Sequence[int],
+    start: tuple[int, str],
 ) -> str:
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
-    The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple", one
-    column for each model; the shape in the picture and the shapes usual with the *said* colour are marked. Two radio
-    groups, so it works with a mouse, a finger and the arrow keys.
-
-    Shapes:
-        1 to 8 pictures of one object each, with answers that describe it, as ``questions(..., kinds="describe")``
-        draws them.
+    The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple"; the shape
+    in the picture and the shapes usual with the *said* colour are marked.
 
     Options:
-        models: one to three, by the name that stands above their bars. usual: pairs of a colour and a shape, as
-        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which pictures of ``asked``; all of them if left out.
-        start: what is shown first, and on paper: a position in ``rows`` and a colour. Left out, it is the first picture
-        and the next colour in ``colors`` that does not usually come with the shape in it.
+        models: one to three, by the name that stands above their bars. asked: pictures of one object, as
+        ``questions(..., kinds="describe")`` draws them. usual: pairs of a colour and a shape, as
+        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which 1 to 8 pictures of ``asked``. start: what is
+        shown first, and on paper: a position in ``rows`` and a colour.
 
     Source:
         Slides S03 and S05.
 
     >>> from vlmcourse import questions
     >>> from vlmcourse.train import vlm
-    >>> asked = questions(2, seed=0, kinds="describe", colors=vlm.COLORS, shapes=vlm.SHAPES)
+    >>> world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES}
+    >>> asked, usual = questions(2, seed=0, kinds="describe", **world), vlm.pairings(2)
     >>> tiny = vlm.build_vlm(embed_dim=8, depth=1, num_heads=2)
-    >>> world = {"colors": vlm.COLORS, "shapes": vlm.SHAPES, "usual": vlm.pairings(2)}
-    >>> picture = forced_word({"untrained": tiny}, asked, **world)
+    >>> picture = forced_word({"untrained": tiny}, asked, usual=usual, rows=[0, 1], start=(0, "red"), **world)
     >>> picture.count('type="radio"'), "http" in picture
     (8, False)
     """
     _check_models(models)
+    rows = list(rows)
     colors, shapes = choose_names("colors", colors, scenes.COLORS), choose_names("shapes", shapes, scenes.SHAPES)
     pairs = _checked_pairs(usual)
-    rows = _checked_rows(rows, len(asked))
+    _check_choice(rows, start, colors, len(asked))
     openings, seen = zip(*(_opening(asked, row, shapes) for row in rows), strict=True)
-    follows = [[(color, shape) in pairs for shape in shapes] for color in colors]
-    picture, said = _checked_start(start, [asked.objects[row][0].color for row in rows], seen, colors, follows)
-
     prompts = [
         f"{asked.prompts[row]} {opening} {color}"
         for row, opening in zip(rows, openings, strict=True)
@@ -105,33 +84,29 @@ def forced_word(
     ]
     images = asked.images[rows].repeat_interleave(len(colors), dim=0)
     found = [PARTS * shapes_after(model, prompts, images, shapes=shapes) for model in models.values()]
-    chances = [parts.round().int().unflatten(0, (len(rows), -1)).tolist() for parts in found]
     return filled(
         "forced_word.html",
         in_picture=COLORS[0],
         by_habit=COLORS[1],
-        images=[
-            {"alt": asked.answers[row], "pixels": base64_of(_reduced(asked.images[row]), "PNG", optimize=True)}
-            for row in rows
-        ],
+        images=[picture_to_choose(_reduced(asked.images[row]), asked.answers[row]) for row in rows],
         models=list(models),
         words=[*shapes, "another word"],
-        start=(picture, said),
-        content={"colors": colors, "openings": openings, "seen": seen, "usual": follows, "chances": chances},
+        start=(start[0], colors.index(start[1])),
+        content={
+            "colors": colors,
+            "openings": openings,
+            "seen": seen,
+            "usual": [[(color, shape) in pairs for shape in shapes] for color in colors],
+            "chances": [parts.round().int().unflatten(0, (len(rows), -1)).tolist() for parts in found],
+        },
     )
 
 
 def _reduced(image: Tensor) -> Tensor:
     """Return an image ``(c, h, w)`` whose longer side has at most ``SIDE`` pixels."""
-    height, width = image.shape[1:]
-    scale = min(1.0, SIDE / max(height, width))
-    size = max(1, round(scale * height)), max(1, round(scale * width))
+    scale = min(1.0, SIDE / max(image.shape[1:]))
+    size = [max(1, round(scale * side)) for side in image.shape[1:]]
     return F.interpolate(image.detach().float().cpu()[None], size=size, mode="area")[0]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What is refused
-# ---------------------------------------------------------------------------------------------------------
 
 
 def _check_models(models: Any) -> None:
@@ -157,16 +132,15 @@ def _checked_pairs(usual: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
     return {(color, shape) for color, shape in pairs}
 
 
-def _checked_rows(rows: Sequence[int] | None, count: int) -> list[int]:
-    chosen = list(range(count)) if rows is None else list(rows)
-    if not 1 <= len(chosen) <= MOST_PICTURES:
+def _check_choice(rows: Sequence[int], start: tuple[int, str], colors: Sequence[str], count: int) -> None:
+    if not 1 <= len(rows) <= MOST_PICTURES:
+        raise ValueError(f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; try range(6)")
+    if any(not 0 <= row < count for row in rows):
+        raise ValueError(f"rows must be from 0 to {count - 1}, received {rows}")
+    if not 0 <= start[0] < len(rows) or start[1] not in colors:
         raise ValueError(
-            f"asked must hold from 1 to {MOST_PICTURES} pictures, received {len(chosen)}; choose some with "
-            f"rows=range({min(count, 6)})"
+            f"start must be a picture from 0 to {len(rows) - 1} and one of {', '.join(colors)}, received {start!r}"
         )
-    if any(not 0 <= row < count for row in chosen):
-        raise ValueError(f"rows must be from 0 to {count - 1}, received {chosen}")
-    return chosen
 
 
 def _opening(asked: Questions, row: int, shapes: Sequence[str]) -> tuple[str, int]:
@@ -186,23 +160,3 @@ def _opening(asked: Questions, row: int, shapes: Sequence[str]) -> tuple[str, in
     if thing.shape not in shapes:
         raise ValueError(f"shapes must hold the shape of each picture, received {list(shapes)} and a {thing.shape}")
     return opening, shapes.index(thing.shape)
-
-
-def _checked_start(
-    start: tuple[int, str] | None,
-    own: Sequence[str],
-    seen: Sequence[int],
-    colors: Sequence[str],
-    usual: Sequence[Sequence[bool]],
-) -> tuple[int, int]:
-    """Return the positions of the first picture and word, ``own`` being the colours in the pictures."""
-    if start is not None:
-        picture, color = start
-        if not 0 <= picture < len(own) or color not in colors:
-            raise ValueError(
-                f"start must be a picture from 0 to {len(own) - 1} and one of {', '.join(colors)}, received {start!r}"
-            )
-        return picture, colors.index(color)
-    first = colors.index(own[0]) + 1 if own[0] in colors else 0
-    turned = [(first + k) % len(colors) for k in range(len(colors))]
-    return 0, next((k for k in turned if not usual[k][seen[0]]), turned[0])

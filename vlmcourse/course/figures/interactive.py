@@ -1,8 +1,4 @@
-"""Pictures that answer to the reader: HTML that carries its own data and needs neither kernel nor network.
-
-Colours come from the page's theme, so the pictures follow its light and dark modes; outside the book they fall back
-to plain ones. Identifiers are made from the content: the same data give the same HTML.
-"""
+"""Pictures that answer to the reader: HTML that carries its own data and needs neither kernel nor network."""
 
 import base64
 import math
@@ -10,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmcourse._checks import check_floating, check_rank
 from vlmcourse.course.figures.page import base64_of, check_label, filled
@@ -23,7 +19,6 @@ from vlmcourse.ops.contrastive import nt_xent_loss
 # many that the HTML would exceed 200 kB, in half a byte.
 FINE, COARSE = 255, 15
 MOST_BYTES = 100_000
-PARTS = ("encoder", "connector", "language_model")
 
 
 def attention_picture(
@@ -34,25 +29,18 @@ def attention_picture(
     label: str,
     names: Sequence[str] | None = None,
     layer: int | None = None,
-    head: int | None = None,
     start: tuple[int, int] | None = None,
 ) -> str:
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
-    Point with a mouse, tap, or move with the arrow keys. Patches with small weights fade to a pale grey.
-
     Shapes:
-        image ``(1 or 3, h, w)``, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] * grid_size[1]`` patches
-        in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image without a class token.
-
-    Units:
-        image from 0 to 1. ``label`` describes the picture in words to those who do not see it.
+        image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] *
+        grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image.
 
     Options:
-        names: what to call the layers, in place of their numbers; so one picture can show several networks.
-        layer, head, start: what is shown first, counted from 0, ``start`` as (row, column) of the patch that asks;
-        without ``start`` the middle, without ``layer`` the last, and without ``head`` the mean of its heads. With
-        neither layer nor head it is the head with the sharpest look, since the mean of many heads hides what each does.
+        names: what to call the layers, so that one picture can show several networks. layer: what is shown first, the
+        mean of its heads; left out, the head with the sharpest look. start: (row, column) of the patch that asks
+        first; left out, the middle.
 
     Source:
         Slides S23 and S24.
@@ -67,19 +55,20 @@ def attention_picture(
     check_label(label, "picture")
     depth, heads = weights.shape[:2]
     which = "Layer" if names is None else "Shown"
-    weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
-    top = FINE if weights.numel() <= MOST_BYTES else COARSE
-    levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
-    nothing_chosen = layer is None and head is None and heads > 1
-    layer = depth - 1 if layer is None else layer
-    row, column = (rows // 2, columns // 2) if start is None else start
     names = [str(k + 1) for k in range(depth)] if names is None else list(names)
     if len(names) != depth:
         raise ValueError(f"names must be one for each of {depth} layers, received {names}")
-    _check_first(layer, head, (row, column), weights.shape, grid_size)
-    if nothing_chosen:
+    weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
+    top = FINE if weights.numel() <= MOST_BYTES else COARSE
+    levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
+    head = None  # the mean of all heads
+    if layer is None:
         sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
-        layer, head = divmod(int(sharpness.argmax()), heads)
+        layer, head = divmod(int(sharpness.argmax()), heads) if heads > 1 else (depth - 1, None)
+    row, column = (rows // 2, columns // 2) if start is None else start
+    if not (0 <= layer < depth and 0 <= row < rows and 0 <= column < columns):
+        within = f"{depth} layers and {rows} × {columns} patches"
+        raise ValueError(f"layer and start must lie within {within}, received {layer} and {(row, column)}")
     query = row * columns + column
     stored = (levels if top == FINE else _in_half_bytes(levels)).numpy().tobytes()
     light, says = _first_look(levels[layer, :, query], head, query, columns)
@@ -91,7 +80,7 @@ def attention_picture(
         which=which,
         layers=names,
         layer=layer,
-        head=-1 if head is None else head,  # the mean of all heads
+        head=-1 if head is None else head,
         says=says,
         content={
             "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE,
@@ -122,17 +111,6 @@ def _check_attention(image: Tensor, weights: Tensor, rows: int, columns: int) ->
         raise ValueError(f"weights must not be negative, received values from {weights.min():.3g}")
 
 
-def _check_first(
-    layer: int, head: int | None, start: tuple[int, int], shape: Sequence[int], grid_size: tuple[int, int]
-) -> None:
-    (depth, heads), (rows, columns), (row, column) = shape[:2], grid_size, start
-    if not (0 <= layer < depth and (head is None or 0 <= head < heads) and 0 <= row < rows and 0 <= column < columns):
-        raise ValueError(
-            f"layer, head and start must lie within {depth} layers, {heads} heads and {rows} × {columns} patches, "
-            f"received {layer}, {head} and {(row, column)}"
-        )
-
-
 def _first_look(levels: Tensor, head: int | None, query: int, columns: int) -> tuple[list[float], str]:
     """Return how light each patch is before the first move, and what is said of it; levels are ``(heads, n)``."""
     chosen = levels.double().square()
@@ -149,23 +127,19 @@ def path_picture(
 ) -> str:
     """Return HTML that follows one image through the model, with the shapes that it really takes on the way.
 
-    What is computed stands on cards, the parts that compute it between them, with their numbers of weights. A feature
-    map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
+    A feature map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
     Shapes:
-        image ``(3, h, w)``, from 0 to 1.
-
-    Options:
-        links: where a click on a part leads: addresses for ``"encoder"``, ``"connector"`` and ``"language_model"``.
+        image ``(3, h, w)``, from 0 to 1. ``links`` are addresses for ``"encoder"``, ``"connector"`` and
+        ``"language_model"``.
 
     Source:
         Slide S03.
 
-    >>> from vlmcourse import Connector, ConvEncoder, LanguageModel, Tokenizer
-    >>> words = Tokenizer.from_texts([PROMPT])
-    >>> parts = ConvEncoder(width=3), Connector(12, 6, grid_size=3), LanguageModel(len(words), embed_dim=6, num_heads=2)
-    >>> picture = path_picture(VisionLanguageModel(*parts, words), torch.rand(3, 12, 12), links={"encoder": "#encoder"})
-    >>> "12 × 3 × 3" in picture, "9 × 6" in picture, picture.count("<a ")
+    >>> from vlmcourse.train.vlm import build_vlm
+    >>> model = build_vlm(image_size=16, embed_dim=8, depth=1, num_heads=2)
+    >>> picture = path_picture(model, torch.rand(3, 16, 16), links={"encoder": "#encoder"})
+    >>> "64 × 4 × 4" in picture, "4 × 8" in picture, picture.count("<a ")
     (True, True, 1)
     """
     check_rank("image", image, "c h w")
@@ -180,7 +154,10 @@ def path_picture(
     return filled(
         "path.html",
         links=dict(links or {}),
-        weights={part: f"{_count_weights(getattr(model, part)):,}" for part in PARTS},
+        weights={
+            part: f"{sum(parameter.numel() for parameter in getattr(model, part).parameters()):,}"
+            for part in ("encoder", "connector", "language_model")
+        },
         shape={
             "pixels": _sizes(image), "map": _sizes(features), "tokens": _sizes(tokens),
             "prompt": f"{length} tokens × {tokens.shape[1]}",
@@ -195,16 +172,12 @@ def path_picture(
     )  # fmt: skip
 
 
-def _count_weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def _sizes(tensor: Tensor) -> str:
     return " × ".join(map(str, tensor.shape))
 
 
 def _to_unit(values: Tensor) -> Tensor:
-    """Stretch the middle ninety-eight hundredths of the values to the range from 0 to 1."""
+    """Stretch the middle 98 % of the values to the range from 0 to 1."""
     low, high = values.float().quantile(torch.tensor([0.01, 0.99]))
     return ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
 
@@ -224,17 +197,13 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Drag with a mouse or a finger, or move with the arrow keys. Letters stand outside for first views, inside for second
-    ones, so that views that meet hide no letter. Arrows point where gradient descent would move a view;
-    their length is the gradient times the temperature. A slider turns the temperature, a switch chooses between
-    NT-Xent and the slide's loss, with each view the anchor once and all views of other images its negatives.
+    Arrows point where gradient descent would move a view; their length is the gradient times the temperature. A switch
+    chooses between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its
+    negatives.
 
     Shapes:
-        angles ``(2, n)``, the two views of 2 to 6 images.
-
-    Units:
-        angles in radians, counted from the right against the clock. temperature from 0.05 to 1, the slider's range.
-        ``label`` describes the picture in words to those who do not see it.
+        angles ``(2, n)``, the two views of 2 to 6 images, in radians from the right against the clock. temperature from
+        0.05 to 1, the slider's range.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.

@@ -1,4 +1,8 @@
-"""What the pictures in the page share: templates in files of their own, names made from content, images inside HTML."""
+"""What the pictures in the page share: templates in files of their own, names made from content, images inside HTML.
+
+Colours come from the page's theme, and fall back to plain ones outside the book. ``label`` describes a picture to those
+who do not see it.
+"""
 
 import base64
 import hashlib
@@ -9,15 +13,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined  # a requirement of torch
 from torch import Tensor
 
+MOST_PICTURES = 8  # to choose from: a phone shows them in two rows, and the HTML stays below 200 kB
 _TEMPLATES = Environment(
     loader=PackageLoader(__package__), undefined=StrictUndefined, autoescape=True, trim_blocks=True
 )
 
 
 def filled(template: str, **values: Any) -> str:
-    """Return a template of this package filled with values, which are escaped, and a ``name`` made from them.
-
-    The same values give the same HTML. They must be JSON: numbers, text, lists and dictionaries.
+    """Return a template filled with values, which must be JSON and are escaped, and a ``name`` made from them.
 
     >>> filled("player.html", label="a < b", film="", frames=5, frame=[8, 8], seconds=1, width=240)
     '<figure id="player-...aria-label="a &lt; b"...
@@ -33,6 +36,11 @@ def base64_of(image: Tensor, form: str, **options: Any) -> str:
     buffer = io.BytesIO()
     to_pil_image(image.detach().float().cpu().clamp(0, 1)).save(buffer, form, **options)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture_to_choose(image: Tensor, alt: str) -> dict[str, str]:
+    """Return an image ``(c, h, w)`` and its words as the macro ``picture`` of ``parts.html`` takes them."""
+    return {"alt": alt, "pixels": base64_of(image, "PNG", optimize=True)}
 
 
 def check_label(label: str, what: str) -> None:

@@ -13,17 +13,10 @@ from vlmcourse.ops.patches import patchify
 def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str) -> str:
     """Return HTML in which a reader turns the side of the patches, and sees tokens and pairs become fewer or more.
 
-    Beside the photograph stands the matrix of all pairs, drawn to scale against the largest. Tokens are counted on what
-    :func:`~vlmcourse.ops.patches.patchify` returns.
+    Tokens are counted on what :func:`~vlmcourse.ops.patches.patchify` returns.
 
     Shapes:
-        image ``(1 or 3, h, w)``, from 0 to 1.
-
-    Units:
-        sizes and start in pixels; every size divides height and width. ``label`` describes the photograph in words.
-
-    Raises:
-        ValueError: a size that does not divide the image, or a start that is not among the sizes.
+        image ``(1 or 3, h, w)``, from 0 to 1; every size in pixels divides height and width.
 
     Source:
         Slides S20 to S23.
@@ -50,7 +43,6 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
 
 
 def _counted(image: Tensor, size: int) -> dict[str, Any]:
-    """Return how many patches of a size there are, and what is said of them."""
     _, tokens, numbers = patchify(image[None], patch_size=size).shape
     columns = image.shape[2] // size
     rows = tokens // columns

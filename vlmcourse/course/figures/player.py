@@ -1,8 +1,7 @@
 """Clips that play in the page: no script, no video codec, no other host, and a reader who can stop them.
 
-All frames lie side by side in one PNG, and a CSS animation shows one after the other. Play, Pause and Backwards are
-plain form fields, which need no script. Readers whose system asks for less motion get a clip that stands still until
-they choose Play. On paper, all frames stand side by side.
+All frames lie side by side in one PNG, and a CSS animation shows one after the other. Readers whose system asks for
+less motion get a clip that stands still until they choose Play.
 """
 
 from einops import rearrange
@@ -16,11 +15,7 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
     """Return HTML that plays a clip over and over, and lets a reader stop it and play it backwards.
 
     Shapes:
-        clip ``(1 or 3, t, h, w)``.
-
-    Units:
-        clip from 0 to 1; other values are clipped. ``width`` counts pixels on the page, where there are so many.
-        ``label`` describes the clip in words to those who do not see it.
+        clip ``(1 or 3, t, h, w)``, from 0 to 1; other values are clipped. ``width`` counts pixels on the page.
 
     Source:
         Slide S10.

@@ -1,4 +1,4 @@
-"""Figures that more than one chapter needs. Every function draws into an Axes and returns it.
+"""Figures of the chapters. Every function returns the Axes it drew into: ``ax`` where it takes one, or new ones.
 
 The names of :mod:`~vlmcourse.course.figures.style` are here too, so that a chapter needs ``plots`` alone.
 """
@@ -46,6 +46,7 @@ __all__ = [
     "show_where_words_look", "use_style",
 ]  # fmt: skip
 MARKERS = "osD^vPX"
+Runs = Mapping[str, Measurement | Sequence[float]]  # by a method's name: what a chapter measured, or a number per run
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -68,14 +69,14 @@ def show_images(
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"titles must be one for each of {len(images)} images, received {len(titles)}")
     columns = min(columns or len(images), len(images))
-    height, width = images.shape[-2:]
     rows = -(-len(images) // columns)
+    height, width = images.shape[-2:]
     gap = max(1, width // 12)
-    gap_below = height // 3 if titles and rows > 1 and any(titles[columns:]) else gap  # room for the titles
-    tiles = torch.zeros(rows * columns, 4, height + gap_below, width + gap)
-    tiles[: len(images), :3, :height, :width] = as_unit_range(images.detach().cpu()).float().clamp(0, 1)
-    tiles[: len(images), 3, :height, :width] = 1
-    tiles[tiles.isnan().any(dim=1, keepdim=True).expand_as(tiles)] = 0
+    gap_below = height // 3 if titles and any(titles[columns:]) else gap  # room for the titles
+    colors = as_unit_range(images.detach().cpu()).float().clamp(0, 1).expand(-1, 3, -1, -1)
+    tiles = torch.cat([colors, torch.ones_like(colors[:, :1])], dim=1)
+    tiles = tiles.where(~tiles.isnan().any(dim=1, keepdim=True), 0)
+    tiles = F.pad(tiles, (0, gap, 0, gap_below, 0, 0, 0, rows * columns - len(images)))  # the page shows there
     grid = rearrange(tiles, "(row column) c h w -> (row h) (column w) c", column=columns)[:-gap_below, :-gap]
     if ax is None:
         side = min(1.0, (WIDE - 0.1) / (grid.shape[1] / width))  # of one image, in inches
@@ -83,16 +84,19 @@ def show_images(
     ax.imshow(grid.numpy(), interpolation="none")  # a file keeps the pixels that there are
     for k, title in enumerate(titles or ()):
         row, column = divmod(k, columns)
-        middle, top = column * (width + gap) + width / 2 - 0.5, row * (height + gap_below) - 0.7
-        ax.text(middle, top, title, ha="center", va="bottom", fontsize="small")
+        _entitle(ax, title, column * (width + gap) + width / 2 - 0.5, row * (height + gap_below) - 0.7)
     ax.set_axis_off()
     return ax
+
+
+def _entitle(ax: Axes, title: str, x: float, y: float) -> None:
+    ax.text(x, y, title, ha="center", va="bottom", fontsize="small")
 
 
 def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = "") -> Axes:
     """Draw the cosine similarities of 2n views, view i of an image beside view i + n of the same.
 
-    Positives are framed, self-pairs crossed out: they are masked and take no part in the loss. Zero is the paper.
+    Positives are framed, self-pairs crossed out, since they take no part in the loss. Zero is the paper.
 
     Shapes:
         similarity ``(2n, 2n)``, from -1 to 1.
@@ -103,7 +107,7 @@ def show_similarity(similarity: Tensor, *, ax: Axes | None = None, title: str = 
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or len(similarity) % 2:
         raise ValueError(f"similarity must have shape (2n, 2n), received {tuple(similarity.shape)}")
     ax = ax or _new_axes(NARROW, 4)
-    others = similarity.detach().float().cpu().clone().fill_diagonal_(torch.nan)
+    others = similarity.detach().cpu().float().clone().fill_diagonal_(torch.nan)
     picture = ax.imshow(others.numpy(), cmap=SIGNED, vmin=-1, vmax=1)
     ax.figure.colorbar(picture, ax=ax, shrink=0.8, label="cosine similarity")
     for i in range(len(similarity)):
@@ -137,8 +141,13 @@ def show_band(
     if values.ndim != 2 or values.shape[1:] != positions.shape:
         raise ValueError(f"runs must have shape (seeds, {len(positions)}), received {values.shape}")
     ax.plot(positions, values.mean(0), color=color, label=label)
-    ax.fill_between(positions, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
+    _shade(ax, positions, values, color=color)
     return ax
+
+
+def _shade(ax: Axes, x: Any, runs: Any, **look: Any) -> None:
+    """Draw the range between the lowest run and the highest as a band."""
+    ax.fill_between(x, np.min(runs, axis=0), np.max(runs, axis=0), alpha=0.25, linewidth=0, **look)
 
 
 def show_on_circle(
@@ -151,8 +160,7 @@ def show_on_circle(
     Shapes:
         embeddings ``(b, 2)``, of any length above zero: only directions are drawn. colors ``(b, 3)``, from 0 to 1.
 
-    >>> ax = show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start")
-    >>> ax.get_title()
+    >>> show_on_circle(torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.rand(2, 3), title="start").get_title()
     'start'
     """
     if embeddings.shape != (len(colors), 2) or colors.shape != (len(embeddings), 3):
@@ -178,9 +186,7 @@ def show_attention(
     *,
     queries: Sequence[tuple[int, int]],
     patch_size: int,
-    columns: int | None = None,
     titles: Sequence[str] | None = None,
-    ax: Axes | None = None,
 ) -> Axes:
     """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
 
@@ -204,26 +210,30 @@ def show_attention(
         )
     if not all(0 <= row < nh and 0 <= column < nw for row, column in queries):
         raise ValueError(f"queries must be (row, column) on a grid of {nh} × {nw} patches, received {list(queries)}")
-    image = as_unit_range(image.detach().cpu()).float().expand(3, -1, -1)
-    panels = []
-    for row, column in queries:
-        light = weights[row * nw + column].detach().float().cpu().reshape(nh, nw)
-        light = (light / light.max()).repeat_interleave(patch_size, 0).repeat_interleave(patch_size, 1)
-        panel = _lit(image, light)
+    asking = [row * nw + column for row, column in queries]
+    image, panels = _lit(image, weights[asking].unflatten(1, (nh, nw)))
+    for panel, (row, column) in zip(panels, queries, strict=True):
         top, left = row * patch_size, column * patch_size
         bottom, right = top + patch_size, left + patch_size
         for wider, shade in ((2, 0.0), (1, 1.0)):  # one pixel of black round one pixel of white round the patch
             panel[:, max(top - wider, 0) : bottom + wider, max(left - wider, 0) : right + wider] = shade
         panel[:, top:bottom, left:right] = image[:, top:bottom, left:right]
-        panels.append(panel)
-    return show_images(torch.stack(panels), columns=columns, titles=titles, ax=ax)
+    return show_images(panels, titles=titles)
 
 
-def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None = None) -> Axes:
+def _lit(image: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the image in colour, and for each map ``(b, rows, columns)`` a copy that fades where the map is small."""
+    image = as_unit_range(image.detach().cpu()).float().expand(3, -1, -1)
+    light = weights.detach().float().cpu()[:, None]
+    light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[1:], mode="nearest")
+    pale = 0.7 + 0.2 * ((image.mean(0) * 8).round() / 8 - 0.5)  # few shades, for a smaller file
+    return image, image * light + pale * (1 - light)
+
+
+def show_attention_matrix(weights: Tensor, *, title: str = "") -> Axes:
     """Draw α: row i is a query and says how much it takes from each j, the stronger the colour the more.
 
     Shades follow the square root of the weight, so that small weights can be told from none, which shows the paper.
-    The axis of the queries has their colour, the axis of the keys theirs.
 
     Shapes:
         weights ``(i, j)``, not negative.
@@ -233,7 +243,7 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
     """
     if weights.ndim != 2:
         raise ValueError(f"weights must have shape (i, j), received {tuple(weights.shape)}")
-    ax = ax or _new_axes(NARROW, 3.6)
+    ax = _new_axes(NARROW, 3.6)
     shades = AMOUNT.resampled(24)  # few, for a smaller file
     picture = ax.imshow(weights.detach().float().cpu().numpy(), cmap=shades, norm=PowerNorm(0.5, vmin=0))
     ax.figure.colorbar(picture, ax=ax, shrink=0.85, label="α")
@@ -243,16 +253,8 @@ def show_attention_matrix(weights: Tensor, *, title: str = "", ax: Axes | None =
     return ax
 
 
-def show_runs(
-    results: Mapping[str, Measurement | Sequence[float]],
-    *,
-    chance: float | None = None,
-    label: str = "accuracy",
-    ax: Axes | None = None,
-) -> Axes:
+def show_runs(results: Runs, *, chance: float | None = None, label: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
-
-    ``results`` maps a method's name to what a chapter measured, or to one number per run.
 
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
@@ -283,8 +285,7 @@ def show_training(
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
     Shapes:
-        as many values in every recorded run: one per step, or one for each of ``steps``. A reader who trains for longer
-        has a longer line than band.
+        as many values in every recorded run: one per step, or one for each of ``steps``.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
     >>> ax = show_training({"contrastive": loss})
@@ -299,18 +300,16 @@ def show_training(
         shown = curve.recorded or (curve.live,)
         dashes = ("-", "--", ":", "-.")[drawn.count(color) % 4]  # two of one concept: one colour, another line
         drawn.append(color)
-        low, high = np.min(shown, axis=0), np.max(shown, axis=0)
-        ax.fill_between(_steps_of(low, steps), low, high, color=color, alpha=0.25, linewidth=0)
+        _shade(ax, _steps_of(shown[0], steps), shown, color=color)
         if curve.live is not None:
-            x = _steps_of(curve.live, steps)
-            ax.plot(x, curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")
+            ax.plot(_steps_of(curve.live, steps), curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")
     ax.set(xlabel="step", ylabel=label)
     ax.legend(title=f"band: {len(shown)} recorded runs" if curve.recorded else None)
     return ax
 
 
-def _steps_of(values: Sequence[float], steps: Sequence[float] | None) -> Sequence[float]:
-    return range(1, len(values) + 1) if steps is None else steps
+def _steps_of(curve: Sequence[float], steps: Sequence[float] | None) -> Sequence[float]:
+    return range(1, len(curve) + 1) if steps is None else steps
 
 
 def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
@@ -323,7 +322,6 @@ def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
 def _draw_runs(
     ax: Axes, result: Measurement | Sequence[float], y: float, half: float, *, color: str, marker: str, size: float
 ) -> None:
-    """Draw runs as points in one row, their mean as a short line, and the run here as an open diamond."""
     runs = _runs(result)
     ax.scatter(runs, [y] * len(runs), s=size, color=color, marker=marker, alpha=0.6, linewidths=0, zorder=2)
     ax.vlines(float(np.mean(runs)), y - half, y + half, color=color)
@@ -332,16 +330,11 @@ def _draw_runs(
 
 
 def show_reach(
-    distances: Sequence[int],
-    accuracies: Mapping[str, Measurement],
-    *,
-    reaches: Mapping[str, int],
-    chance: float,
+    distances: Sequence[int], accuracies: Mapping[str, Measurement], *, reaches: Mapping[str, int], chance: float
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
-    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. Lines that would
-    hide each other are set apart by a hair.
+    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs.
 
     Shapes:
         ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
@@ -354,22 +347,21 @@ def show_reach(
     if set(accuracies) != set(reaches):
         raise ValueError(f"reaches must name the networks of accuracies, {list(accuracies)}, received {list(reaches)}")
     heights = [3, 0.25 * len(reaches)]
-    upper, lower = plt.subplots(
-        2, 1, sharex=True, figsize=(WIDE, 0.4 + sum(heights)), height_ratios=heights, layout="constrained"
-    )[1]
+    size = (WIDE, 0.4 + sum(heights))
+    _, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=size, height_ratios=heights, layout="constrained")
+    words = {"fontsize": "small", "textcoords": "offset points"}
     ends, colors = 0, colors_of(accuracies)  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
         color, marker = colors[name], MARKERS[k % 7]
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
-        runs = np.asarray(curve.recorded or [curve.live])
-        line = np.asarray(curve.live) if curve.live is not None else runs.mean(0)
+        runs = _runs(curve)
+        line = np.mean(runs, axis=0) if curve.live is None else np.asarray(curve.live)
         if line.shape != (len(distances),):
             raise ValueError(f"accuracies must have one value for each of {len(distances)} distances, {name} does not")
-        upper.fill_between(distances, runs.min(0), runs.max(0), color=color, alpha=0.25, linewidth=0, transform=apart)
+        _shade(upper, distances, runs, color=color, transform=apart)
         upper.plot(distances, line, color=color, marker=marker, markersize=5, label=name, transform=apart)
         lower.barh(k, reaches[name], height=0.5, color=color)
         lower.plot(reaches[name], k, marker=marker, color=color)
-        words = {"fontsize": "small", "textcoords": "offset points"}
         if reaches[name] < max(distances):
             upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
             next_one = min(distance for distance in distances if distance > reaches[name])
@@ -379,7 +371,7 @@ def show_reach(
             upper.annotate(name, (max(distances), 1), xytext=(8, -4 - 14 * ends), **words)
             ends += 1
     upper.axhline(chance, color="gray", linestyle="--", linewidth=1)
-    upper.annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize="small")
+    upper.annotate("chance", (0, chance), xytext=(0, 3), **words)
     upper.set(ylabel="accuracy", ylim=(0, 1.05), xticks=distances)
     lower.set(xlabel="distance to the cell that holds the answer", ylim=(len(reaches), -1))
     lower.set(yticks=range(len(reaches)), yticklabels=list(accuracies))
@@ -387,7 +379,7 @@ def show_reach(
     return upper, lower
 
 
-def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str], ax: Axes | None = None) -> Axes:
+def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str]) -> Axes:
     """Draw dated events from left to right, to scale, in one lane for each group.
 
     Shapes:
@@ -399,14 +391,13 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     """
     if not events or not all(0 <= group < len(names) for _, _, group in events):
         raise ValueError(f"events must belong to groups 0 to {len(names) - 1}, received {list(events)}")
-    ax = ax or _new_axes(WIDE, 0.8 + 0.9 * len(names))
+    ax = _new_axes(WIDE, 0.8 + 0.9 * len(names))
     colors = colors_of(names)
     for group, name in enumerate(names):
         dated = sorted(event for event in events if event[2] == group)
         ax.axhline(group, color=QUIET, linewidth=1, zorder=0)
-        ax.scatter(
-            [year for year, *_ in dated], [group] * len(dated), s=50, marker=MARKERS[group % 7], color=colors[name]
-        )
+        years = [year for year, _, _ in dated]
+        ax.scatter(years, [group] * len(dated), s=50, marker=MARKERS[group % 7], color=colors[name])
         for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
@@ -422,7 +413,7 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
     return ax
 
 
-def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None) -> Axes:
     """Draw rows of images one above the other, each with its name to the left, and titles above the first row.
 
     Shapes:
@@ -441,44 +432,36 @@ def show_rows(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None
         raise ValueError(f"titles must be one for each of {columns} columns, received {len(titles)}")
     everything = torch.cat([images.expand(-1, 3, -1, -1) for images in pictures])
     gap = max(1, width // 12)
-    if ax is None:
-        size = plt.rcParams["font.size"] * font_scalings["small"]
-        names = 0.13 + 1.05 * max(TextPath((0, 0), name, size=size).get_extents().x1 for name in rows) / 72  # inches
-        side = min(1.0, (WIDE - names) * width / (columns * (width + gap)))
-        wide, tall = (side * count * (edge + gap) / width for count, edge in ((columns, width), (len(rows), height)))
-        whole, high = names + wide, tall + (0.3 if titles else 0.1)
-        figure = plt.figure(figsize=(whole, high), layout="none")  # a layout would cut long names
-        ax = figure.add_axes((names / whole, 0.05 / high, wide / whole, tall / high))
-    ax = show_images(everything, columns=columns, ax=ax)
+    size = plt.rcParams["font.size"] * font_scalings["small"]
+    names = 0.13 + 1.05 * max(TextPath((0, 0), name, size=size).get_extents().x1 for name in rows) / 72  # inches
+    side = min(1.0, (WIDE - names) * width / (columns * (width + gap)))
+    wide, tall = (side * count * (edge + gap) / width for count, edge in ((columns, width), (len(rows), height)))
+    whole, high = names + wide, tall + (0.3 if titles else 0.1)
+    figure = plt.figure(figsize=(whole, high), layout="none")  # a layout would cut long names
+    ax = figure.add_axes((names / whole, 0.05 / high, wide / whole, tall / high))
+    show_images(everything, columns=columns, ax=ax)
     for k, name in enumerate(rows):
         middle = (-0.5, k * (height + gap) + height / 2 - 0.5)
         ax.annotate(name, middle, (-6, 0), textcoords="offset points", ha="right", va="center", fontsize="small")
     for k, title in enumerate(titles or ()):
-        ax.text(k * (width + gap) + width / 2 - 0.5, -1.2, title, ha="center", va="bottom", fontsize="small")
+        _entitle(ax, title, k * (width + gap) + width / 2 - 0.5, -1.2)
     return ax
 
 
 def show_grouped_runs(
-    results: Mapping[str, Mapping[str, Measurement | Sequence[float]]],
-    *,
-    chance: Mapping[str, float] | None = None,
-    label: str = "accuracy",
-    ax: Axes | None = None,
+    results: Mapping[str, Runs], *, chance: Mapping[str, float] | None = None, label: str = "accuracy"
 ) -> Axes:
     """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
 
-    ``results`` maps a task to the methods' names to one number per run; ``chance`` maps tasks to their chance levels.
-
     >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
-    >>> [tick.get_text() for tick in ax.get_yticklabels()], [text.get_text() for text in ax.get_legend().get_texts()]
-    (['known', 'new'], ['a', 'b'])
+    >>> [tick.get_text() for tick in ax.get_yticklabels()]
+    ['known', 'new']
     """
     methods = list(next(iter(results.values()), {}))
     if not methods or not all(list(r) == methods and all(map(len, map(_runs, r.values()))) for r in results.values()):
-        raise ValueError(
-            f"results must hold the same methods for every task, each with a run, received {dict(results)}"
-        )
-    ax = ax or _new_axes(WIDE, 0.9 + 0.18 * len(results) * (len(methods) + 1))
+        received = dict(results)
+        raise ValueError(f"results must hold the same methods for every task, each with a run, received {received}")
+    ax = _new_axes(WIDE, 0.9 + 0.18 * len(results) * (len(methods) + 1))
     colors = colors_of(methods)
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
@@ -503,10 +486,8 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
     'seen'
     """
     rows, columns = next(iter(tables.values())).shape
-    figure, panels = plt.subplots(
-        1, len(tables), squeeze=False, sharey=True, layout="constrained",
-        figsize=(WIDE if len(tables) > 1 else NARROW, 0.9 + 0.4 * rows),
-    )  # fmt: skip
+    size = (WIDE if len(tables) > 1 else NARROW, 0.9 + 0.4 * rows)
+    figure, panels = plt.subplots(1, len(tables), squeeze=False, sharey=True, layout="constrained", figsize=size)
     for ax, (title, table) in zip(panels[0], tables.items(), strict=True):
         labels = [", ".join(name) if isinstance(name, tuple) else name for name in table.index]
         drawn = ax.imshow(100 * table.to_numpy(), cmap=AMOUNT, vmin=0, vmax=100, aspect="auto")
@@ -517,23 +498,15 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
     return list(panels[0])
 
 
-def show_where_words_look(image: Tensor, answer: Answer, *, layer: int | None = None, ax: Axes | None = None) -> Axes:
+def show_where_words_look(image: Tensor, answer: Answer) -> Axes:
     """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
 
-    As in :func:`show_attention`, places with small weights fade; layers are averaged unless one is named.
+    The weights are the mean of all layers.
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.
     """
     if answer.attention is None:
         raise ValueError("answer must hold its attention; try generate(..., return_attention=True)")
-    maps = answer.attention[:, :, 0] if layer is None else answer.attention[layer, None, :, 0]
-    light = maps.mean(0)[:, None]
-    light = F.interpolate(light / light.amax(dim=(2, 3), keepdim=True), size=image.shape[-2:], mode="nearest")
-    return show_images(_lit(as_unit_range(image.detach().cpu()), light), titles=list(answer.words), ax=ax)
-
-
-def _lit(image: Tensor, light: Tensor) -> Tensor:
-    """Return the image in its colours where the light is one, and as a pale grey copy of itself where it is zero."""
-    pale = 0.7 + 0.2 * ((image.mean(0) * 8).round() / 8 - 0.5)  # few shades, for a smaller file
-    return image * light + pale * (1 - light)
+    _, panels = _lit(image, answer.attention[:, :, 0].mean(0))
+    return show_images(panels, titles=list(answer.words))

@@ -17,17 +17,14 @@ MOST_CELLS = 1200  # of clip and output together, so that the HTML stays below 2
 MOST_TERMS = 9  # written out in the sum
 
 
-def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str, start: tuple[int, int, int] | None = None) -> str:
+def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     """Return HTML in which a reader steps a kernel over a clip, and sees for each output what is summed.
 
-    The outputs are those of :func:`~vlmcourse.ops.convolution.conv3d`; a press on one chooses it, as buttons and a
-    slider do. Products whose weight is zero are left out of the sum.
+    The outputs are those of :func:`~vlmcourse.ops.convolution.conv3d`. First, and on paper, it is the largest. Products
+    whose weight is zero are left out of the sum.
 
     Shapes:
         clip ``(1, t, h, w)``, from 0 to 1, weight ``(1, 1, kt, kh, kw)``.
-
-    Options:
-        start: the output that is shown first, and on paper, as (time, row, column); left out, the largest.
 
     Source:
         Slide S12; Tran et al. 2015 (arXiv 1412.0767).
@@ -53,10 +50,8 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str, start: tupl
             f"clip and output must have at most {MOST_CELLS} cells together, received {frames.numel()} and "
             f"{outputs.numel()}; cut out a part of the clip"
         )
-    places = list(product(*map(range, outputs.shape)))
-    place = places[int(outputs.argmax())] if start is None else tuple(start)
-    if place not in places:
-        raise ValueError(f"start must be an index into the outputs {tuple(outputs.shape)}, received {start}")
+    step = int(outputs.argmax())
+    place = list(product(*map(range, outputs.shape)))[step]
     content = {
         "clip": _rounded(frames), "kernel": _rounded(kernel), "outputs": _rounded(outputs), "shape": list(frames.shape),
         "size": list(kernel.shape), "grid": list(outputs.shape), "cell": CELL, "terms": MOST_TERMS,
@@ -67,7 +62,7 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str, start: tupl
         weights=_weight_cells(kernel),
         clip=_gray_cells(frames),
         outputs=_gray_cells(outputs / outputs.abs().max().clamp(min=1e-12)),
-        step=places.index(place),
+        step=step,
         window=_corner(place, frames),
         frames=[_corner((t, 0, 0), frames) for t in range(len(kernel))],
         lit=[_corner(at, frames) for at in kernel.nonzero().tolist()],
@@ -87,12 +82,11 @@ def _corner(place: Sequence[int], frames: Tensor) -> tuple[int, int]:
 
 
 def _cells(frames: Tensor) -> list[tuple[float, tuple[int, int]]]:
-    places = product(*map(range, frames.shape))
-    return [(value, _corner(place, frames)) for value, place in zip(frames.flatten().tolist(), places, strict=True)]
+    return [(frames[place].item(), _corner(place, frames)) for place in product(*map(range, frames.shape))]
 
 
 def _gray_cells(frames: Tensor) -> list[dict[str, Any]]:
-    greys = [(f"{round(255 * min(max(value, 0), 1)):02x}", at) for value, at in _cells(frames)]
+    greys = [(f"{round(255 * value):02x}", at) for value, at in _cells(frames.clamp(0, 1))]
     return [{"at": at, "fill": f"#{3 * grey}"} for grey, at in greys]
 
 

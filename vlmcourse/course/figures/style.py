@@ -1,8 +1,7 @@
 """The look of every figure: two widths, one ink, and colours that mean the same in the whole book.
 
-``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. An encoder, a network or an
-input that has a colour in one chapter has it in all of them. What a colour says is also said by a marker, a frame or a
-label, for readers who cannot tell colours apart.
+``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. What a colour says is also
+said by a marker, a frame or a label, for readers who cannot tell colours apart.
 """
 
 import os
@@ -62,17 +61,11 @@ GROUPS = {
 CONCEPTS = {name: HUES[hue] for group in GROUPS.values() for name, hue in group.items()}
 
 
-def _fading(name: str, *hues: str) -> LinearSegmentedColormap:
-    """Return a scale from nothing at all, which shows the paper, to a full colour: one way, or both ways."""
-    none, full = ([to_rgba(HUES[hue], alpha) for hue in hues] for alpha in (0.0, 1.0))
-    if len(hues) == 1:
-        return LinearSegmentedColormap.from_list(name, [none[0], full[0]])
-    steps = [(0.0, full[0]), (0.5, none[0]), (0.5, none[1]), (1.0, full[1])]
-    return LinearSegmentedColormap.from_list(name, steps)
-
-
-AMOUNT = _fading("amount", "blue")  # zero is the paper
-SIGNED = _fading("signed", "blue", "vermillion")  # below zero and above it; zero is the paper
+# Scales from nothing at all, which shows the paper, to a full colour: one way, or both ways.
+_NO_BLUE, _NO_VERMILLION = to_rgba(HUES["blue"], 0), to_rgba(HUES["vermillion"], 0)
+_BOTH_WAYS = [(0, HUES["blue"]), (0.5, _NO_BLUE), (0.5, _NO_VERMILLION), (1, HUES["vermillion"])]
+AMOUNT = LinearSegmentedColormap.from_list("amount", [_NO_BLUE, to_rgba(HUES["blue"])])
+SIGNED = LinearSegmentedColormap.from_list("signed", _BOTH_WAYS)
 
 
 def concept_in(name: str) -> str | None:
@@ -116,11 +109,7 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def ink_on(share: float) -> str:
-    """Return the colour of a word on a cell of the scale ``AMOUNT`` that is filled to ``share``.
-
-    >>> ink_on(0.1) == INK, ink_on(1.0)
-    (True, 'white')
-    """
+    """Return the colour of a word on a cell of the scale ``AMOUNT`` that is filled to ``share``."""
     return INK if share < 0.72 else "white"
 
 
@@ -129,11 +118,6 @@ def use_style() -> None:
 
     Notebooks get PNG files, which every viewer shows as they are; with ``VLMCOURSE_FIGURES=svg``, as the book is built,
     they get SVG, sharp at any size. Neither is trimmed, which would give every figure a width of its own.
-
-    >>> with plt.rc_context():
-    ...     use_style()
-    ...     plt.rcParams["axes.spines.top"], plt.rcParams["text.color"] == INK
-    (False, True)
     """
     plt.style.use(["default", str(files(__package__).joinpath("vlmcourse.mplstyle"))])
     if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
