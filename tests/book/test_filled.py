@@ -1,15 +1,20 @@
 """Tables that are filled templates show words as they were measured, whatever Markdown would make of them."""
 
 import doctest
+import json
 import sys
 from html import escape
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 from markdown_it import MarkdownIt
+
+from vlmcourse.course.contestants import BENCHES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "book" / "_ext"))
 filled = pytest.importorskip("filled", reason="needs the extra [book]")
+provenance = pytest.importorskip("provenance", reason="needs the extra [book]")
 
 
 def test_its_examples_are_true():
@@ -30,3 +35,64 @@ def test_words_stand_in_a_table_as_they_are(words):
 def test_what_a_template_says_itself_is_markdown():
     made = filled.JINJA.from_string("**{{ words }}** {{ '*b*'|safe }}").render(words="*a*")
     assert made == r"**\*a\*** *b*"
+
+
+def page(folder, report, *, device):
+    """Return what the page shows of a report that lies in ``folder``: each paragraph and each cell of a table."""
+    (folder / "book" / "performance").mkdir(parents=True)
+    (folder / "book" / "performance" / "cpu.json").write_text(json.dumps(report))
+
+    class Here(provenance.Performance):
+        def __init__(self):
+            self.options = {"device": device}
+
+        class env:
+            srcdir, note_dependency = folder, staticmethod(lambda path: None)
+
+    text = filled.JINJA.get_template(Here.template).render(Here().words())
+    shown = BeautifulSoup(MarkdownIt("commonmark").enable("table").render(text), "html.parser")
+    return [said.get_text() for said in shown.find_all(["p", "td"])]
+
+
+MADE = {"device": "cpu", "cpu": "AVX2", "threads": "2", "torch": "2", "date": "today", "commit": "abc"}
+
+
+def test_the_page_shows_medians_ratios_aims_absences_and_the_limit(tmp_path):
+    one = {"version": "1.0", "median": 0.002, "quartiles": [0.001, 0.003], "memory": 2_000_000}
+    other = {"version": None, "median": 0.004, "quartiles": [0.004, 0.005], "memory": None}
+    loss = {
+        "contestants": {"vlmcourse": one, "plain loop": other}, "absent": {"timm": "not installed: timm"},
+        "aims": {"plain loop": 0.6}, "need": {"flops": 3, "bytes": 2}, "rates": {"flops": 1000.0, "bytes": 4000.0},
+        "what": "a loss", "load": [0.5, 2],
+    }  # fmt: skip
+    report = {
+        "device": "cpu",
+        "small": False,
+        "repeats": 20,
+        "provenance": MADE,
+        "benches": dict.fromkeys(BENCHES, loss),
+    }
+    where, *cells = page(tmp_path, report, device="cpu")
+    assert where == "Measured on cpu, AVX2, threads: 2, PyTorch 2, 20 repeats; today, abc."
+    rows = [
+        ["vlmcourse 1.0", "2 ms", "1–3 ms", "1.00", "", "2.0 MB"],
+        ["plain loop", "4 ms", "4–5 ms", "0.50", "0.6", ""],
+        ["timm: not installed: timm", "", "", "", "", ""],
+        ["limit of the machine", "3 ms", "", "", "", ""],
+    ]
+    assert cells == [cell for _ in BENCHES for row in rows for cell in row]
+
+
+@pytest.mark.parametrize(
+    ("small", "device", "shown"),
+    [
+        (False, "cpu", ["Measured on cpu, AVX2", f"Not measured yet: {', '.join(BENCHES)}."]),
+        (True, "cpu", ["Not measured yet."]),  # sizes that only try the program reach no page
+        (False, "cuda", ["Not measured yet."]),
+    ],
+)
+def test_what_is_not_measured_is_named_and_sizes_that_only_try_reach_no_page(small, device, shown, tmp_path):
+    report = {"device": "cpu", "small": small, "repeats": 20, "provenance": MADE, "benches": {}}
+    said = page(tmp_path, report, device=device)
+    assert len(said) == len(shown)
+    assert all(map(str.startswith, said, shown))

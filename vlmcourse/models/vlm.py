@@ -275,7 +275,7 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):
-    FileNotFoundError: No such file or directory: nowhere.safetensors
+    FileNotFoundError: No such file or directory: ...nowhere.safetensors...
     """
     path = Path(path).expanduser()
     if path.is_dir():
