@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         if temporary.read_bytes() != content:
             raise OSError(errno.EIO, "the disk holds something else than was written")
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:

@@ -19,7 +19,7 @@ def as_it_is(words: Any) -> str:
     >>> as_it_is("2 * 3 | 4"), as_it_is(Markup("*2*"))
     ('2 \\* 3 \\| 4', Markup('*2*'))
     """
-    return words if isinstance(words, Markup) else MARKS.sub(r"\\\1", str(words))
+    return words if isinstance(words, Markup) else MARKS.sub(r"\\\1", " ".join(str(words).split()))
 
 
 JINJA = Environment(

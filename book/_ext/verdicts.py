@@ -14,8 +14,9 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 LINE = 88  # characters, as many as fit the column beside a chapter's contents
-CLAIM = re.compile(r"((?:Holds|Did not hold|Not measured)[^:]*): (.+) \(((?:measured|expected) .+)\)")
-LOOKS = {"Holds": "holds", "Did": "fails", "Not": "open"}  # by the first word of the outcome
+OUTCOMES = {"Holds": "holds", "Did not hold here": "fails", "Not measured yet": "open"}
+OUTCOMES["Holds in the recorded runs, and is missed here by less than three of their spreads"] = "holds"
+CLAIM = re.compile(rf"({'|'.join(OUTCOMES)}): (.+) \(((?:measured|expected) .+)\)")
 
 
 def parts(printed: str) -> Iterator[str | list[tuple[str, str, str]]]:
@@ -38,7 +39,7 @@ def verdicts(claims: list[tuple[str, str, str]]) -> nodes.bullet_list:
     for outcome, sentence, evidence in claims:
         said = nodes.paragraph("", "", nodes.strong("", f"{outcome}:"), nodes.Text(f" {sentence}"))
         seen = nodes.paragraph("", "", nodes.Text(evidence), classes=["evidence"])
-        found += nodes.list_item("", said, seen, classes=[LOOKS[outcome.split()[0]]])
+        found += nodes.list_item("", said, seen, classes=[OUTCOMES[outcome]])
     return found
 
 

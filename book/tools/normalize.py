@@ -171,7 +171,7 @@ def rewrite(wanted: dict[Path, str], *, check: bool = False, hint: str = "") -> 
     for path in others:
         print(f"{path}: {hint if check else 'written'}")
         if not check:
-            write_whole(path, wanted[path].encode())
+            write_whole(path.resolve(), wanted[path].encode())
     return int(check and bool(others))
 
 

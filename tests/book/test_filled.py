@@ -32,6 +32,12 @@ def test_words_stand_in_a_table_as_they_are(words):
     assert f"<td>{escape(words, quote=False)}</td>" in shown
 
 
+def test_words_of_several_lines_stand_in_one_cell():
+    made = filled.JINJA.from_string("| a |\n|---|\n| {{ words }} |\n").render(words="one\ntwo\r\nthree")
+    shown = BeautifulSoup(MarkdownIt("commonmark").enable("table").render(made), "html.parser")
+    assert [cell.get_text() for cell in shown.find_all("td")] == ["one two three"]
+
+
 def test_what_a_template_says_itself_is_markdown():
     made = filled.JINJA.from_string("**{{ words }}** {{ '*b*'|safe }}").render(words="*a*")
     assert made == r"**\*a\*** *b*"

@@ -188,11 +188,11 @@ def test_with_an_address_the_theme_gets_what_its_buttons_need(monkeypatch):
     assert set(made["launch_buttons"]) == {"notebook_interface", "colab_url", "binderhub_url"}
     assert made["sphinx"]["config"]["html_css_files"] == yaml.safe_load(text)["sphinx"]["config"]["html_css_files"]
     monkeypatch.setenv("VLMCOURSE_JUPYTERHUB", "https://hub.example.org")
-    monkeypatch.setenv("VLMCOURSE_BRANCH", "launch")
+    monkeypatch.setenv("VLMCOURSE_BRANCH", 'the "launch"')
     made = yaml.safe_load(site.config(text, "https://gitlab.com/group/course", None))
     assert "colab_url" not in made["launch_buttons"]  # it opens notebooks from GitHub alone
     assert made["launch_buttons"]["jupyterhub_url"] == "https://hub.example.org"
-    assert made["repository"]["branch"] == "launch"
+    assert made["repository"]["branch"] == 'the "launch"'
     made = yaml.safe_load(site.config(text, "https://git.example.org/group/course", None))
     assert "launch_buttons" not in made  # the theme knows no addresses of an unknown service
 

@@ -3,6 +3,7 @@
 import base64
 import copy
 import io
+import os
 import time
 from pathlib import Path
 
@@ -273,3 +274,13 @@ def test_a_file_is_rewritten_or_only_named(tmp_path, capsys):
     assert (file.read_text(), "written" in capsys.readouterr().out) == ("new", True)
     assert tool.rewrite({file: "new"}, check=True) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and modes as Unix has them")
+def test_a_rewritten_file_keeps_its_mode_and_what_links_to_it_stays_a_link(tmp_path):
+    file, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    assert tool.rewrite({link: "new"}) == 0
+    assert (link.is_symlink(), file.read_text(), file.stat().st_mode & 0o777) == (True, "new", 0o640)

@@ -59,6 +59,11 @@ def test_what_is_printed_between_claims_stays_in_its_place():
     assert shown[2].astext().strip() == "after"
 
 
+@pytest.mark.parametrize("said", ["Holds up well: a lens (measured on paper)", "Holds, mostly: it is (measured 2.0)"])
+def test_a_line_that_only_resembles_a_claim_is_left_as_it_is(said):
+    assert [type(part) for part in page(said, "stream").children] == [nodes.literal_block]
+
+
 def test_long_lines_wrap_and_tables_of_a_columns_width_do_not():
     for width, wraps in ((verdicts.LINE, False), (verdicts.LINE + 1, True)):
         (block,) = page(f"{'x' * width}\nshort", "text_plain").children

@@ -105,6 +105,12 @@ def test_a_name_is_measured_once(page):
         page.claim("x", 1.0, above=0)
 
 
+def test_a_value_that_cannot_be_kept_may_be_measured_again(page):
+    with pytest.raises((TypeError, ValueError)):
+        page.measure("x", "not a number")
+    assert page.measure("x", 1.0).live == 1.0
+
+
 def test_a_claim_without_a_bound_is_refused(page):
     with pytest.raises(ValueError, match="must have a bound"):
         page.claim("something", 1.0)

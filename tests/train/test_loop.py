@@ -323,7 +323,7 @@ CAPABILITIES = {
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "AVX": {"ONEDNN_MAX_CPU_ISA": "AVX", "ATEN_CPU_CAPABILITY": "default"},
 }
-if torch.backends.cpu.get_cpu_capability() == "AVX2":
+if torch.backends.cpu.get_cpu_capability() == "AVX2" and "ATEN_CPU_CAPABILITY" not in os.environ:
     del CAPABILITIES["AVX2"]  # as it is
 
 

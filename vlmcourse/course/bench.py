@@ -126,7 +126,11 @@ def rates(at: Setting) -> dict[str, float]:
 
 
 def limit(need: dict[str, int], best: dict[str, float]) -> float | None:
-    """Return the seconds below which the machine cannot do it, or None where nothing was counted."""
+    """Return the seconds below which the machine cannot do it, or None where nothing was counted.
+
+    >>> limit({"flops": 10, "bytes": 10}, {"flops": 5.0, "bytes": 1.0})
+    10.0
+    """
     return max(need[kind] / best[kind] for kind in ("flops", "bytes")) or None
 
 
@@ -207,5 +211,9 @@ def version_of(contestant: str) -> str | None:
 
 
 def rounded(number: float) -> float:
-    """Return a number with four digits, which is more than a clock is good for."""
+    """Return a number with four digits, which is more than a clock is good for.
+
+    >>> rounded(0.0123456)
+    0.01235
+    """
     return float(f"{number:.4g}")

@@ -181,9 +181,10 @@ class Chapter:
     def measure(
         self, name: str, value: float | Sequence[float] | None, *, unit: str = "", digits: int | None = None
     ) -> Measurement:
-        """Note a number or a curve of this run, or None, and return it beside the recorded ones.
+        """Note a number or a curve of this run, or None for what only recorded runs measure; return it beside theirs.
 
-        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here".
+        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here" (this
+        run).
         """
         live = self._note(name, value, unit)
         measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)
@@ -218,9 +219,9 @@ class Chapter:
         """Keep what this run measured, and return it as it is recorded."""
         if name in self._units:
             raise ValueError(f"{name!r} is measured twice in chapter {self.name}; give one of them another name")
-        self._units[name] = unit
         if value is not None:
             self._measured[name] = [_round(x) for x in value] if isinstance(value, Sequence) else _round(value)
+        self._units[name] = unit  # last: a value that cannot be kept may be measured again
         return self._measured.get(name)
 
     def _log(self) -> None:

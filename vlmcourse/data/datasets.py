@@ -190,8 +190,9 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
         and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500 and 8,000 of ``(3, 96, 96)``.
 
     Options:
-        root: where downloads are kept, else the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``.
-        split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the same.
+        root: where downloads are kept; left out, the environment variable ``VLMCOURSE_DATA``, else
+        ``~/.cache/vlmcourse``. split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the
+        same.
 
     >>> load_dataset("digits", split="test").images.shape
     torch.Size([359, 1, 8, 8])

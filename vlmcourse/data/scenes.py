@@ -256,7 +256,8 @@ def images(
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the shape,
         any colour if left out; the background is a random colour kept apart. texture, object_texture: names from
-        ``TEXTURES``, one drawn for each picture. radius: smallest, largest, in half-widths. noise: standard deviation.
+        ``TEXTURES``, one drawn for each picture. radius: smallest, largest, in half-widths. noise: standard deviation,
+        of colours from 0 to 1.
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names

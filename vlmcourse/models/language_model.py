@@ -29,8 +29,9 @@ class LanguageModel(nn.Module):
     ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
 
     Shapes:
-        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``; with a ``cache``,
-        new ones only. ``attention_mask`` ``(b, n)`` is False on padding, where what comes out means nothing.
+        ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``; with a ``cache``
+        of :meth:`new_cache`, new tokens only. ``attention_mask`` ``(b, n)`` is False on padding, where what
+        comes out means nothing.
 
     Source:
         Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.

@@ -60,11 +60,12 @@ def fit(
     """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All that
-    learns must be inside ``model``. The global random generators are put back afterwards. A ``callback(model, step)``
-    is called every ``callback_every`` steps and after the last; numbers it returns become columns of the history.
+    learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. A
+    ``callback(model, step)`` is called every ``callback_every`` steps and after the last; numbers it returns become
+    columns of the history.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
-    a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run trains on only where
+    a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
     starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones.
 
@@ -187,10 +188,13 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
 
 
 def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tensor:
-    """Return which of the n examples step number ``step`` trains on, ``(b,)`` int64: a function of seed and step alone.
+    """Return which of the n examples step number ``step`` trains on: a function of the seed and the step alone.
 
     An epoch shows every example once, in an order of its own, in batches as equal as can be, such as 4, 3 and 3 for ten
     examples: so none ends on a batch of one, which BatchNorm could not take.
+
+    Shapes:
+        → ``(b,)`` int64 on the CPU, b at most ``batch_size``.
 
     >>> epoch = [batch_of_step(step, n=10, batch_size=4) for step in range(3)]
     >>> sorted(torch.cat(epoch).tolist())

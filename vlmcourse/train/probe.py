@@ -37,7 +37,8 @@ def extract_features(
     """Return the encoder's output for every image, without moving the encoder.
 
     A module is run in evaluation mode and without gradients, and handed back in the mode it came in. Pass
-    ``encoder.feature_map`` for maps. A function of your own must see to the mode of its networks.
+    ``encoder.feature_map`` for maps. A function of your own must put its networks into
+    evaluation mode itself.
 
     Shapes:
         images ``(n, c, h, w)``, float or uint8 (read as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.

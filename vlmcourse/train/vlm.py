@@ -76,7 +76,7 @@ def build_vlm(
 ) -> VisionLanguageModel:
     """Return an untrained model for the drawn world, around ``encoder`` if one is given.
 
-    The context has room for one image and 48 words, and the weights come from the global generator.
+    By default the context has room for one image and 48 words. The weights come from the global generator.
     """
     encoder = ConvEncoder() if encoder is None else encoder
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
@@ -190,7 +190,7 @@ def without_image(prompt: str) -> str:
 
 
 def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> list[str]:
-    """Return greedy answers under one of ``CONTROLS``: ``"blank"`` is a dark picture, ``"shuffled"`` another's."""
+    """Return greedy answers under one of ``CONTROLS``: ``"blank"`` is dark, ``"shuffled"`` another question's."""
     images, prompts = _under(control, asked)
     said: list[str] = []
     for rows in torch.arange(len(asked)).split(500):
@@ -266,7 +266,7 @@ def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd
 
 
 def confusion(said: Sequence[str], asked: Questions) -> pd.DataFrame:
-    """Count how often a lone object with the row's shape is named with the column's; none or several are "other"."""
+    """Count how often a lone object with the row's shape is named with the column's; "other" is none or several."""
     told = [named(answer, "shape") for answer in said]
     table = pd.crosstab(
         pd.Series([named(truth, "shape")[0] for truth in asked.answers], name="true"),

@@ -134,7 +134,9 @@ def _checked_pairs(usual: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 
 def _check_choice(rows: Sequence[int], start: tuple[int, str], colors: Sequence[str], count: int) -> None:
     if not 1 <= len(rows) <= MOST_PICTURES:
-        raise ValueError(f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; try range(6)")
+        raise ValueError(
+            f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; try range({min(count, 6)})"
+        )
     if any(not 0 <= row < count for row in rows):
         raise ValueError(f"rows must be from 0 to {count - 1}, received {rows}")
     if not 0 <= start[0] < len(rows) or start[1] not in colors:

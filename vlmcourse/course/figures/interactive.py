@@ -35,7 +35,8 @@ def attention_picture(
 
     Shapes:
         image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] *
-        grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image.
+        grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image,
+        without a class token. ``label`` describes the picture to those who do not see it.
 
     Options:
         names: what to call the layers, so that one picture can show several networks. layer: what is shown first, the

@@ -256,6 +256,8 @@ def show_attention_matrix(weights: Tensor, *, title: str = "") -> Axes:
 def show_runs(results: Runs, *, chance: float | None = None, label: str = "accuracy", ax: Axes | None = None) -> Axes:
     """Draw every run of every method as a point, each method's mean as a line, and the run here as an open diamond.
 
+    ``results`` maps a method's name to what a chapter measured, or to one number per run.
+
     >>> ax = show_runs({"guessing": [0.5, 0.4], "trained": [0.9, 1.0]}, chance=0.5)
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
     ['guessing', 'trained']
@@ -452,6 +454,8 @@ def show_grouped_runs(
     results: Mapping[str, Runs], *, chance: Mapping[str, float] | None = None, label: str = "accuracy"
 ) -> Axes:
     """Draw every run of every method in several tasks: a row for each task, a mark for each run, a line for each mean.
+
+    ``results`` maps a task to what :func:`show_runs` takes, and ``chance`` a task to its chance level.
 
     >>> ax = show_grouped_runs({"known": {"a": [0.9, 1.0], "b": [0.8]}, "new": {"a": [0.4], "b": [0.7]}})
     >>> [tick.get_text() for tick in ax.get_yticklabels()]
