@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from vlmcourse import plots
 from vlmcourse.course.figures import style
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 figures = pytest.importorskip("figures", reason="needs the extra [book]")
 
 FIGURE = """<?xml version="1.0"?>

@@ -1,6 +1,5 @@
 """Words of the glossary are links where a page first uses them."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from sphinx.addnodes import pending_xref
 from sphinx.testing.util import SphinxTestApp
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import first_uses  # noqa: E402
 
 WORDS = ["effective receptive field", "receptive field", "patch", "class token", "NT-Xent", "view", "decoder"]

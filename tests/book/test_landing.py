@@ -2,16 +2,12 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from landing import KNOWN, NEW, absent_from, asked_page, pictures
 
 from book.experiments.landing_cards import DRAWINGS, FOLDER
 from vlmcourse import scenes, shipped_vlm
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "book" / "_ext"))
-from landing import KNOWN, NEW, absent_from, asked_page, pictures
 
 TEXT = asked_page()
 SHOWN = json.loads(re.search(r"const data = (\{.*?\}), figure", TEXT)[1])

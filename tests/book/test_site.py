@@ -22,7 +22,6 @@ from book.tools.first_cell import FORM, address_in, handout, template, with_addr
 from book.tools.normalize import code_cells, read
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import access  # noqa: E402
 import finding  # noqa: E402
 import furniture  # noqa: E402
