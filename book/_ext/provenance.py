@@ -33,8 +33,8 @@ class Runs(Filled):
 
     def words(self) -> dict[str, Any]:
         """Return the chapters' files."""
-        found = {name: result for name, result in self.files("book/results").items() if "runs" in result}
-        return {"results": found, "each": each}
+        found = self.files("book/results").values()
+        return {"results": [result for result in found if "runs" in result], "each": each}
 
 
 class Performance(Filled):
