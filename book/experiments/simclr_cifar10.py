@@ -282,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="try the program on a few images; nothing is recorded")
     options = parser.parse_args(argv)
     deadline = monotonic() + options.slice
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it; stop_in_time needs it
     data = images(options.images)
     kept = KEPT / "small" if options.small else KEPT
     kept.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import time
+import warnings
 
 import pytest
 import torch
@@ -88,6 +89,20 @@ def check_double(draw):
     """Check ``double(numbers)``."""
     yield Case("numbers", (draw.normal(*draw.primes(1)),))
     yield Case("large numbers", (1e6 * draw.normal(5),), hint="large numbers overflow")
+
+
+def test_a_student_sees_no_warning_about_inputs_that_a_check_tries():
+    def power(x, *, exponent):
+        if exponent != 2:
+            warnings.warn("inputs that the check has changed", stacklevel=1)
+        return x**exponent
+
+    cases = [Case("four numbers", (torch.tensor([1.5, 2.0, 3.0, 4.0]),), {"exponent": 2})]
+    task = checking.Task("power(x, *, exponent)", power, lambda draw: cases)
+    with warnings.catch_warnings(record=True) as shown:
+        hint = checking.examine(task, lambda x, exponent: x ** (exponent + 1)).hint
+    assert hint == "this is what comes out if `exponent` is one more"
+    assert not shown
 
 
 def test_a_slow_solution_passes_with_a_remark():

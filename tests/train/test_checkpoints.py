@@ -49,8 +49,18 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_bits():
         assert report["left_over"] == [], (optimizer, report)
 
 
+@pytest.fixture
+def on_interrupt():
+    """Set what SIGINT does, for one test: a shell that started these tests in the background has it ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_continues_exactly(tmp_path, monkeypatch, optimizer):
+def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_continues_exactly(
+    tmp_path, monkeypatch, on_interrupt, optimizer
+):
     steps = []
 
     def interrupting(*arguments, cross_entropy=F.cross_entropy):
@@ -60,7 +70,8 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_continues_exactly
         return cross_entropy(*arguments)
 
     calm, calm_history = train(optimizer=optimizer)
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.default_int_handler
+    on_interrupt(handler)
     monkeypatch.setattr(F, "cross_entropy", interrupting)
     with pytest.raises(KeyboardInterrupt, match=r"after step 3 of 6; .*run\.pt holds it"):
         train(optimizer=optimizer, checkpoint=tmp_path / "run.pt")
@@ -73,7 +84,9 @@ def test_ctrl_c_finishes_the_step_and_leaves_a_checkpoint_that_continues_exactly
     assert history["seconds"].is_monotonic_increasing
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_step():
+def test_a_second_ctrl_c_does_not_wait_for_the_step(on_interrupt):
+    on_interrupt(signal.default_int_handler)
+
     def stuck(model, batch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -81,6 +94,18 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step():
 
     with pytest.raises(KeyboardInterrupt):
         train(loss=stuck)
+
+
+@pytest.mark.parametrize("outside", [signal.SIG_IGN, None])
+def test_ctrl_c_stays_with_who_has_it_outside_of_python(on_interrupt, monkeypatch, outside):
+    def pressing(model, batch):
+        signal.raise_signal(signal.SIGINT)
+        return loss_fn(model, batch)
+
+    on_interrupt(signal.SIG_IGN)  # as for a script's background; a program that embeds Python shows as None
+    monkeypatch.setattr(signal, "getsignal", lambda number: outside)
+    _, history = train(loss=pressing)
+    assert len(history) == 6
 
 
 def never(*arguments):

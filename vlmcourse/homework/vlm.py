@@ -44,7 +44,7 @@ def _connect(
         vectors = vectors / vectors.shape[-1]
     if pool == "divided by root":
         vectors = vectors / vectors.shape[-1] ** 0.5
-    projected = vectors @ weight.T + use_bias * bias
+    projected = torch.nn.functional.linear(vectors, weight, use_bias * bias)
     if pool == "overlap":
         kernel = rearrange(weight, "o (rh rw d) -> o d rh rw", rh=reduction, rw=reduction)
         return torch.nn.functional.conv2d(features, kernel, bias).flatten(2).mT

@@ -79,8 +79,10 @@ def train_what_learns(model: nn.Module) -> None:
 @contextlib.contextmanager
 def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C wait for the end of a step, where weights, optimizer and history agree. A second one does not wait."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+    asked, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    # Only the main thread may handle signals. A script ignores Ctrl-C for what it starts in the background; a program
+    # that embeds Python has a handler that cannot be put back, which Python shows as None.
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield asked.is_set
         return
 
@@ -88,7 +90,7 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         asked.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, note)
     try:
         yield asked.is_set
     finally:
