@@ -18,7 +18,7 @@ class Connector(nn.Module):
         with ``num_tokens = h * w / reduction**2``, row by row, or n. ``grid_size`` is ``(h, w)``, or ``(1, n)``.
 
     Source:
-        Liu et al. 2023, "Improved baselines", section 3.2, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,
+        Liu et al. 2023, "Improved baselines", section 3, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,
         section 2, for pixel shuffle (arXiv 2408.12637). Slide S03.
 
     >>> import torch
