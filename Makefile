@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 VENV_PYTHON := .venv/bin/python
-export PYTHON TORCH_INDEX PORT HOST UPGRADE
+export PYTHON TORCH_INDEX PORT UPGRADE
 unexport PYTHONPATH PYTHONHOME
 # Threads that wait for work soon sleep instead of spinning: on a machine shared with others, spinning made a small
 # training five to ten times slower.
@@ -26,7 +26,7 @@ pdf: setup  ## print the rendered book as one PDF, which its pages then offer (n
 
 serve: setup  ## serve the rendered book and print its address (PORT=8000)
 	@test -f _build/html/index.html || { echo "There is no book yet. Build it first: make book"; exit 1; }
-	@$(VENV_PYTHON) -m http.server --bind $(or $(HOST),127.0.0.1) --directory _build/html $(or $(PORT),8000) \
+	@$(VENV_PYTHON) -m http.server --bind $(if $(filter command,$(origin HOST)),$(HOST),127.0.0.1) --directory _build/html $(or $(PORT),8000) \
 		|| { echo "Is the port taken? Choose another: make serve PORT=9000"; exit 1; }
 
 results: setup  ## record chapters anew where their code has changed (CHAPTERS=, SLICE=seconds, JOBS=1, CHECK=1: only look)

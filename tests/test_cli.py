@@ -321,3 +321,9 @@ def test_homework_is_listed_started_once_and_checked(tmp_path, monkeypatch, caps
     assert "next: by-hand" in capsys.readouterr().out
     assert main(["homework", "check", "nowhere.ipynb"]) == BAD_INPUT
     assert "nowhere.ipynb" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m vlmcourse homework list | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""

@@ -70,9 +70,10 @@ NETWORKS = {
 
 
 @pytest.fixture(autouse=True)
-def _exactly():
+def _exactly(monkeypatch):
     """Multiply float32 as float32: TF32 keeps ten bits of it."""
     course.seed_everything(0)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
         yield
 

@@ -71,6 +71,8 @@ def check_positive(name: str, value: float | Tensor) -> None:
         raise TypeError(f"{name} must be a number, received {value!r}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above zero, received {value}")
+    if value < torch.finfo(torch.float32).tiny:
+        raise ValueError(f"{name} must not be so small that one over it is infinite, received {value}")
 
 
 def check_divides(name: str, divisor: int, **sizes: int) -> None:

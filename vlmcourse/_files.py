@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from pathlib import Path
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write so that, killed at any moment, the old file or the new one is there; makes folders and expands ``~``."""
     path = Path(path).expanduser()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = path.resolve() if path.is_symlink() else path  # the file on another disk, not the link to it
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

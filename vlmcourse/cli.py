@@ -1,6 +1,7 @@
 """The command line: ``vlmcourse ask`` answers about a picture (slide S02); ``doctor``, ``bench`` and ``homework``."""
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -42,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return {"ask": _ask, "doctor": _doctor, "bench": _bench, "homework": _homework}[options.command](options)
+        code = {"ask": _ask, "doctor": _doctor, "bench": _bench, "homework": _homework}[options.command](options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ANSWERED
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the device asked for is not there
         print(f"vlmcourse: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -72,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "bench",
         help="time the library beside others",
         description="Time the library's parts beside what others offer for the same, in one process and in turn. "
-        'Others take part where they are installed: pip install "vlmcourse[bench]".',
+        'Others take part where they are installed; in a clone of the repository: pip install ".[bench]".',
     )
     bench.add_argument("names", nargs="*", metavar="BENCH", help="some of the benches (default: all)")
     bench.add_argument("--device", help="cpu, cuda or cuda:N (default: as the chapters)")

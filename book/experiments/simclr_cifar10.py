@@ -43,7 +43,8 @@ from vlmcourse.cli import UNFINISHED
 
 KEPT = ROOT / "_build" / "simclr_cifar10"
 # epochs of each training, images of a batch, looks at the validation images, steps that are timed
-FULL = {"short": 100, "long": 400, "supervised": 50, "ViT": 180, "batch": 512, "looks": 10, "timed": 100}
+# 45,000 pictures make 90 batches of 500, all of one shape: a second one would be compiled anew
+FULL = {"short": 100, "long": 400, "supervised": 50, "ViT": 180, "batch": 500, "looks": 10, "timed": 100}
 SMALL = {"short": 2, "long": 2, "supervised": 2, "ViT": 1, "batch": 16, "looks": 2, "timed": 11}
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -175,8 +176,10 @@ def throughput(seed: int, lab: Lab) -> dict[str, Any]:
 
 def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
     """Train without labels; return accuracy against seconds, and what the last checkpoint gives on test."""
-    encoder, data = network(seed, compiled=True), lab.data["train"]
-    batch, epochs = lab.sizes["batch"], lab.sizes[length]
+    data, batch, epochs = lab.data["train"], lab.sizes["batch"], lab.sizes[length]
+    shared: dict[str, Any] = {"batch_size": batch, "embed_dim": 128, "progress": False}
+    train_simclr(network(seed, compiled=True), data.images, steps=2, **shared)  # compile before the clock starts
+    encoder = network(seed, compiled=True)
     looks = epochs * -(-len(data) // batch) // lab.sizes["looks"]  # steps between two of them
 
     def look(model: nn.Module, step: int) -> dict[str, float]:
@@ -186,8 +189,8 @@ def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
         return {"validation": right, "looking": 0.0 if lab.stop_in_time() else perf_counter() - began}
 
     _, history = train_simclr(
-        encoder, data.images, epochs=epochs, batch_size=batch, embed_dim=128, lr=2e-3, warmup=0.05, weight_decay=1e-4,
-        seed=seed, callback=look, callback_every=looks, checkpoint=lab.kept / f"{length}_{seed}.pt", progress=False,
+        encoder, data.images, epochs=epochs, lr=2e-3, warmup=0.05, weight_decay=1e-4, seed=seed, callback=look,
+        callback_every=looks, checkpoint=lab.kept / f"{length}_{seed}.pt", **shared,
     )  # fmt: skip
     looked = history["validation"].notna()
     # A look takes no training time, and the clock of a row was read before the look that follows it.
@@ -201,9 +204,14 @@ def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
     }
 
 
-def classifier(seed: int, lab: Lab, encoder: nn.Module, width: int, name: str) -> dict[str, float]:
-    """Train with labels on crops and flips; return the classifier's own accuracy on test, and the training's time."""
-    model = nn.Sequential(encoder, nn.Linear(width, len(lab.data["train"].class_names)))
+def classifier(
+    seed: int, lab: Lab, build: Callable[[], nn.Module], width: int, name: str
+) -> tuple[nn.Module, dict[str, float]]:
+    """Train with labels on crops and flips; return the encoder, the classifier's accuracy on test, and the time."""
+    data, test = lab.data["train"], lab.data["test"]
+
+    def untrained() -> nn.Sequential:
+        return nn.Sequential(build(), nn.Linear(width, len(data.class_names)))
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(model(augmented(batch[0])).float(), batch[1])
@@ -211,30 +219,34 @@ def classifier(seed: int, lab: Lab, encoder: nn.Module, width: int, name: str) -
     def stop(model: nn.Module, step: int) -> None:  # not in the loss: a run goes on only with the same loss
         lab.stop_in_time()
 
-    data, test = lab.data["train"], lab.data["test"]
+    pair = data.images, data.labels
+    shared: dict[str, Any] = {"lr": 1e-3, "batch_size": lab.sizes["batch"], "progress": False}
+    fit(untrained(), loss, pair, steps=2, **shared)  # compile before the clock starts
+    model = untrained()
     history = fit(
-        model, loss, (data.images, data.labels), lr=1e-3, epochs=lab.sizes[name], batch_size=lab.sizes["batch"],
-        warmup=0.05, weight_decay=0.05, seed=seed, callback=stop, callback_every=lab.sizes["looks"],
-        checkpoint=lab.kept / f"{name}_{seed}.pt", progress=False,
+        model, loss, pair, epochs=lab.sizes[name], warmup=0.05, weight_decay=0.05, seed=seed, callback=stop,
+        callback_every=lab.sizes["looks"], checkpoint=lab.kept / f"{name}_{seed}.pt", **shared,
     )  # fmt: skip
     right = extract_features(model, test.images).argmax(1).cpu() == test.labels.cpu()
-    return {"test": right.double().mean().item(), "training seconds": history["seconds"].iloc[-1]}
+    return model[0], {"test": right.double().mean().item(), "training seconds": history["seconds"].iloc[-1]}
 
 
 def baselines(seed: int, lab: Lab) -> dict[str, Any]:
     """What pixels and an untrained network give to the same probe, and what the network learns from all labels."""
     found = {"pixels": lab.probe(None, on="test"), "random": lab.probe(network(seed, compiled=False), on="test")}
-    taught = network(seed, compiled=True)
-    trained = classifier(seed, lab, taught, 512, "supervised")
+    taught, trained = classifier(seed, lab, partial(network, seed, compiled=True), 512, "supervised")
     found |= {"supervised, its own layer": trained.pop("test"), "supervised": lab.probe(taught, on="test")}
     return found | trained
 
 
 def vit(seed: int, lab: Lab) -> dict[str, Any]:
     """A ViT with labels, of the size that tutorials train on CIFAR-10: patches of 4 × 4, six layers, 256 numbers."""
-    seed_everything(seed)
-    encoder = VisionTransformer(image_size=32, patch_size=4, embed_dim=256, depth=6, num_heads=8, mlp_ratio=2)
-    return classifier(seed, lab, encoder, 256, "ViT")
+
+    def build() -> nn.Module:
+        seed_everything(seed)
+        return VisionTransformer(image_size=32, patch_size=4, embed_dim=256, depth=6, num_heads=8, mlp_ratio=2)
+
+    return classifier(seed, lab, build, 256, "ViT")[1]
 
 
 TRIALS: dict[str, Callable[[int, Lab], dict[str, Any]]] = {

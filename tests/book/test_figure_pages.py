@@ -4,40 +4,19 @@ import io
 from statistics import median
 
 import pytest
-import test_pages
+from browsers import HTML, PHONE
 from PIL import Image
-from test_pages import HTML, PAGES, PHONE, Visit, open_page
+from test_pages import PAGES
 
 pytestmark = pytest.mark.browser
 
-address = test_pages.address  # the fixture
 CHAPTERS = [name for name in PAGES if name.startswith("lectures/")]
 FIGURES = ".output.figure:not(.on-paper), .cell_output > img"
 
 
-@pytest.fixture
-def shown(browser, address):
-    """Open a page in a theme and a size of window."""
-    pages = []
-
-    def show(name: str, theme: str = "light", **size: int):
-        page = open_page(browser, address, Visit())
-        pages.append(page)
-        if size:
-            page.set_viewport_size(size)
-        page.goto(f"{address}{name}.html", wait_until="load")
-        page.evaluate(f"() => document.documentElement.dataset.theme = '{theme}'")
-        page.wait_for_timeout(400)  # colours fade over; the theme looks again for what scrolls
-        return page
-
-    yield show
-    for page in pages:
-        page.context.close()
-
-
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_by_night_no_figure_stands_on_white_paper(shown, name):
-    page = shown(name, "dark")
+def test_by_night_no_figure_stands_on_white_paper(reader, name):
+    page = reader.shown(name, theme="dark")
     for figure in page.query_selector_all(FIGURES):
         if not figure.is_visible():
             continue  # in a closed hint
@@ -48,8 +27,8 @@ def test_by_night_no_figure_stands_on_white_paper(shown, name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_on_a_phone_no_type_is_below_nine_points_and_what_scrolls_can_be_reached_by_keyboard(shown, name):
-    page = shown(name, **PHONE)
+def test_on_a_phone_no_type_is_below_nine_points_and_what_scrolls_can_be_reached_by_keyboard(reader, name):
+    page = reader.shown(name, size=PHONE)
     smallest = """figures => figures.flatMap(figure => {
         const scale = figure.getBoundingClientRect().width / figure.viewBox.baseVal.width;
         return [...figure.querySelectorAll('text')].map(word => scale * parseFloat(getComputedStyle(word).fontSize));
@@ -60,8 +39,8 @@ def test_on_a_phone_no_type_is_below_nine_points_and_what_scrolls_can_be_reached
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_figure_stands_in_the_middle_and_is_no_larger_than_it_was_drawn(shown, name):
-    page = shown(name)
+def test_a_figure_stands_in_the_middle_and_is_no_larger_than_it_was_drawn(reader, name):
+    page = reader.shown(name)
     off = """figures => figures.filter(f => f.checkVisibility()).map(f => {
         const [inner, outer] = [f.getBoundingClientRect(), f.parentElement.getBoundingClientRect()];
         const aside = Math.abs(inner.left + inner.right - outer.left - outer.right) / 2;
@@ -70,19 +49,19 @@ def test_a_figure_stands_in_the_middle_and_is_no_larger_than_it_was_drawn(shown,
     assert page.eval_on_selector_all("svg.figure", off) == []
 
 
-def test_numbers_of_a_table_stand_on_the_right_and_columns_do_not_touch(shown):
+def test_numbers_of_a_table_stand_on_the_right_and_columns_do_not_touch(reader):
     tables = [name for name in CHAPTERS if 'class="number' in (HTML / f"{name}.html").read_text(encoding="utf-8")]
     assert tables
     for name in tables[:3]:
-        looks = shown(name).eval_on_selector_all(
+        looks = reader.shown(name).eval_on_selector_all(
             ".number",
             "cells => cells.map(c => getComputedStyle(c)).map(s => [s.textAlign, parseFloat(s.paddingLeft) >= 8])",
         )
         assert set(map(tuple, looks)) == {("right", True)}
 
 
-def test_the_guide_shows_a_good_example_in_the_page_and_a_bad_one_on_paper(shown):
-    page = shown("book/figure_style", "dark")
+def test_the_guide_shows_a_good_example_in_the_page_and_a_bad_one_on_paper(reader):
+    page = reader.shown("book/figure_style", theme="dark")
     grounds = page.eval_on_selector_all("svg.figure", "all => all.map(f => getComputedStyle(f).backgroundColor)")
     assert grounds == ["rgba(0, 0, 0, 0)", "rgb(255, 255, 255)"]
     assert page.locator(".palette .swatch").count() > 10

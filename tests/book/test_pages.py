@@ -5,9 +5,7 @@ unless VLMCOURSE_REQUIRE_BROWSER=1 makes that a failure.
 """
 
 import functools
-import http.server
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,15 +14,12 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 import yaml
-from browsers import unavailable
+from browsers import DESKTOP, HTML, PHONE, Noticed, Reader, open_page
 from bs4 import BeautifulSoup
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
-HTML = ROOT / "_build" / "html"
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
 
 
 def listed_pages() -> list[str]:
@@ -106,11 +101,9 @@ BROKEN_NAMES = """
 
 @dataclass
 class Visit:
-    """What a browser noticed on one page."""
+    """What there is to see on one page."""
 
-    outside: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    noticed: Noticed
     without_alt: list[str] = field(default_factory=list)
     broken_images: list[str] = field(default_factory=list)
     headings: list[int] = field(default_factory=list)
@@ -122,48 +115,10 @@ class Visit:
     faint: dict[str, list[str]] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Serve the built book on a free port of this machine."""
-    if not (HTML / "index.html").is_file():
-        unavailable("there is no built book; run: make book")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-
-
-def open_page(browser, address: str, visit: Visit):
-    """Return a fresh page that may fetch from ``address`` alone and writes down everything that goes wrong."""
-    context = browser.new_context(viewport=DESKTOP, color_scheme="light")
-
-    def guard(route):
-        if route.request.url.startswith((address, "data:", "blob:")):
-            route.continue_()
-        else:
-            visit.outside.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", guard)
-    page = context.new_page()
-    page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: visit.errors.append(str(error)))
-    page.on("response", lambda response: visit.missing.append(response.url) if response.status >= 400 else None)
-    return page
-
-
-def look_at(browser, address: str, name: str) -> Visit:
+def look_at(reader: Reader, name: str) -> Visit:
     """Open one page as a reader would: on a desk, on a phone, by day and by night."""
-    visit = Visit()
-    page = open_page(browser, address, visit)
-    page.goto(f"{address}{name}.html", wait_until="load")
-    page.wait_for_function("() => !window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)")
+    page = reader.shown(name)
+    visit = Visit(reader.noticed)
     article = page.locator(".bd-article")
     visit.formulas = article.locator(".math:not(.math .math)").count()
     visit.rendered_formulas = article.locator(".math:has(mjx-container):not(.math .math)").count()
@@ -185,14 +140,10 @@ def look_at(browser, address: str, name: str) -> Visit:
     )
     visit.broken_names = page.evaluate(BROKEN_NAMES)
     visit.faint["light"] = page.evaluate(CONTRAST)
-    page.evaluate("() => document.documentElement.dataset.theme = 'dark'")
-    page.wait_for_timeout(300)  # colours fade over
-    visit.faint["dark"] = page.evaluate(CONTRAST)
-    page.set_viewport_size(PHONE)
-    page.wait_for_timeout(200)
-    visit.overflow = page.evaluate(OVERFLOW)
-    visit.broken_names += page.evaluate(BROKEN_NAMES)
-    page.context.close()
+    visit.faint["dark"] = reader.shown(name, theme="dark").evaluate(CONTRAST)
+    on_phone = reader.shown(name, size=PHONE)
+    visit.overflow = on_phone.evaluate(OVERFLOW)
+    visit.broken_names += on_phone.evaluate(BROKEN_NAMES)
     return visit
 
 
@@ -204,9 +155,9 @@ def parsed(file: Path) -> BeautifulSoup:
 
 
 @pytest.fixture(scope="module")
-def visit(browser, address):
+def visit(reader):
     """Look at each page once, whatever is asked about it."""
-    return functools.cache(functools.partial(look_at, browser, address))
+    return functools.cache(functools.partial(look_at, reader))
 
 
 on_every_page = pytest.mark.parametrize("name", PAGES)
@@ -214,13 +165,13 @@ on_every_page = pytest.mark.parametrize("name", PAGES)
 
 @on_every_page
 def test_a_page_asks_no_other_host_for_anything(visit, name):
-    assert visit(name).outside == []
+    assert visit(name).noticed.outside == []
 
 
 @on_every_page
 def test_a_page_raises_no_script_error_and_misses_no_file(visit, name):
-    assert visit(name).missing == []
-    assert visit(name).errors == []
+    assert visit(name).noticed.missing == []
+    assert visit(name).noticed.errors == []
 
 
 @on_every_page
@@ -267,7 +218,7 @@ def test_some_page_has_formulas_and_some_has_pictures(visit):
 
 
 def test_the_search_finds_a_chapter_and_a_function(browser, address):
-    found = Visit()
+    found = Noticed()
     page = open_page(browser, address, found)
     for words, target in {"contrastive": "lectures/", "patchify": "book/api/ops"}.items():
         page.goto(f"{address}search.html?q={words}")
@@ -287,7 +238,7 @@ def test_the_search_finds_a_chapter_and_a_function(browser, address):
     ],
 )
 def test_the_search_leads_to_the_section_that_explains_a_word(browser, address, words, target):
-    page = open_page(browser, address, Visit())
+    page = open_page(browser, address, Noticed())
     page.goto(f"{address}search.html?q={words.replace(' ', '+')}")
     page.wait_for_selector("#search-results li a", timeout=10_000)
     page.wait_for_timeout(500)  # results come one after another
@@ -314,7 +265,7 @@ def test_every_chapter_is_offered_as_notebook_and_as_script(address):
 
 
 def test_the_theme_button_switches_to_dark_and_stays_there(browser, address):
-    page = open_page(browser, address, Visit())
+    page = open_page(browser, address, Noticed())
     page.goto(f"{address}{PAGES[0]}.html")
     button = page.locator(".theme-switch-button:visible").first
     for _ in range(3):
@@ -372,7 +323,7 @@ LIVE = {
 
 @pytest.mark.parametrize("name", LIVE)
 def test_each_live_picture_is_there_within_200_kilobytes_and_within_a_phone(browser, address, name):
-    page = open_page(browser, address, Visit())
+    page = open_page(browser, address, Noticed())
     page.set_viewport_size(PHONE)
     page.goto(f"{address}{name}.html", wait_until="load")
     for kind in LIVE[name]:
@@ -416,7 +367,7 @@ def test_each_card_of_the_landing_page_leads_to_the_chapter_whose_number_it_bear
         title = re.search(r"<h1>([^<]+)<a class=\"headerlink", page.read_text(encoding="utf-8"))[1]
         number, name = card.select_one(".sd-card-title").get_text().strip().split(" · ")
         assert title.startswith(f"{number}. {name}")
-    page = open_page(browser, address, Visit())
+    page = open_page(browser, address, Noticed())
     page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
     page.locator(".lecture-path .sd-card").nth(3).click(position={"x": 20, "y": 20})  # all of a card is a link
     assert page.url.startswith(f"{address}lectures/04_")
@@ -424,7 +375,7 @@ def test_each_card_of_the_landing_page_leads_to_the_chapter_whose_number_it_bear
 
 
 def test_the_landing_page_opens_with_a_question_asked_of_a_picture(browser, address):
-    page = open_page(browser, address, Visit())
+    page = open_page(browser, address, Noticed())
     page.goto(f"{address}{PAGES[0]}.html", wait_until="load")
     first, _, rest = page.title().partition(" — ")
     assert first != rest  # no title twice

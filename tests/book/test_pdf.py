@@ -5,18 +5,16 @@ Needs what test_pages.py needs, and pypdf.
 
 import importlib.util
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
-import test_pages
-from browsers import CHROMIUM, unavailable
-from test_pages import HTML, PAGES
+from browsers import CHROMIUM, HTML, TYPESET, unavailable
+from test_pages import PAGES
 
 from book.tools.pdf import anchor, pages_of, print_book
 
 pytestmark = pytest.mark.browser
-
-address = test_pages.address  # the fixture
 
 APPENDIX = "solutions"
 CHAPTER = "lectures/04_linear_probe"
@@ -40,7 +38,9 @@ def pdf(address, tmp_path_factory):
     from pypdf import PdfReader
 
     path = tmp_path_factory.mktemp("pdf") / "some.pdf"
-    print_book(HTML, PARTS, path, about=["Some pages"], chromium=CHROMIUM or unavailable("there is no Chromium"))
+    chromium = CHROMIUM or unavailable("there is no Chromium")
+    with ThreadPoolExecutor() as pool:  # playwright starts a second browser in another thread only
+        pool.submit(print_book, HTML, PARTS, path, about=["Some pages"], chromium=chromium).result()
     return PdfReader(path)
 
 
@@ -129,13 +129,9 @@ def untouched(html: str) -> str:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_is_cut_on_paper(browser, address, name):
-    page = browser.new_page(viewport={"width": 660, "height": 900})  # the width between the margins of A4
-    page.emulate_media(media="print", color_scheme="light")
-    page.goto(f"{address}{name}.html")
-    page.wait_for_function("() => !window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)")
-    assert page.evaluate(TOO_WIDE) == []
-    page.close()
+def test_nothing_is_cut_on_paper(reader, name):
+    between_margins_of_a4 = {"width": 660, "height": 900}
+    assert reader.shown(name, size=between_margins_of_a4, media="print").evaluate(TOO_WIDE) == []
 
 
 def test_on_paper_solutions_follow_at_the_end_and_hints_are_open_and_afterwards_all_is_as_before(browser, address):
@@ -163,7 +159,7 @@ def test_the_cheat_sheet_is_one_page_of_a4(browser, address, tmp_path):
 
     page = browser.new_page()
     page.goto(f"{address}book/cheat_sheet.html")
-    page.wait_for_function("() => MathJax.startup.promise.then(() => true)")
+    page.wait_for_function(TYPESET)
     page.pdf(path=tmp_path / "sheet.pdf", prefer_css_page_size=True, print_background=True)
     page.close()
     sheet = PdfReader(tmp_path / "sheet.pdf")

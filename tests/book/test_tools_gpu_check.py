@@ -31,7 +31,7 @@ def tried(folder: Path, *, only: list[str] | None = None, seconds: float = float
 def test_every_part_runs_once_and_one_that_failed_is_named(tmp_path, capsys):
     for _ in range(2):
         assert tried(tmp_path, one="print('a line of the log')", two="sys.exit(3)", three="pass") == FAILED
-    assert (tmp_path / "ran").read_text() == "one two three "
+    assert (tmp_path / "ran").read_text() == "one two three two "  # what failed is tried again
     assert "1 failed: two; 0 left" in capsys.readouterr().out
     assert "a line of the log" in (tmp_path / "one.log").read_text()
     page = (tmp_path / "summary.md").read_text()
@@ -71,8 +71,26 @@ def test_a_part_that_the_end_of_a_call_cuts_off_leaves_nothing_and_starts_anew(t
 
 
 def test_a_part_that_is_longer_than_a_call_is_an_error_and_no_endless_loop(tmp_path):
-    with pytest.raises(SystemExit, match="hangs takes longer than the 1 s of a call; allow more with --slice"):
-        tried(tmp_path, hangs="import time; time.sleep(600)", seconds=1)
+    assert tried(tmp_path, hangs="import time; time.sleep(600)", later="pass", seconds=1) == UNFINISHED
+    assert "| hangs | FAILED (too long) |" in (tmp_path / "summary.md").read_text()
+    assert tried(tmp_path, hangs="import time; time.sleep(600)", later="pass", seconds=10) == FAILED
+    assert (tmp_path / "ran").read_text() == "hangs later hangs "
+
+
+@pytest.mark.slow
+def test_every_folder_of_tests_holds_some_that_need_a_gpu():
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--collect-only",
+        "-m",
+        "cuda",
+        *(f"tests/{name}" for name in TESTS),
+    ]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert {line.split("/")[1] for line in listed.splitlines() if line.startswith("tests/")} == set(TESTS)
 
 
 def test_tests_are_counted(tmp_path):

@@ -38,3 +38,17 @@ def test_recorded_times_are_those_of_one_thread(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.vlmcourse, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.delenv("VLMCOURSE_PROFILE", raising=False)
     assert doctor.recorded_seconds() == {"04_linear_probe": "20 to 31 s"}
+
+
+def test_a_card_whose_driver_is_too_old_is_a_finding_and_no_device(monkeypatch):
+    def too_old(index):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12000).\nPlease update it")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", too_old)
+    monkeypatch.setenv("VLMCOURSE_DEVICE", "cuda")
+    found = dict(doctor.findings())
+    reason = "cannot be used: The NVIDIA driver on your system is too old (found version 12000)."
+    assert found["cuda:0"] == reason
+    assert found["chapters run on"].startswith("nothing: VLMCOURSE_DEVICE=cuda is not available")

@@ -572,3 +572,27 @@ def test_copies_that_an_earlier_version_decoded_are_not_read(pets, kept, monkeyp
 def test_val_is_short_for_validation(pets, kept):
     (pets / "test").rename(pets / "val")
     assert len(image_folder(pets, split="validation", **kept)) == 6
+
+
+def test_links_in_a_folder_of_pictures_are_followed_and_a_broken_one_is_named(tmp_path):
+    for name, folder in (("one", "set/a"), ("two", "elsewhere")):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "set" / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "a" / "round").symlink_to(tmp_path / "set")  # which would have no end
+    kept = {"image_size": 8, "root": tmp_path / "kept"}
+    assert len(image_folder(tmp_path / "set", **kept).images) == 2
+    (tmp_path / "set" / "a" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"lost\.png"):
+        image_folder(tmp_path / "set", **kept)
+
+
+def test_data_sets_are_compared_without_an_error():
+    one = load_dataset("digits", split="test")
+    assert one == one
+    assert one != load_dataset("digits", split="test")
+
+
+def test_what_is_not_downloaded_needs_no_home_folder(monkeypatch):
+    monkeypatch.setattr(Path, "expanduser", lambda path: 1 / 0)
+    assert len(load_dataset("digits", split="test").images) == 359

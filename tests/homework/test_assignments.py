@@ -427,3 +427,21 @@ def test_what_is_done_is_run_once_more_before_it_is_handed_in(small):
     made["cells"] = made["cells"][:2]  # the imports, and the part that is right
     small.write_text(json.dumps(made))
     assert "run all cells" in notebook.next_step(small)
+
+
+def test_a_line_of_python_may_begin_with_a_percent_sign():
+    source = 'x = (\n    7\n    % 4\n)\ntext = """\n% of all\n"""\nassert (x, text) == (3, "\\n% of all\\n")'
+    assert notebook._problem(source, {}, "<cell 0>", 10) == ""
+    assert notebook._problem("%matplotlib inline\nimport os", {}, "<cell 0>", 10) == ""
+
+
+def test_python_without_asserts_lets_nothing_pass(small):
+    environment = {**os.environ, "PYTHONOPTIMIZE": "1"}
+    command = [sys.executable, "-m", "vlmcourse", "homework", "check", str(small), "--seconds", "8"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    assert "3 of 12 points" in said
+    grading = (
+        "from vlmcourse.homework.grading import regrade; regrade('patchify', lambda images, *, patch_size: images)"
+    )
+    done = subprocess.run([sys.executable, "-O", "-c", grading], capture_output=True, text=True)
+    assert "AssertionError: patchify is not right yet" in done.stderr

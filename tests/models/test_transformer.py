@@ -105,3 +105,14 @@ def test_a_record_of_attention_ends_with_an_error_too_and_needs_something_to_rec
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_record_inside_of_another_gives_it_back():
+    block, tokens = TransformerBlock(6, 2), torch.rand(1, 3, 6)
+    with record_attention(block) as outer:
+        block(tokens)
+        with record_attention(block) as inner:
+            block(tokens)
+        block(tokens)
+    assert (len(outer), len(inner)) == (2, 1)
+    assert block.attention.record is None

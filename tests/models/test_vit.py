@@ -335,3 +335,8 @@ def test_networks_that_cannot_be_translated_are_refused():
         VisionTransformer.from_torchvision(nn.Linear(2, 3))
     with pytest.raises(ValueError, match="longer"):  # a hidden layer before the classifier
         VisionTransformer.from_torchvision(torchvisions(representation_size=13))
+
+
+def test_a_frozen_network_for_another_size_stays_frozen():
+    frozen = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, depth=1, num_heads=2).requires_grad_(False)
+    assert not any(parameter.requires_grad for parameter in frozen.for_image_size(16).parameters())

@@ -265,3 +265,13 @@ def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
 def test_attention_has_shapes_on_the_meta_device_where_nothing_is_computed(backend):
     with torch.device("meta"):
         assert MultiHeadSelfAttention(6, 2, backend=backend)(torch.empty(1, 5, 6)).shape == (1, 5, 6)
+
+
+def test_an_error_leaves_the_cache_as_it_was():
+    attention, cache, x = MultiHeadSelfAttention(6, 2), KeyValueCache(), torch.rand(1, 4, 6)
+    attention(x[:, :2], cache=cache)
+    with pytest.raises(ValueError, match=r"mask must be broadcastable to \(1, 2, 2, 4\)"):
+        attention(x[:, 2:], cache=cache, mask=torch.ones(2, 5, dtype=torch.bool))
+    causal = torch.ones(4, 4, dtype=torch.bool).tril()
+    rest = attention(x[:, 2:], cache=cache, mask=causal[2:])
+    torch.testing.assert_close(rest, attention(x, mask=causal)[:, 2:])

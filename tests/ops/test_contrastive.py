@@ -318,7 +318,7 @@ def test_one_pair_has_an_alignment_and_one_anchor_its_own_negatives():
     assert slide_contrastive_loss(one, one, other[None], temperature=1.0) == -1
 
 
-@pytest.mark.parametrize("length", [0.0, 1e-30, 1e-7])
+@pytest.mark.parametrize("length", [0.0, 1e-30, 1e-14])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_embedding_without_length_counts_as_unlike_everything_and_gets_no_gradient(device, dtype, length):
     a, b = (x.detach() for x in pair(5, 3))
@@ -344,3 +344,12 @@ def test_every_gradient_fits_into_the_dtype_of_the_embeddings(device, dtype):
         a, b = ((length * x.detach()).to(device, dtype).requires_grad_() for x in pair(5, 3))
         for name, loss in losses(a, b, 0.1).items():
             assert torch.autograd.grad(loss, a)[0].isfinite().all(), (name, length)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_short_embeddings_have_the_direction_of_long_ones(dtype):
+    a, b = (x.detach().to(dtype) for x in pair(5, 3))
+    long, short = losses(a, b, 0.1), losses(1e-7 * a, 1e-9 * b, 0.1)
+    for name, loss in long.items():
+        torch.testing.assert_close(short[name], loss)
+    torch.testing.assert_close(alignment(1e-7 * a, -1e-7 * a), torch.tensor(4.0, dtype=dtype))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import nn
 
 from vlmcourse.data.questions import questions
 from vlmcourse.models.cnn import ConvEncoder
-from vlmcourse.train import checkpoints
+from vlmcourse.train import checkpoints, loop
 from vlmcourse.train.checkpoints import load_checkpoint, save_checkpoint
 from vlmcourse.train.loop import fit, warmup_cosine
 from vlmcourse.train.simclr import train_simclr
@@ -356,10 +357,12 @@ def test_a_checkpoint_of_a_run_in_which_other_parts_learned_is_refused(tmp_path)
 
 
 def test_each_stage_of_a_vision_language_model_has_a_file_of_its_own(tmp_path):
+    encoder = ConvEncoder(width=2)
+
     def run(steps):
         asked = questions(8, seed=0, kinds="describe", image_size=16)
         return train_vlm(
-            ConvEncoder(width=2), asked, steps=steps, embed_dim=8, batch_size=4, freeze=("encoder", "language_model"),
+            encoder, asked, steps=steps, embed_dim=8, batch_size=4, freeze=("encoder", "language_model"),
             checkpoint=tmp_path / "run.pt", **QUIET,
         )[1]  # fmt: skip
 
@@ -745,3 +748,57 @@ def test_checkpoints_of_one_name_do_not_disturb_those_of_another(tmp_path):
     save_checkpoint(tmp_path / "a.pt", {"step": 2})
     assert (tmp_path / ".b.pt.123.tmp").exists()
     assert load_checkpoint(tmp_path / "a.pt") == {"step": 2}
+
+
+def test_a_buffer_may_hold_infinity_and_not_nan(tmp_path):
+    model = network()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    fit(model, loss_fn, pictures(), lr=1e-3, steps=2, checkpoint=tmp_path / "run.pt", **QUIET)
+    model.mask[0] = math.nan
+    with pytest.raises(FloatingPointError, match="weights are not finite"):
+        fit(model, loss_fn, pictures(), lr=1e-3, steps=2, **QUIET)
+
+
+def test_the_memory_of_a_resumed_optimizer_lies_as_its_weights_do(tmp_path, monkeypatch):
+    strides = []
+    made = loop._make_optimizer
+
+    def watched(*arguments):
+        optimizer = made(*arguments)
+        optimizer.register_step_pre_hook(
+            lambda optimizer, *_: strides.append(
+                {(weight.stride(), memory["exp_avg"].stride()) for weight, memory in optimizer.state.items()}
+            )
+        )
+        return optimizer
+
+    monkeypatch.setattr(loop, "_make_optimizer", watched)
+    train(checkpoint=tmp_path / "run.pt", steps=2)
+    train(checkpoint=tmp_path / "run.pt", steps=4)
+    assert len(strides) == 4
+    assert strides[2]  # the first step after resuming
+    assert all(one == other for pairs in strides for one, other in pairs)
+
+
+def test_a_stage_that_began_with_other_weights_is_not_continued(tmp_path):
+    asked = questions(8, seed=0, kinds="describe", image_size=16)
+    options = {"embed_dim": 8, "device": "cpu", "progress": False, "checkpoint": tmp_path / "run.pt"}
+    encoder = ConvEncoder(width=2)
+    model, _ = train_vlm(encoder, asked, steps={"connector": 2, "joint": 2}, **options)
+    again, _ = train_vlm(encoder, asked, steps={"connector": 2, "joint": 2}, **options)
+    assert_same(again.state_dict(), model.state_dict())
+    with pytest.raises(ValueError, match=r"run-joint\.pt belongs to another loss \(began_with"):
+        train_vlm(encoder, asked, steps={"connector": 4, "joint": 2}, **options)
+    with pytest.raises(ValueError, match=r"run-connector\.pt belongs to another loss \(began_with"):
+        train_vlm(ConvEncoder(width=2), asked, steps={"connector": 4, "joint": 2}, **options)
+
+
+def test_two_threads_may_write_one_file_and_a_link_stays_a_link(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    link = tmp_path / "run.pt"
+    link.symlink_to(tmp_path / "scratch" / "run.pt")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: save_checkpoint(link, {"k": k}), range(32)))
+    assert link.is_symlink()
+    assert load_checkpoint(tmp_path / "scratch" / "run.pt")["k"] in range(32)
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["run.pt"]

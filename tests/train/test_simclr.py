@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from vlmcourse import nt_xent_loss, seed_everything
+from vlmcourse import ConvEncoder, nt_xent_loss, seed_everything
 from vlmcourse.data.augment import two_views
 from vlmcourse.train import simclr
 from vlmcourse.train.loop import fit
@@ -117,3 +117,17 @@ def test_the_loss_sees_the_embeddings_of_all_processes(monkeypatch):
 def test_an_encoder_that_returns_maps_is_refused():
     with pytest.raises(ValueError, match=r"one vector per image, \(b, d\), received \(2, 3, 5, 7\)"):
         train_simclr(nn.Conv2d(3, 3, 1), IMAGES, steps=1, **QUICK)
+
+
+def test_a_compiled_encoder_is_compiled_for_the_training_alone():
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.extend(one.shape for one in inputs if isinstance(one, torch.Tensor) and one.shape[2:] == (8, 8))
+        return graph
+
+    torch._dynamo.reset()
+    encoder = ConvEncoder(width=2)
+    encoder.compile(backend=backend, dynamic=False)
+    train_simclr(encoder, torch.rand(8, 3, 8, 8), steps=2, batch_size=4, device="cpu", progress=False)
+    assert {tuple(shape) for shape in shapes} == {(8, 3, 8, 8)}  # two views of four

@@ -275,3 +275,10 @@ def test_train_vlm_works_on_a_copy_of_the_encoder_and_freezes_it_where_asked(fre
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     moved = any(not torch.equal(tensor, before[name]) for name, tensor in model.encoder.state_dict().items())
     assert moved == moves
+
+
+def test_an_encoder_or_a_size_of_image_that_does_not_fit_is_named():
+    with pytest.raises(TypeError, match="encoder must be a ConvEncoder, received Identity"):
+        vlm.build_vlm(torch.nn.Identity())
+    with pytest.raises(ValueError, match=r"image_size must give a map of even sides, received 20: 5 × 5"):
+        vlm.build_vlm(image_size=20)

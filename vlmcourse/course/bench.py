@@ -13,6 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,10 @@ def silent() -> Iterator[None]:
 def rates(at: Setting) -> dict[str, float]:
     """Return the best this machine does: operations a second in a product of matrices, bytes a second in a copy."""
     n = at.size(cpu=1024, cuda=8192, small=64)
-    a = torch.rand(n, n, device=at.device)
+    a = torch.rand(n, n, device=at.device).to(torch.bfloat16 if at.device.type == "cuda" else torch.float32)
     source = torch.rand(at.size(cpu=2**24, cuda=2**28, small=2**12), device=at.device)
     target = torch.empty_like(source)
-
-    def multiply() -> None:
-        with at.precision():
-            _ = a @ a
-
-    calls: dict[str, Call] = {"multiply": multiply, "copy": lambda: target.copy_(source)}
+    calls: dict[str, Call] = {"multiply": lambda: a @ a, "copy": lambda: target.copy_(source)}
     best = {name: min(times) for name, times in in_turn(calls, at.device, repeats=7).items()}
     return {"flops": rounded(2 * n**3 / best["multiply"]), "bytes": rounded(2 * source.nbytes / best["copy"])}
 
@@ -165,9 +161,10 @@ def run(
         if time.monotonic() - began > stop_after:
             break
         torch.manual_seed(0)
-        best = rates(at)
+        bench = BENCHES[name](at)
+        best = rates(replace(at, device=torch.device("cpu")) if bench.on_cpu else at)
         with warnings.catch_warnings(action="ignore"):  # what others think of sizes and penalties
-            found = {**measure(BENCHES[name](at), at, repeats=repeats), "rates": best}
+            found = {**measure(bench, at, repeats=repeats), "rates": best}
         # What else ran here: several times as much as there are cores, and only ratios mean anything.
         found["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if HAS_LOAD else None
         print(f"{name}: {as_text(found)}\n", flush=True)

@@ -4,10 +4,10 @@ Each bench is a function that returns its contestants by name, ours first. All g
 precision. What is installed for one contestant alone is imported where that contestant is made.
 """
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -43,9 +43,9 @@ class Setting:
         """Return the size for this setting."""
         return small if self.small else cuda if self.device.type == "cuda" else cpu
 
-    def precision(self) -> contextlib.AbstractContextManager:
+    def precision(self) -> AbstractContextManager:
         """Return the precision that networks train in: bfloat16 on a GPU, float32 elsewhere."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
 
     def random(self, *shape: int) -> Tensor:
         """Return random numbers on the device that collect gradients."""
@@ -60,6 +60,7 @@ class Bench:
     makers: Mapping[str, Maker]
     aims: Mapping[str, float] = field(default_factory=dict)  # our time over theirs, at most
     read: Sequence[Tensor] = ()  # what has to be read at least once, whatever the program
+    on_cpu: bool = False  # whatever the setting
 
     def between(self, ours: str, aims: Mapping[str, float]) -> "Bench":
         """Return the same bench of one of ours and those that it aims at."""
@@ -72,7 +73,9 @@ def theirs(name: str, *arguments: Any, **options: Any) -> Maker:
     return lambda: getattr(import_module(module), kind)(*arguments, **options)
 
 
-def prepared(at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward: bool = True) -> dict[str, Maker]:
+def prepared(
+    at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward: bool = True, autocast: bool = True
+) -> dict[str, Maker]:
     """Return makers of calls of modules or functions: there and back, or only there."""
 
     def maker(make: Maker) -> Call:
@@ -80,7 +83,7 @@ def prepared(at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward
         made = made.to(at.device).train(backward) if isinstance(made, nn.Module) else made
 
         def call() -> None:
-            with at.precision(), torch.inference_mode(not backward):
+            with at.precision() if autocast else nullcontext(), torch.inference_mode(not backward):
                 out = made(*inputs)
                 out = out[0] if isinstance(out, tuple) else out
             if backward:
@@ -112,7 +115,7 @@ def losses(at: Setting, n: int) -> Bench:
         "pytorch-metric-learning": metric_learning,
     }
     what = f"nt_xent_loss, {n} pairs of 128 numbers, there and back"
-    return Bench(what, prepared(at, makers, *views), read=views)
+    return Bench(what, prepared(at, makers, *views, autocast=False), read=views)  # ours is in float32 anyway
 
 
 def chunked_loss(at: Setting) -> Bench:
@@ -121,7 +124,7 @@ def chunked_loss(at: Setting) -> Bench:
     views = at.random(n, 128), at.random(n, 128)
     makers = {"vlmcourse in chunks": ours(chunk_size=chunk), "vlmcourse at once": ours()}
     what = f"nt_xent_loss, {n} pairs, chunks of {chunk}"
-    return Bench(what, prepared(at, makers, *views), {"vlmcourse at once": 1.3}, views)
+    return Bench(what, prepared(at, makers, *views, autocast=False), {"vlmcourse at once": 1.3}, views)
 
 
 def vits(at: Setting) -> tuple[str, Tensor, dict[str, Maker]]:
@@ -207,7 +210,7 @@ def views(at: Setting) -> Bench:
 
 def probe(at: Setting) -> Bench:
     """Compare the linear probe with scikit-learn's logistic regression: the same objective, five penalties."""
-    n = at.size(cpu=2000, cuda=20_000, small=200)
+    n = 200 if at.small else 2000
     pictures = vlmcourse.scenes.images(n, seed=0)
     x, labels = vlmcourse.extract_features(vlmcourse.ConvEncoder(), pictures, device=at.device), pictures.labels
     train, judge = slice(0, n // 2), slice(n // 2, n)
@@ -223,7 +226,9 @@ def probe(at: Setting) -> Bench:
         vlmcourse.LinearProbe().fit(x[train], labels[train], x[judge], labels[judge])
 
     what = f"linear probe of {n // 2} vectors of a random encoder, {x.shape[1]} numbers, on the CPU, five penalties"
-    return Bench(what, {"vlmcourse": lambda: ours, "scikit-learn": lambda: sklearn}, {"scikit-learn": 0.1}, (x,))
+    return Bench(
+        what, {"vlmcourse": lambda: ours, "scikit-learn": lambda: sklearn}, {"scikit-learn": 0.1}, (x,), on_cpu=True
+    )
 
 
 def training(at: Setting) -> Bench:

@@ -39,9 +39,8 @@ def findings() -> list[tuple[str, str]]:
         ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
     ]
-    cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    rows += [(f"cuda:{k}", f"{card.name}, {card.total_memory / GIB:.0f} GiB") for k, card in enumerate(cards)]
-    if not cards:
+    rows += [(f"cuda:{k}", card(k)) for k in range(torch.cuda.device_count())]
+    if not torch.cuda.device_count():
         rows.append(("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}"))
     rows.append(("MPS", "available" if torch.backends.mps.is_available() else "no"))
     try:
@@ -49,6 +48,15 @@ def findings() -> list[tuple[str, str]]:
     except (RuntimeError, ValueError) as error:
         rows.append(("chapters run on", f"nothing: {error}"))
     return rows
+
+
+def card(index: int) -> str:
+    """Return the name and the memory of a GPU, or why this PyTorch cannot use it."""
+    try:
+        found = torch.cuda.get_device_properties(index)
+    except RuntimeError as error:
+        return f"cannot be used: {str(error).strip().splitlines()[0]}"
+    return f"{found.name}, {found.total_memory / GIB:.0f} GiB"
 
 
 def processor() -> str:

@@ -73,8 +73,10 @@ def _folders_in(path: Path) -> list[Path]:
 def _files_below(folder: Path, extensions: frozenset[str]) -> list[Path]:
     """Return the files in a folder and the folders in it, in order; what is hidden is left out."""
     found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent).resolve()
+        inside = [name for name in folders if name[0] != "."]
+        folders[:] = [name for name in inside if not here.is_relative_to((here / name).resolve())]  # no way back up
         found += [Path(parent, n) for n in names if n[0] != "." and os.path.splitext(n)[1].lower() in extensions]
     return sorted(found)
 
@@ -97,9 +99,7 @@ def decode_once(
 
     ``read`` returns a tensor and notes, and raises ValueError or OSError for a file that it cannot decode.
     """
-    # The time of the last change of state also moves where a file is replaced and its modification time set back.
-    stats = [(str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in ((f, f.stat()) for f in files)]
-    key = hashlib.sha256(repr([_VERSION, asked, stats]).encode()).hexdigest()[:20]
+    key = hashlib.sha256(repr([_VERSION, asked, list(map(_state, files))]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.pt"
     decoded = _kept(cache)
     if decoded is None:
@@ -109,6 +109,15 @@ def decode_once(
     for note, names in notes.items():
         warnings.warn(f"{note} ({len(names)} files: {_first_of(names, ', ')})", stacklevel=3)
     return tensors
+
+
+def _state(file: Path) -> tuple[Any, ...]:
+    """Return what changes with a file; a link that leads nowhere has no state, and is named when it is read."""
+    if not file.exists():
+        return str(file), None
+    # The time of the last change of state also moves where a file is replaced and its modification time set back.
+    stat = file.stat()
+    return str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _first_of(names: list[str], separator: str, few: int = 10) -> str:

@@ -269,10 +269,11 @@ def random_color_jitter(
         parameters.append(_uniform(images, least, middle + value, generator))
     order = _uniform(images, 0, 1, generator, 4).argsort(1)
     order[~_chosen(images, p, generator)] = -1
+    order = order.cpu()  # wait for a GPU once, and not for each of 16 choices
     changed = images.clone()
     for turn in range(4):
         for which, (function, strength) in enumerate(zip(functions, strengths.values(), strict=True)):
-            rows = (order[:, turn] == which).nonzero().flatten()
+            rows = (order[:, turn] == which).nonzero().flatten().to(images.device, non_blocking=True)
             if strength and len(rows):
                 changed[rows] = function(changed[rows], parameters[which][rows])
     return changed

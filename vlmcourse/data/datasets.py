@@ -27,7 +27,7 @@ ARCHIVES = {  # as torchvision has them, and their sizes
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class ImageDataset:
     """Images and labels in memory; 60,000 small images are a few hundred megabytes and need no loader processes.
 
@@ -79,14 +79,14 @@ def _to_uint8(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
-def _scenes(root: Path, split: str) -> ImageDataset:
+def _scenes(root: str | Path | None, split: str) -> ImageDataset:
     """Draw shapes in random colours, 24 × 24; splits have different seeds."""
     count, seed = {"train": (10_000, 1), "validation": (2_000, 2), "test": (2_000, 3)}[split]
     drawn = scenes.images(count, seed=seed)
     return ImageDataset(_to_uint8(drawn.images), drawn.labels, drawn.class_names, "scenes", split)
 
 
-def _digits(root: Path, split: str) -> ImageDataset:
+def _digits(root: str | Path | None, split: str) -> ImageDataset:
     """Load handwritten digits, 8 × 8 grey (E. Alpaydin and C. Kaynak, UCI, CC BY 4.0), in a split drawn with a seed."""
     from sklearn.datasets import load_digits
 
@@ -106,7 +106,7 @@ def _members_by_class(labels: Tensor) -> list[Tensor]:
     return [(labels == k).nonzero().flatten() for k in range(int(labels.max()) + 1)]
 
 
-def _photos(root: Path, split: str) -> ImageDataset:
+def _photos(root: str | Path | None, split: str) -> ImageDataset:
     """Load three photographs, the middle square of each at 224 × 224.
 
     * ``temple`` and ``flower``, from scikit-learn: "china.jpg" by danielbuechele (flickr.com, 6061409035) and
@@ -143,22 +143,24 @@ def _extracted(name: str, root: Path, read: Callable[[], Any]) -> Any:
             return read()
 
 
-def _cifar10(root: Path, split: str) -> ImageDataset:
+def _cifar10(root: str | Path | None, split: str) -> ImageDataset:
     """Load CIFAR-10 (Krizhevsky 2009), 32 × 32 in ten classes. The last 5,000 training images are for validation."""
     from torchvision.datasets import CIFAR10
 
-    cifar = _extracted("cifar10", root, lambda: CIFAR10(str(root), train=split != "test"))
+    folder = data_root(root)
+    cifar = _extracted("cifar10", folder, lambda: CIFAR10(str(folder), train=split != "test"))
     images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
     data = ImageDataset(images, torch.tensor(cifar.targets), tuple(cifar.classes), "CIFAR-10", split)
     held_out = len(data) // 10
     return data.subset({"train": slice(-held_out), "validation": slice(-held_out, None), "test": slice(None)}[split])
 
 
-def _stl10(root: Path, split: str) -> ImageDataset:
+def _stl10(root: str | Path | None, split: str) -> ImageDataset:
     """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96, the labelled part, with a tenth of each class for validation."""
     from torchvision.datasets import STL10
 
-    stl = _extracted("stl10", root, lambda: STL10(str(root), split="test" if split == "test" else "train"))
+    folder = data_root(root)
+    stl = _extracted("stl10", folder, lambda: STL10(str(folder), split="test" if split == "test" else "train"))
     images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
     data = ImageDataset(images, torch.from_numpy(stl.labels).long(), tuple(stl.classes), "STL-10", split)
     if split == "test":
@@ -169,7 +171,7 @@ def _stl10(root: Path, split: str) -> ImageDataset:
     return data.subset(held_out if split == "validation" else ~held_out)
 
 
-_LOADERS: dict[str, Callable[[Path, str], ImageDataset]] = {
+_LOADERS: dict[str, Callable[[str | Path | None, str], ImageDataset]] = {
     "scenes": _scenes,
     "digits": _digits,
     "photos": _photos,
@@ -202,7 +204,7 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
         raise ValueError(f"name must be one of {known} (or use image_folder for your own pictures), received {name!r}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
-    return _LOADERS[name](data_root(root), split)
+    return _LOADERS[name](root, split)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ _SIDES = {  # a relation: how it is asked, and the answer
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class Questions:
     """A batch of pictures with one question about each, and its answer.
 

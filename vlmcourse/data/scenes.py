@@ -218,7 +218,7 @@ def _start(n: int, seed: int, image_size: int, minimum: int, noise: float) -> Ge
 # ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class ShapeImages:
     """A batch of labelled pictures, one shape in each.
 
@@ -323,7 +323,7 @@ class SceneObject:
         return "above" if up > 0 else "below"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class CaptionedImages:
     """A batch of pictures with what is in them, as sentences and as records.
 
@@ -483,7 +483,7 @@ def _words_of(name: str, combinations: Iterable[Sequence[str]]) -> list[tuple[st
 # ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class Clips:
     """A batch of short films whose label lies in the change from frame to frame.
 

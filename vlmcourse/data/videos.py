@@ -27,7 +27,7 @@ https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/
 Unpack both; path is the folder with one subfolder of videos per class, annotations the folder with the lists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class VideoDataset:
     """Clips and labels in memory, one clip per video; ``(data.clips, data.labels)`` is what ``fit`` takes.
 

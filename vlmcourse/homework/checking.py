@@ -285,6 +285,8 @@ def attempt(
             if event == "c_call" and name == "setprofile":
                 called.append("`sys.setprofile`, which blinds the check")
 
+    profiler = threading.getprofile()
+
     def work() -> None:
         try:
             threading.setprofile(spy)  # for threads that the function may start
@@ -294,7 +296,7 @@ def attempt(
                     outcome.value = function(*args, **case.options)
             finally:
                 sys.setprofile(None)
-                threading.setprofile(None)
+                threading.setprofile(profiler)
             try:
                 outcome.gradients = _gradients(outcome.value, args) if gradients else None
             except RuntimeError as error:  # the values may be right or wrong all the same: they are judged first

@@ -1,5 +1,6 @@
 """A student's notebook from the terminal: where it comes from, what it has reached, and what comes next."""
 
+import ast
 import contextlib
 import json
 import linecache
@@ -188,13 +189,16 @@ def _run(
 
 def _problem(source: str, space: dict[str, Any], name: str, seconds: float) -> str:
     """Run one cell in the notebook's space, and return why it stopped."""
-    source = re.sub(r"^( *)[%!].*", r"\1pass", source, flags=re.MULTILINE)  # the notebook's magic, not Python's
+    try:
+        ast.parse(source)
+    except SyntaxError:  # the notebook's magic, not Python's; a line of Python, too, may begin with %
+        source = re.sub(r"^( *)[%!].*", r"\1pass", source, flags=re.MULTILINE)
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)  # so that tracebacks show lines
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            exec(compile(source, name, "exec"), space)
+            exec(compile(source, name, "exec", optimize=0), space)  # python -O would drop what a cell asserts
         except BaseException as error:  # SystemExit too
             errors.append(error)
 

@@ -1,5 +1,6 @@
 """A causal transformer that reads numbers of words, or vectors, and scores each word as the next one (slide S03)."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -86,10 +87,11 @@ class LanguageModel(nn.Module):
         columns = torch.arange(seen.shape[1], device=x.device)
         rows = columns[-new:, None]
         mask = rearrange((columns <= rows) & seen[:, None] | (columns == rows), "b i j -> b 1 i j")
+        layers = [] if cache is None else [copy(layer) for layer in cache.layers]
         for k, block in enumerate(self.blocks):
-            x = block(x, mask=mask, cache=None if cache is None else cache.layers[k])
-        if cache is not None:
-            cache.attention_mask = seen  # last: an error above leaves it as it was
+            x = block(x, mask=mask, cache=layers[k] if layers else None)
+        if cache is not None:  # last: an error above, or Ctrl-C, leaves it as it was
+            cache.layers[:], cache.attention_mask = layers, seen
         x = self.norm(x)
         return x @ self.token_embedding.T if self.head is None else self.head(x)
 

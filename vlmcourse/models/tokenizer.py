@@ -1,6 +1,7 @@
 """Words become numbers, one per word (slide S02)."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -35,11 +36,11 @@ class Tokenizer:
         """Return a tokenizer that knows every word of ``texts``, in alphabetical order."""
         if isinstance(texts, str):
             raise TypeError("texts must be several strings, received one; try [text]")
-        return cls(sorted({word for text in texts for word in _WORD.findall(text)}))
+        return cls(sorted({word for text in texts for word in _words(text)}))
 
     def encode(self, text: str) -> list[int]:
         """Return the number of each word, below ``len(tokenizer)``."""
-        words = _WORD.findall(text)
+        words = _words(text)
         unknown = list(dict.fromkeys(word for word in words if word not in self._id_of))
         if unknown:
             near = {word: get_close_matches(word, self.words[3:], n=3, cutoff=0.5) for word in unknown}
@@ -57,3 +58,8 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.words)
+
+
+def _words(text: str) -> list[str]:
+    """Cut a text into words; an accent that follows its letter is joined to it."""
+    return _WORD.findall(unicodedata.normalize("NFC", text))

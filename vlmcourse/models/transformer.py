@@ -98,10 +98,11 @@ def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     if not attentions:
         raise ValueError(f"model must hold MultiHeadSelfAttention to be recorded, received {type(model).__name__}")
     maps: list[Tensor] = []
+    outer = [attention.record for attention in attentions]
     try:
         for attention in attentions:
             attention.record = maps
         yield maps
     finally:
-        for attention in attentions:
-            attention.record = None
+        for attention, before in zip(attentions, outer, strict=True):
+            attention.record = before

@@ -11,6 +11,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from vlmcourse._checks import Backend, as_sizes, check_floating, check_positive_ints
+from vlmcourse._precision import no_autocast
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.transformer import MLP, TransformerBlock
 from vlmcourse.ops.convolution import AXES, Conv3d
@@ -80,7 +81,9 @@ class CNNLSTM(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return one score per class, ``(b, num_classes)``, of clips ``(b, in_channels, t, h, w)``."""
-        states, _ = self.lstm(self.frames(clips))
+        vectors = self.frames(clips)
+        with no_autocast(vectors):  # cuDNN's LSTM would take float16, whatever autocast is set to
+            states, _ = self.lstm(vectors.to(self.lstm.weight_ih_l0.dtype))
         return self.head(states[:, -1])
 
 

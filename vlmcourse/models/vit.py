@@ -171,7 +171,8 @@ class VisionTransformer(nn.Module):
             grid = rearrange(grid, "1 (nh nw) d -> 1 d nh nw", nh=self.grid_size[0])
             grid = F.interpolate(grid, size=model.grid_size, mode="bicubic", align_corners=True)
             places = rearrange(grid, "1 d nh nw -> 1 (nh nw) d").to(self.position_embedding)
-            model.position_embedding = nn.Parameter(torch.cat([self.position_embedding[:, :others], places], dim=1))
+            places = torch.cat([self.position_embedding[:, :others], places], dim=1)
+            model.position_embedding = nn.Parameter(places, requires_grad=self.position_embedding.requires_grad)
         return model
 
     @classmethod

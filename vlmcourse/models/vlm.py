@@ -267,6 +267,13 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     form["tokenizer"] = {"words": model.tokenizer.words}
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with torch.device("meta"):
+        built = {name: tensor.shape for name, tensor in _build(form).state_dict().items()}
+    held = {name: tensor.shape for name, tensor in state.items()}
+    if others := [name for name in {**built, **held} if built.get(name) != held.get(name)]:
+        raise ValueError(
+            f"model must have the weights it was built with, or no file could build it again; see {others}"
+        )
     write_whole(path, save(state, metadata))
 
 

@@ -153,6 +153,9 @@ class MultiHeadSelfAttention(nn.Module):
         queries, keys, values = rearrange(
             self.qkv_proj(tokens), "b n (qkv head d) -> qkv b head n d", qkv=3, head=self.num_heads
         )
+        known = 0 if cache is None or cache.keys is None else cache.keys.shape[2]
+        if mask is not None:  # before the cache grows: an error leaves it as it was
+            check_mask(mask, (*queries.shape[:-1], known + keys.shape[-2]))
         if cache is not None:
             keys, values = cache.extend(keys, values)
         if self.backend == "einops" or self.record is not None:
@@ -161,8 +164,6 @@ class MultiHeadSelfAttention(nn.Module):
                 self.record.append(weights)
             mixed = einsum(weights, values, "b head i j, b head j d -> b head i d")
         else:
-            if mask is not None:
-                check_mask(mask, (*queries.shape[:-1], keys.shape[-2]))
             mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         mixed = self.out_proj(rearrange(mixed, "b head n d -> b n (head d)"))
         return (mixed, weights) if return_weights else mixed

@@ -1,8 +1,9 @@
 """Contrastive losses: views of one image together, different images apart (slides S07 and S08).
 
 All of them divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and
-compare by cosine similarity, in float32 or wider, also under autocast. An embedding of length zero has no direction:
-its cosine with everything is 0, and it gets no gradient.
+compare by cosine similarity, in float32 or wider, also under autocast. An embedding of length zero, or one so
+short that its gradient would overflow (1e-12; in float16 1e-3), has no direction: its cosine with everything is 0, and
+it gets no gradient.
 """
 
 import math
@@ -192,7 +193,7 @@ def _units(*embeddings: Tensor) -> list[Tensor]:
     for given, wide in zip(embeddings, widened(*embeddings), strict=True):
         length = wide.detach().norm(dim=-1, keepdim=True)
         # The gradient grows as 1 / length, and must fit into the embeddings' own dtype.
-        shortest = max(1e-6, 64 / torch.finfo(given.dtype).max)
+        shortest = max(1e-12, 64 / torch.finfo(given.dtype).max)
         units.append(F.normalize(wide.masked_fill(length < shortest, 0.0), dim=-1))
     return units
 

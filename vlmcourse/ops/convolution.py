@@ -22,7 +22,8 @@ def conv3d(
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
     sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
-    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32.
+    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32. The terms
+    are computed again for the gradient, which ``torch.func`` does not support.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
@@ -128,7 +129,7 @@ def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int
     """
     layout = "b c t h w" if inputs.ndim == 5 else "b c h w"
     check_floating("inputs", inputs, layout)
-    with evaluating(module), torch.enable_grad():
+    with evaluating(module), torch.inference_mode(False), torch.enable_grad():
         probe = inputs.detach().clone().requires_grad_()
         outputs = module(probe)
         check_rank("the module's output", outputs, layout)

@@ -74,6 +74,9 @@ class Run:
         names = self.model.state_dict().keys()
         self.model.load_state_dict({name: state["model"][plain_name(name)] for name in names})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
+        for weight, memory in self.optimizer.state.items():  # in its layout: CUDA updates others one by one
+            for name, kept in memory.items():
+                memory[name] = torch.empty_like(weight).copy_(kept) if kept.shape == weight.shape else kept
         self.rows, self._fetched = state["history"], state["step"]
         self._began -= self.rows[-1]["seconds"] if self.rows else 0.0
         if found and distributed.rank() == 0:
@@ -126,8 +129,9 @@ class Run:
     def _save(self) -> None:
         """Write the state, unless weights are not finite: the loss can be finite one step longer than they."""
         weights = self._weights()
-        floating = [t for t in weights.values() if isinstance(t, Tensor) and t.is_floating_point()]
-        if not torch.stack([t.isfinite().all() for t in floating]).all():
+        finite = [p.isfinite().all() for p in self.model.parameters()]
+        finite += [~b.isnan().any() for b in self.model.buffers()]  # a mask may hold infinity
+        if not torch.stack(finite).all():
             raise _not_finite(f"the weights are not finite after step {len(self.rows)}")
         if self.path is not None and distributed.rank() == 0:
             memory = self.optimizer.state_dict()["state"]

@@ -117,10 +117,11 @@ def shared_nt_xent_loss(
 
 def _place(rows: Tensor) -> tuple[slice, int]:
     """Return where the rows of this process stand among those of all, and how many these are."""
+    if world_size() == 1:
+        return slice(0, len(rows)), len(rows)
     lengths = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
     lengths[rank()] = len(rows)
-    if world_size() > 1:
-        dist.all_reduce(lengths)
+    dist.all_reduce(lengths)
     first = int(lengths[: rank()].sum())
     return slice(first, first + len(rows)), int(lengths.sum())
 

@@ -161,7 +161,7 @@ def _steps(
             optimizer.zero_grad()
             loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
             if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
+                nn.utils.clip_grad_norm_((p for p in objective.parameters() if p.requires_grad), settings.clip_norm)
             optimizer.step()
         run.add(loss, lr, metrics, weight=weight)
         yield step + 1

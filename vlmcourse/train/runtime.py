@@ -26,6 +26,8 @@ def device() -> torch.device:
         present = torch.get_device_module(chosen.type).device_count()  # also of a device that a package brings
     except RuntimeError:
         raise ValueError(f"VLMCOURSE_DEVICE must be cpu, mps, cuda or cuda:N, received {wanted!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():  # cards are counted without asking their driver
+        present = 0
     if (chosen.index or 0) >= present:
         raise RuntimeError(
             f"VLMCOURSE_DEVICE={wanted} is not available: PyTorch {torch.__version__} sees {present} {chosen.type} "

@@ -51,7 +51,8 @@ def train_simclr(
     (torch.Size([5, 64]), 3)
     """
     pictures = getattr(images, "images", images)
-    vectors = extract_features(encoder, pictures[:2], device="cpu")
+    with torch.compiler.set_stance("force_eager"):  # two pictures are not worth a compilation
+        vectors = extract_features(encoder, pictures[:2], device="cpu")
     if vectors.ndim != 2:
         raise ValueError(f"encoder must return one vector per image, (b, d), received {tuple(vectors.shape)}")
     model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim))

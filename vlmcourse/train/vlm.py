@@ -24,6 +24,7 @@ from vlmcourse.models.tokenizer import Tokenizer
 from vlmcourse.models.vlm import VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
 from vlmcourse.train import runtime
+from vlmcourse.train._identity import identity_of
 from vlmcourse.train.loop import fit
 
 Pair = tuple[str, str]
@@ -79,9 +80,17 @@ def build_vlm(
     By default the context has room for one image and 48 words. The weights come from the global generator.
     """
     encoder = ConvEncoder() if encoder is None else encoder
+    if not isinstance(encoder, ConvEncoder):
+        hint = "for another, put VisionLanguageModel together from its parts"
+        raise TypeError(f"encoder must be a ConvEncoder, received {type(encoder).__name__}; {hint}")
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
         blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=_device(encoder))
         width, height, across = encoder.feature_map(blank).shape[1:]
+    if height % 2 or across % 2:
+        hint = "try a power of two"
+        raise ValueError(
+            f"image_size must give a map of even sides, received {image_size}: {height} × {across}; {hint}"
+        )
     tokenizer = Tokenizer.from_texts(phrasebook())
     context_length = context_length or height * across // 4 + 48
     language_model = LanguageModel(
@@ -114,12 +123,14 @@ def train_stage(
     *,
     freeze: Iterable[str] = (),
     lr: float = 2e-3,
+    began_with: Mapping[str, str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
     ``"language model"`` reads questions and answers without images, ``"connector"`` learns between two frozen parts,
     ``"joint"`` moves everything. The loss counts the answer's words only. Options: :func:`~vlmcourse.train.loop.fit`.
+    ``began_with`` describes the weights before the stage; a checkpoint of a stage that began with others is refused.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
@@ -135,7 +146,7 @@ def train_stage(
     images, prompts = _under("text only" if stage == "language model" else "real image", asked)
     words = model.tokenize(prompts, asked.answers)
 
-    def loss_fn(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    def loss_fn(model: nn.Module, batch: Sequence[Tensor], began_with: object = began_with) -> Tensor:
         *images, ids, is_answer = batch
         return model(images[0] if images else None, ids, is_answer)[1]
 
@@ -160,7 +171,8 @@ def train_vlm(
 ) -> tuple[VisionLanguageModel, pd.DataFrame]:
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
-    With it comes the history of all stages. With ``checkpoint="run.pt"`` each has a file, such as ``run-connector.pt``.
+    With it comes the history of all stages. With ``checkpoint="run.pt"`` each has a file, such as ``run-connector.pt``,
+    which is refused when an earlier stage or the encoder is another one now.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
@@ -176,6 +188,7 @@ def train_vlm(
     for stage, count in steps.items():
         options["checkpoint"] = file and Path(file).with_stem(f"{Path(file).stem}-{stage.replace(' ', '-')}")
         frozen = freeze if stage == "joint" else ()
+        options["began_with"] = identity_of(model.state_dict()) if file else None
         histories.append(train_stage(model, asked, stage, freeze=frozen, steps=count, seed=seed, **options))
     return model, pd.concat(histories, keys=steps, names=["stage"]).reset_index("stage")
 
