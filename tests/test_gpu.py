@@ -70,12 +70,14 @@ NETWORKS = {
 
 
 @pytest.fixture(autouse=True)
-def _exactly(monkeypatch):
+def _exactly():
     """Multiply float32 as float32: TF32 keeps ten bits of it."""
     course.seed_everything(0)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True):
         yield
+    torch.set_float32_matmul_precision(before)
 
 
 def assert_near(mine, theirs, dtype):

@@ -75,8 +75,9 @@ class Run:
         self.model.load_state_dict({name: state["model"][plain_name(name)] for name in names})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         for weight, memory in self.optimizer.state.items():  # in its layout: CUDA updates others one by one
-            for name, kept in memory.items():
-                memory[name] = torch.empty_like(weight).copy_(kept) if kept.shape == weight.shape else kept
+            for name, kept in list(memory.items()):
+                if isinstance(kept, Tensor) and kept.ndim > 1:  # what counts steps is one number
+                    memory[name] = torch.empty_like(weight).copy_(kept)
         self.rows, self._fetched = state["history"], state["step"]
         self._began -= self.rows[-1]["seconds"] if self.rows else 0.0
         if found and distributed.rank() == 0:
