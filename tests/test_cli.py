@@ -1,5 +1,6 @@
 """The command line, as a class would use it: any picture, any question, a clear word when it cannot answer."""
 
+import os
 import subprocess
 import sys
 from importlib.resources import files
@@ -327,3 +328,13 @@ def test_a_reader_that_stops_early_is_no_error():
     command = f"{sys.executable} -m vlmcourse homework list | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_a_pipe_that_lacks_a_letter_loses_no_report():
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from vlmcourse.cli import main; main(['homework', 'list']); print('α')",
+    ]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, text=True)
+    assert done.stdout.endswith("\\u03b1\n"), done.stderr

@@ -1,9 +1,11 @@
 """The command line: ``vlmcourse ask`` answers about a picture (slide S02); ``doctor``, ``bench`` and ``homework``."""
 
 import argparse
+import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a pipe on Windows has no α, and a report is worth more
     try:
         code = {"ask": _ask, "doctor": _doctor, "bench": _bench, "homework": _homework}[options.command](options)
         sys.stdout.flush()
@@ -112,7 +116,8 @@ def _bench(options: argparse.Namespace) -> int:
     how = {"repeats": options.repeats, "small": options.small, "output": options.output, "stop_after": options.slice}
     left = bench.run(options.names, where=options.device, **how)
     if left:
-        print(f"{left} benches are left; the same command goes on", file=sys.stderr)
+        again = "the same command goes on" if options.output else "with --output FILE the next call would go on"
+        print(f"{left} benches are left; {again}", file=sys.stderr)
     return UNFINISHED if left else ANSWERED
 
 
@@ -125,7 +130,8 @@ def _homework(options: argparse.Namespace) -> int:
     elif options.verb == "start":
         try:
             path = notebook.start(options.name, options.folder)
-            print(f"{path}\nOpen it, write, save; then: {notebook.PROGRAM} next {shlex.quote(str(path))}")
+            quoted = subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
+            print(f"{path}\nOpen it, write, save; then: {notebook.PROGRAM} next {quoted}")
         except FileExistsError as error:
             raise FileExistsError(f"{error.filename} is there already, and your work is never overwritten") from None
     else:

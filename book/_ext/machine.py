@@ -51,8 +51,9 @@ class Claims(Machine):
         """Return the claims of each chapter that makes any."""
         made = {name: chapter["claims"] for name, chapter in self.chapters().items() if chapter["claims"]}
         chapters = {name: sorted(claims, key=lambda claim: claim["slide"] or "~") for name, claims in made.items()}
-        judged = [claim for claims in chapters.values() for claim in claims]
-        return {"chapters": chapters, "judged": judged, "row": row}
+        made_all = [claim for claims in chapters.values() for claim in claims]
+        judged = [claim for claim in made_all if claim["value"] is not None]
+        return {"chapters": chapters, "judged": judged, "all": len(made_all), "row": row}
 
 
 def row(entry: dict[str, Any]) -> dict[str, str]:

@@ -69,10 +69,10 @@ class Book:
         except SyntaxError:  # its page shows it
             modules = []
         package = (self.root / "vlmcourse").rglob("*")  # whose data are read in ways that leave no trace
-        data = [file for file in package if file.is_file() and file.suffix not in (".py", ".pyc")]
+        data = [f for f in package if f.is_file() and f.suffix not in (".py", ".pyc") and f.name[0] != "."]
         others = {other.stem for other in self.chapters} - {chapter.stem}
         results = [f for f in self.root.glob("book/results/*.json") if f.stem.rpartition("_")[0] not in others]
-        files = sorted([*modules, *data, *results])
+        files = sorted([*modules, *data, *results, *self.root.glob("requirements.lock")])  # which has all versions
         hashes = {self.name(file): sha256(file.read_bytes()) for file in files}
         return {**self.machine, "its code": sha256(code.encode()), **hashes}
 
@@ -110,6 +110,9 @@ class Book:
         record = {"claims": [], **found, "failed": failures(nb, chapter.stem), "inputs": inputs}
         record |= {"machine": self.machine, "commit": commit_of(self.root)}
         record["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        if self.inputs(chapter) != inputs:  # somebody worked on it meanwhile: the next call executes what there is then
+            record["inputs"] = {}
+        (self.executed / f"{chapter.stem}.json").unlink(missing_ok=True)  # no old record beside new outputs
         write_whole(self.executed / chapter.name, text.encode())
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
         return record
@@ -129,11 +132,14 @@ class Book:
         for chapter in self.chapters:
             nb = write_address(read(chapter), here)
             content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
-            page = page_of(nb, read(self.executed / chapter.name))
+            executed = read(self.executed / chapter.name)
+            if len(code_cells(nb)) != len(code_cells(executed)):  # edited while it was executed
+                nb = read(self.executed / chapter.name)
+            page = page_of(nb, executed)
             content[self.name(chapter)] = text_of(normalize(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
         others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
-        others += [Path(site.__file__), *templates.FOLDER.glob("*.*")]
+        others += [Path(site.__file__), *templates.FOLDER.glob("*.*"), *self.root.glob("requirements.lock")]
         hashes = {name: sha256(data) for name, data in content.items()}
         hashes |= {str(file): sha256(file.read_bytes()) for file in sorted(others)}
         shutil.rmtree(self.source, ignore_errors=True)
@@ -265,9 +271,12 @@ def report(book: Book) -> bool:
     claims = [(name[:2], claim) for name, record in records.items() for claim in record["claims"]]
     missed = [(number, claim) for number, claim in claims if not claim["held"]]
     if claims:
-        print(f"\n{len(claims) - len(missed)} of {len(claims)} claims held.")
+        elsewhere = sum(claim["value"] is None for _, claim in claims)
+        note = f", {elsewhere} of them in recorded runs alone" if elsewhere else ""
+        print(f"\n{len(claims) - len(missed)} of {len(claims)} claims held{note}.")
     for number, claim in missed:
-        print(f"  Did not hold here: {number} {claim['slide'] or ''} {claim['text']}: measured {claim['value']:g}")
+        where, here = ("in recorded runs", "") if claim["value"] is None else ("here", f": measured {claim['value']:g}")
+        print(f"  Did not hold {where}: {number} {claim['slide'] or ''} {claim['text']}{here}")
     return bool(failed or (missed and os.environ.get("VLMCOURSE_CLAIMS") == "strict"))
 
 

@@ -81,6 +81,7 @@ def said(log: str, measured: Path) -> str:
     """Return the last line of a log, and how many claims of a chapter held."""
     last = (log.strip().splitlines() or [""])[-1].strip(" =")
     claims = json.loads(measured.read_text(encoding="utf-8"))["claims"] if measured.is_file() else []
+    claims = [claim for claim in claims if claim["value"] is not None]  # others speak of recorded runs
     held = sum(claim["held"] for claim in claims)
     return last + (f"; {held} of {len(claims)} claims held" if claims else "")
 

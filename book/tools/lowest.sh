@@ -10,7 +10,9 @@ folder=_build/lowest
 mkdir -p $folder
 $tool/bin/uv pip compile pyproject.toml --extra video --resolution lowest-direct --python-version 3.11 \
     --no-annotate --no-header --quiet --output-file $folder/pins >/dev/null
-[ -x $folder/bin/python ] || "${PYTHON:-.venv/bin/python}" -m venv $folder
+version='import sys; print(sys.version)'
+[ "$($folder/bin/python -c "$version" 2>/dev/null)" = "$("${PYTHON:-.venv/bin/python}" -c "$version")" ] ||
+    { cp $folder/pins $tool/pins && "${PYTHON:-.venv/bin/python}" -m venv --clear $folder && mv $tool/pins $folder/pins; }
 pins=$folder/pins
 if [ -n "${TORCH_INDEX:-}" ]; then # as in setup.sh: torch and torchvision alone, which bring no CUDA from there
     # shellcheck disable=SC2046  # two requirements

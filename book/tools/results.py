@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             if options.check:
                 said, failed = result.state, failed or result.state != UP_TO_DATE
             else:
-                said = pilot(result, options.pilot) if options.pilot else bring_up_to_date(result)
+                said = pilot(result, options.pilot) if options.pilot is not None else bring_up_to_date(result)
         except ChapterError as error:
             said, failed = f"FAILED\n{error}", True
         print(f"{path.stem}: {said}", flush=True)

@@ -31,7 +31,7 @@ def test_one_run_may_miss_the_bound_by_three_recorded_spreads_and_no_more(value,
 
 def test_a_recorded_run_gets_no_slack():
     claim = Claim("probe", slide="S09", value=0.9, recorded=(0.90, 0.92, 0.94), above=0.905)
-    assert claim.held
+    assert not claim.held  # nor does the run here, where the recorded ones do not all hold
     assert not claim.held_in_all_recorded
 
 
@@ -142,3 +142,14 @@ def test_what_nobody_measured_yet_is_neither_held_nor_counted(page, monkeypatch,
     monkeypatch.setattr(chapters, "glue", glued.__setitem__)
     page.measure("long training", None, unit="fraction")
     assert glued == {"long training": "not measured yet", "long training here": "not run here"}
+
+
+@pytest.mark.parametrize(("recorded", "outcome"), [((0.8, 0.9), "Holds in"), ((0.1, 0.9), "Did not hold in")])
+def test_a_claim_that_is_not_measured_here_speaks_of_recorded_runs(recorded, outcome):
+    claim = Claim("a probe beats pixels", slide="S09", value=None, recorded=recorded, above=0.7)
+    assert str(claim).startswith(f"{outcome} the recorded runs: a probe")
+    assert claim.held is (outcome == "Holds in")
+
+
+def test_no_spread_is_wide_enough_where_recorded_runs_do_not_hold():
+    assert not Claim("a probe beats pixels", slide="S09", value=0.3, recorded=(0.1, 0.5), above=0.7).held

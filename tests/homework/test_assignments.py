@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from browsers import unavailable
 
 from book.tools import homework
@@ -432,7 +433,8 @@ def test_what_is_done_is_run_once_more_before_it_is_handed_in(small):
 def test_a_line_of_python_may_begin_with_a_percent_sign():
     source = 'x = (\n    7\n    % 4\n)\ntext = """\n% of all\n"""\nassert (x, text) == (3, "\\n% of all\\n")'
     assert notebook._problem(source, {}, "<cell 0>", 10) == ""
-    assert notebook._problem("%matplotlib inline\nimport os", {}, "<cell 0>", 10) == ""
+    shell = {"get_ipython": notebook._NoShell}
+    assert notebook._problem("%matplotlib inline\nimport os", shell, "<cell 0>", 10) == ""
 
 
 def test_python_without_asserts_lets_nothing_pass(small):
@@ -445,3 +447,50 @@ def test_python_without_asserts_lets_nothing_pass(small):
     )
     done = subprocess.run([sys.executable, "-O", "-c", grading], capture_output=True, text=True)
     assert "AssertionError: patchify is not right yet" in done.stderr
+
+
+def test_a_cell_that_is_there_twice_counts_once(small):
+    content = json.loads(small.read_text())
+    content["cells"].insert(2, content["cells"][1])
+    small.write_text(json.dumps(content))
+    text = notebook.summary(small, seconds=8)
+    assert "3 of 12 points" in text
+    assert "this cell is here twice: delete one of the two" in text
+
+
+def test_a_full_disk_leaves_no_half_of_an_assignment(tmp_path, monkeypatch):
+    def full(source, target):
+        target.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notebook.shutil, "copyfileobj", full)
+        with pytest.raises(OSError, match="No space left"):
+            notebook.start("hw1", tmp_path)
+    assert notebook.start("hw1", tmp_path).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "source", ["len?", "%matplotlib inline\nx = !true", "get_ipython().run_line_magic('time', '')"]
+)
+def test_what_only_a_notebook_understands_stops_nothing(source):
+    assert notebook._problem(source, {"get_ipython": notebook._NoShell}, "<cell 0>", 10) == ""
+
+
+def test_a_notebook_that_changes_what_checks_rest_on_gets_no_points(monkeypatch):
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)
+    monkeypatch.setattr(torch, "isclose", lambda one, *_, **__: torch.ones_like(one, dtype=torch.bool))
+    with pytest.raises(AssertionError):
+        grading.regrade(
+            "patchify",
+            lambda images, *, patch_size: torch.zeros_like(
+                CHECKS["patchify"].task.right(images, patch_size=patch_size)
+            ),
+        )
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_is_right_is_graded_as_right(name):
+    right = CHECKS[name].task.right
+    if CHECKS[name](right):  # some are the library's own function, which a check refuses
+        grading.regrade(name, right, seeds=1)

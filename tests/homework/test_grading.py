@@ -92,3 +92,73 @@ def test_what_grading_writes_belongs_to_the_owner_of_the_course():
         pages = [course / command / "page.html" for command in ("autograde", "generate_feedback", "export")]
         for path in (*pages, *(page.parent for page in pages)):
             assert (path.stat().st_uid, path.stat().st_gid) == (4321, 8765)
+
+
+# Two notebooks of one student each: what the first may do must not reach the second, nor what is root's.
+STUDENTS = """
+import os, sys
+from jupyter_client.manager import KernelManager
+cell = '''
+import os, pathlib, subprocess
+home = pathlib.Path.home()
+apart = home.parent.parent
+attempts = {
+    "root's script": lambda: (apart / "start.sh").rename(apart / "mine.sh"),
+    "the homes of others": lambda: os.listdir(apart / "homes"),
+    "the connections": lambda: os.listdir(apart / "connections"),
+    "the course": lambda: os.listdir("COURSE"),
+}
+for what, attempt in attempts.items():
+    try:
+        attempt()
+        print("reached", what)
+    except PermissionError:
+        pass
+print("user", os.getuid(), "finds", [name for name in os.listdir() if name[0] != "."])
+pathlib.Path("torch.py").write_text("left behind")
+subprocess.Popen(["sleep", "4711"], start_new_session=True)
+'''
+if sys.argv[1] == "autograde":
+    (ip,) = (one.split("=")[1] for one in sys.argv if "KernelManager.ip" in one)
+    for _ in range(2):
+        manager = KernelManager(kernel_name="python3", transport="ipc", ip=ip)
+        manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        show = lambda message: print(message["content"].get("text", ""), end="", flush=True)
+        client.execute_interactive(cell.replace("COURSE", os.getcwd()), timeout=60, output_hook=show)
+        client.stop_channels()
+        manager.shutdown_kernel()
+"""
+
+
+def python_for_nobody():
+    """Return a Python that another user may start, and the path of packages, or skip."""
+    path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if "site-packages" in entry)])
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = ["setpriv", "--reuid=nobody", "--clear-groups", "env", f"PYTHONPATH={path}", python, "-c"]
+        if subprocess.run([*command, "import ipykernel, vlmcourse.homework"], capture_output=True).returncode == 0:
+            return python, path
+    pytest.skip("no Python here that another user may start")
+
+
+@pytest.mark.slow
+@root_of_linux
+def test_a_notebook_reaches_neither_what_is_roots_nor_the_next_notebook():
+    python, path = python_for_nobody()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "python").symlink_to(python)
+        nbgrader = folder / "nbgrader"
+        nbgrader.write_text(f"#!{python}\n{STUDENTS}", encoding="utf-8")
+        nbgrader.chmod(0o755)
+        course = folder / "course"
+        course.mkdir()
+        run = grade(course, "hw1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=path)
+        assert run.returncode == 0, run.stderr
+        said = [line for line in run.stdout.splitlines() if line.startswith(("user", "reached"))]
+        nobody = subprocess.run(["id", "-u", "nobody"], capture_output=True, text=True).stdout.strip()
+        assert said == [f"user {nobody} finds []"] * 2, run.stdout
+    assert "sleep 4711" not in subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True).stdout

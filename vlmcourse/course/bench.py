@@ -181,8 +181,19 @@ def kept_from(output: Path | None, report: dict[str, Any]) -> dict[str, Any]:
     if output is None or not output.is_file():
         return {}
     old = json.loads(output.read_text(encoding="utf-8"))
-    before, now = ({**of, "benches": {}, "provenance": {**of["provenance"], "date": ""}} for of in (old, report))
-    return old["benches"] if before == now else {}
+    if not isinstance(old, dict) or not old.keys() >= report.keys():
+        raise ValueError(f"{output} must be a report of vlmcourse bench or a new file, received another JSON file")
+    return old["benches"] if _circumstances(old) == _circumstances(report) else {}
+
+
+def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what two calls must have in common to share a file, which itself may be the change to the commit."""
+    made = report["provenance"]
+    return {
+        **report,
+        "benches": {},
+        "provenance": {**made, "date": "", "commit": made["commit"].removesuffix("-dirty")},
+    }
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -4,6 +4,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vlmcourse.homework import CHECKS
 
 
@@ -24,8 +27,19 @@ def regrade(name: str, function: Callable[..., Any], *, seeds: int = 3) -> None:
         if not report.passed:  # no assert: python -O would drop it
             raise AssertionError(str(report))
 
-    def wrong(*_args: Any, **_options: Any) -> str:
+    def nonsense(*_args: Any, **_options: Any) -> str:
         return "nonsense"
 
-    if check(wrong).passed:
-        raise AssertionError(f"check_{name} was changed by this notebook: it lets nonsense pass")
+    def beside(*args: Any, **options: Any) -> Any:
+        return _moved(check.task.right(*args, **options))
+
+    for wrong in (nonsense,) if check.task.property_only or check.task.adapt else (nonsense, beside):
+        if check(wrong).passed:
+            raise AssertionError(f"check_{name} was changed by this notebook: it lets nonsense pass")
+
+
+def _moved(value: Any) -> Any:
+    """Return a result of the same form in which all numbers are wrong."""
+    if isinstance(value, tuple):
+        return tuple(map(_moved, value))
+    return ~value if isinstance(value, Tensor) and value.dtype == torch.bool else value + 1

@@ -67,7 +67,12 @@ def start(name: str, folder: str | Path = ".") -> Path:
     target = Path(folder).expanduser() / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as new, known[name].open("rb") as handout:
-        shutil.copyfileobj(handout, new)
+        try:
+            shutil.copyfileobj(handout, new)
+            new.flush()
+        except BaseException:  # a full disk: half a file would never be overwritten
+            target.unlink()
+            raise
     return target
 
 
@@ -86,7 +91,7 @@ def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> It
     path = Path(path).resolve()
     cells, handout = _cells(path), _handout(path)
     problems = _apart(path, seconds) if apart else _run(path, seconds, skipped=())
-    waits = False
+    waits, seen = False, set[str]()
     for cell in cells:
         marks, source = cell["metadata"].get("nbgrader", {}), "".join(cell["source"])
         name, points = marks.get("grade_id", ""), int(marks.get("points", 0))
@@ -96,7 +101,10 @@ def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> It
         elif cell["cell_type"] == "code":
             _, problem = next(problems)
             waits = waits or problem == WAITS
-            if marks.get("grade"):
+            if marks.get("grade") and name in seen:
+                yield Part(name.removeprefix("check-"), 0, "this cell is here twice: delete one of the two")
+            elif marks.get("grade"):
+                seen.add(name)
                 yield Part(name.removeprefix("check-"), points, problem)
             elif problem and problem != WAITS and not (waits and "stopped with NameError" in problem):
                 first = source.strip().splitlines()[0]
@@ -176,7 +184,7 @@ def _run(
 ) -> Iterator[tuple[int, str]]:
     """Run the code cells here, and yield what is wrong with each."""
     handout = _handout(path)
-    space: dict[str, Any] = {"__name__": "__main__", "display": lambda *_: None}
+    space: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None, "get_ipython": _NoShell}
     os.environ.setdefault("MPLBACKEND", "agg")  # nobody is there to close a window
     for number, cell in enumerate(_cells(path)):
         if cell["cell_type"] == "code":
@@ -187,12 +195,28 @@ def _run(
             yield number, _problem("".join(given["source"]), space, f"<cell {number}>", seconds) if run else ""
 
 
+class _NoShell:
+    """Stands for the shell of a notebook, and does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+def _without_magic(source: str) -> str:
+    """Return what a notebook makes of its magic; without IPython, leave lines of it out."""
+    try:
+        from IPython.core.inputtransformer2 import TransformerManager
+    except ImportError:
+        return re.sub(r"^( *)[%!].*", r"\1pass", source, flags=re.MULTILINE)
+    return TransformerManager().transform_cell(source)
+
+
 def _problem(source: str, space: dict[str, Any], name: str, seconds: float) -> str:
     """Run one cell in the notebook's space, and return why it stopped."""
     try:
         ast.parse(source)
     except SyntaxError:  # the notebook's magic, not Python's; a line of Python, too, may begin with %
-        source = re.sub(r"^( *)[%!].*", r"\1pass", source, flags=re.MULTILINE)
+        source = _without_magic(source)
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)  # so that tracebacks show lines
     errors: list[BaseException] = []
 

@@ -3,7 +3,7 @@
 All of them divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and
 compare by cosine similarity, in float32 or wider, also under autocast. An embedding of length zero, or one so
 short that its gradient would overflow (1e-12; in float16 1e-3), has no direction: its cosine with everything is 0, and
-it gets no gradient.
+it gets no gradient. :func:`alignment`, a distance, then counts the vectors as they are: (0, 0) is aligned.
 """
 
 import math

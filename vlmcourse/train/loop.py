@@ -86,6 +86,11 @@ def fit(
         uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
         are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one.
 
+    Options:
+        optimizer: ``"adamw"``, or ``"sgd"`` with Nesterov's momentum 0.9. clip_norm: the most that the norm of all
+        gradients may be. channels_last: how 2-D convolutions are stored meanwhile. checkpoint_every: in steps. device:
+        where to train, by default :func:`vlmcourse.device`; the model stays there.
+
     Raises:
         ValueError: a checkpoint that is damaged or belongs to another run; RuntimeError: that another run holds.
         FloatingPointError: the loss or the weights are no longer finite. MemoryError: the GPU's memory is too small.

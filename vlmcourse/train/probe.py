@@ -36,9 +36,8 @@ def extract_features(
 ) -> Tensor:
     """Return the encoder's output for every image, without moving the encoder.
 
-    A module is run in evaluation mode and without gradients, and handed back in the mode it came in. Pass
-    ``encoder.feature_map`` for maps. A function of your own must put its networks into
-    evaluation mode itself.
+    A module is run in evaluation mode and without gradients, and handed back in the mode it came in, on ``device``.
+    Pass ``encoder.feature_map`` for maps. A function of your own must put its networks into evaluation mode itself.
 
     Shapes:
         images ``(n, c, h, w)``, float or uint8 (read as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.
@@ -77,7 +76,8 @@ def extract_features(
 class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
-    Minimised is the mean cross-entropy plus ``penalty / 2`` times the squared weights (not the biases), to convergence
+    Minimised, on features standardised by the training set, is the mean cross-entropy plus ``penalty / 2`` times the
+    squared weights (not the biases), to convergence
     by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts.
 
     Shapes:

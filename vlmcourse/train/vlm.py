@@ -131,6 +131,7 @@ def train_stage(
     ``"language model"`` reads questions and answers without images, ``"connector"`` learns between two frozen parts,
     ``"joint"`` moves everything. The loss counts the answer's words only. Options: :func:`~vlmcourse.train.loop.fit`.
     ``began_with`` describes the weights before the stage; a checkpoint of a stage that began with others is refused.
+    ``clip_norm`` is 1. Afterwards all parts of the model require gradients, also those that were frozen before.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
