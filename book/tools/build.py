@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -130,11 +131,11 @@ class Book:
         for path in handouts(self.root):
             content[self.name(path)] = handout(read(path), here).encode()
         for chapter in self.chapters:
-            nb = write_address(read(chapter), here)
+            nb, executed = read(chapter), read(self.executed / chapter.name)
+            if [cell.source for cell in code_cells(nb)] != [cell.source for cell in code_cells(executed)]:
+                nb = deepcopy(executed)  # somebody edited it meanwhile: outputs stand below the code that gave them
+            nb = write_address(nb, here)
             content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
-            executed = read(self.executed / chapter.name)
-            if len(code_cells(nb)) != len(code_cells(executed)):  # edited while it was executed
-                nb = read(self.executed / chapter.name)
             page = page_of(nb, executed)
             content[self.name(chapter)] = text_of(normalize(page, root=self.root)).encode()
         # Docstrings and records become pages too, and a new version of the renderer may render differently.

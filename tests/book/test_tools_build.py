@@ -168,6 +168,29 @@ def test_a_module_edited_while_its_chapter_runs_is_noticed_by_the_next_build(pro
     assert project.build() == (0, ["01_alpha"])
 
 
+def test_a_chapter_edited_while_it_runs_shows_what_ran_and_is_executed_again(project):
+    edit = (
+        "import json, pathlib\n"
+        "path = pathlib.Path('01_alpha.ipynb')\n"
+        "nb = json.loads(path.read_text())\n"
+        "nb['cells'][2]['source'] = '6 * 7'\n"
+        "nb['cells'].append({**nb['cells'][2], 'id': 'more', 'source': '8 * 9'})\n"
+        "_ = path.write_text(json.dumps(nb))"
+    )
+    project.chapter("01_alpha", "# Alpha", edit)
+    assert project.build()[0] == 0
+    assert "import json, pathlib" in project.page("lectures/01_alpha.ipynb")
+    assert project.build() == (0, ["01_alpha"])
+    assert '"72"' in project.page("lectures/01_alpha.ipynb")
+
+
+def test_other_versions_execute_every_chapter_and_a_hidden_file_none(built):
+    built.write("vlmcourse/.DS_Store", "a folder was looked at")
+    assert built.build() == (0, [])
+    built.write("requirements.lock", "torch==2.15.0")
+    assert built.build() == (0, ["01_alpha", "02_beta"])
+
+
 @pytest.mark.parametrize(
     "change", [{"device": "cuda NVIDIA H200"}, {"profile": "full"}, {"PyTorch": "2.15.0"}, {"seed": "7"}]
 )
@@ -424,6 +447,12 @@ def test_make_alone_lists_every_target_that_a_reader_may_use(checkout):
     listed = make(checkout).stdout
     for target in ("book", "serve", "test", "test-pages", "notebooks", "lock", "clean"):
         assert f"make {target} " in listed
+
+
+def test_the_name_of_a_machine_in_the_environment_is_no_address_to_serve_at(checkout, monkeypatch):
+    monkeypatch.setenv("HOST", "x86_64-conda-linux-gnu")
+    assert "--bind 127.0.0.1 " in make(checkout, "-n", "serve").stdout
+    assert "--bind 0.0.0.0 " in make(checkout, "-n", "serve", "HOST=0.0.0.0").stdout
 
 
 @pytest.mark.parametrize("version", ["missing", "2.7", "3.10"])

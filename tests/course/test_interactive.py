@@ -220,6 +220,17 @@ def test_arrow_keys_move_and_stop_at_the_edge_and_the_change_is_announced(browse
     assert asked(page) % COLUMNS == COLUMNS - 1
     page.keyboard.press("Home")
     assert asked(page) == start
+    page.evaluate("addEventListener('keydown', event => { window.kept = !event.defaultPrevented; })")
+    page.keyboard.press("Alt+ArrowRight")  # forward, to the browser
+    assert page.evaluate("kept")
+    assert asked(page) == start
+
+
+@pytest.mark.browser
+def test_in_high_contrast_where_no_shadow_is_drawn_the_patch_is_framed(browser):
+    page = opened(browser, make()[0], forced_colors="active")
+    look = "mark => { const style = getComputedStyle(mark); return [style.boxShadow, style.outlineStyle]; }"
+    assert page.locator("i.query").evaluate(look) == ["none", "solid"]
 
 
 @pytest.mark.browser

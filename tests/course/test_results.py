@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import subprocess
 
 import nbformat
 import pytest
@@ -96,3 +97,25 @@ def test_glue_stores_the_value_where_the_page_looks_and_shows_nothing():
     assert output.metadata["scrapbook"]["name"] == "answer"
     assert list(output.data) == ["application/papermill.record/text/plain"]
     assert output.data["application/papermill.record/text/plain"] == "'88 %'"
+
+
+def test_a_tree_that_differs_says_so_apart_from_the_file_that_is_written(monkeypatch, tmp_path):
+    def git(*command):
+        settings = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", *settings, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    for name in ("code.py", "report.json"):
+        (tmp_path / name).write_text("old")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    monkeypatch.setattr(results.vlmcourse, "__file__", str(tmp_path / "__init__.py"))
+    clean = results.provenance()["commit"]
+    assert len(clean) == 12
+    (tmp_path / "report.json").write_text("new")
+    assert results.provenance(apart_from=tmp_path / "report.json")["commit"] == clean
+    assert results.provenance()["commit"] == f"{clean}-dirty"
+    (tmp_path / "code.py").write_text("new")
+    elsewhere = tmp_path.parent / "report.json"
+    for path in (tmp_path / "report.json", elsewhere):
+        assert results.provenance(apart_from=path)["commit"] == f"{clean}-dirty"

@@ -154,7 +154,11 @@ def run(
     if where is not None:
         os.environ["VLMCOURSE_DEVICE"] = where  # also for what asks for the device itself
     at = Setting(device(), small)
-    made = {**provenance(), "threads": str(torch.get_num_threads()), "cpu": torch.backends.cpu.get_cpu_capability()}
+    made = {
+        **provenance(apart_from=output),
+        "threads": str(torch.get_num_threads()),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
     report: dict[str, Any] = {"device": at.device.type, "small": small, "repeats": repeats, "provenance": made}
     report["benches"] = kept_from(output, report)
     for name in [name for name in names or BENCHES if name not in report["benches"]]:
@@ -183,17 +187,8 @@ def kept_from(output: Path | None, report: dict[str, Any]) -> dict[str, Any]:
     old = json.loads(output.read_text(encoding="utf-8"))
     if not isinstance(old, dict) or not old.keys() >= report.keys():
         raise ValueError(f"{output} must be a report of vlmcourse bench or a new file, received another JSON file")
-    return old["benches"] if _circumstances(old) == _circumstances(report) else {}
-
-
-def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
-    """Return what two calls must have in common to share a file, which itself may be the change to the commit."""
-    made = report["provenance"]
-    return {
-        **report,
-        "benches": {},
-        "provenance": {**made, "date": "", "commit": made["commit"].removesuffix("-dirty")},
-    }
+    before, now = ({**of, "benches": {}, "provenance": {**of["provenance"], "date": ""}} for of in (old, report))
+    return old["benches"] if before == now else {}
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -82,8 +82,10 @@ def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] 
     return None
 
 
-def provenance() -> dict[str, str]:
+def provenance(*, apart_from: Path | None = None) -> dict[str, str]:
     """Return what a reader needs to place a number: device, versions, profile, commit, date.
+
+    A file that the numbers themselves are written to may differ from the commit: that is ``apart_from``.
 
     >>> sorted(provenance())
     ['commit', 'date', 'device', 'profile', 'python', 'torch', 'vlmcourse']
@@ -95,7 +97,7 @@ def provenance() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "vlmcourse": vlmcourse.__version__,
-        "commit": _commit(),
+        "commit": _commit(apart_from),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -120,10 +122,17 @@ def _root(root: str | Path | None) -> Path:
     return checkout if checkout.is_dir() else Path("results")
 
 
-def _commit() -> str:
+def _commit(apart_from: Path | None) -> str:
     """Name the commit of the code being run; a tree that differs from its commit says so."""
-    command, here = ["git", "describe", "--always", "--dirty", "--abbrev=12"], Path(vlmcourse.__file__).parent
+
+    def git(*command: str) -> str:
+        here = Path(vlmcourse.__file__).parent
+        return subprocess.check_output(["git", *command], cwd=here, stderr=subprocess.DEVNULL, text=True).strip()
+
     try:
-        return subprocess.check_output(command, cwd=here, stderr=subprocess.DEVNULL, text=True).strip()
+        inside = apart_from is not None and apart_from.resolve().is_relative_to(git("rev-parse", "--show-toplevel"))
+        others = [f":(exclude){apart_from.resolve()}"] if apart_from and inside else []
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *others)
+        return git("describe", "--always", "--abbrev=12") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "not a checkout"

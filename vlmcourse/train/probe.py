@@ -77,8 +77,8 @@ class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
     Minimised, on features standardised by the training set, is the mean cross-entropy plus ``penalty / 2`` times the
-    squared weights (not the biases), to convergence
-    by L-BFGS in float64: the problem is convex, so the answer does not depend on where it starts.
+    squared weights (not the biases), to convergence by L-BFGS in float64: the problem is convex, so the answer does not
+    depend on where it starts.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
