@@ -184,6 +184,15 @@ def test_a_chapter_edited_while_it_runs_shows_what_ran_and_is_executed_again(pro
     assert '"72"' in project.page("lectures/01_alpha.ipynb")
 
 
+def test_an_edit_that_was_taken_back_after_the_chapter_ran_is_noticed(built):
+    path = built.root / "lectures" / "01_alpha.ipynb"
+    before, inputs = path.read_text(), built.book.inputs(path)
+    path.write_text(before.replace("area(3, 5)", "area(3, 50)"))
+    built.book.execute(path, inputs, {})
+    path.write_text(before)
+    assert built.build() == (0, ["01_alpha"])
+
+
 def test_other_versions_execute_every_chapter_and_a_hidden_file_none(built):
     built.write("vlmcourse/.DS_Store", "a folder was looked at")
     assert built.build() == (0, [])
