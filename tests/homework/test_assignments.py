@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from browsers import unavailable
+from einops import rearrange
 
 from book.tools import homework
 from book.tools.first_cell import address_in, handout
