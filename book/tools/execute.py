@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from nbformat import NotebookNode, v4
 from book.tools.normalize import ROOT, code_cells
 
 STARTUP = Path(__file__).with_name("kernel_startup.py")
+SOCKET_FOLDER = 90  # characters: of a socket's path, systems take 103 and more
 DIED = "The kernel died here, for want of memory or by a crash in compiled code."
 TOO_LONG = "The cell ran longer than {} s. Allow more with CELL_TIMEOUT=seconds, or 0 for no limit."
 
@@ -48,12 +50,16 @@ def execute(
         on_cell_execute=lambda cell, cell_index: running.append(cell),
         resources={"metadata": {"path": str(folder)}},
     )
-    client.create_kernel_manager().transport_encryption = "auto"  # other users of the machine cannot listen in
+    manager = client.create_kernel_manager()
+    manager.transport_encryption = "auto"  # other users of the machine cannot listen in
     for cell in code_cells(nb):
         cell.outputs = []
     began = time.monotonic()
     with TemporaryDirectory() as scratch:
         measured = Path(scratch) / "measured.json"
+        if hasattr(socket, "AF_UNIX") and len(scratch) <= SOCKET_FOLDER:
+            # A TCP port is chosen before the kernel starts, and may be taken by the time that it has started.
+            manager.transport, manager.ip = "ipc", f"{scratch}/kernel"
         try:
             client.execute(env={**kernel_environment(), **environment, "VLMCOURSE_MEASURED": str(measured)})
         except CellExecutionError:

@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
@@ -279,6 +281,18 @@ def test_a_kernel_starts_with_no_name_that_a_chapter_did_not_make(project):
     project.chapter("01_alpha", "# Alpha", "[name for name in globals() if name[0] != '_']")
     assert project.build()[0] == 0
     assert "['In', 'Out', 'get_ipython', 'exit', 'quit', 'open']" in project.page("lectures/01_alpha.ipynb")
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no sockets in files")
+@pytest.mark.parametrize(("folder", "transport"), [("short", "ipc"), ("long" * 30, "tcp")])
+def test_a_kernel_needs_no_port_where_a_socket_can_be_a_file(folder, transport, project, monkeypatch):
+    # a port that was free when it was chosen may be taken when the kernel binds it, and a chapter then fails by chance
+    with TemporaryDirectory(prefix=f"{folder}-") as scratch:
+        monkeypatch.setattr("tempfile.tempdir", scratch)
+        asks = "from ipykernel import get_connection_info\nget_connection_info(unpack=True)['transport']"
+        project.chapter("01_alpha", "# Alpha", asks)
+        assert project.build() == (0, ["01_alpha", "02_beta"])
+    assert f"'{transport}'" in project.page("lectures/01_alpha.ipynb")
 
 
 def test_a_claim_that_does_not_hold_is_counted_and_is_no_failure(project, capsys, monkeypatch):

@@ -107,7 +107,7 @@ def test_what_is_done_is_kept_until_the_circumstances_change(two, tmp_path, monk
     output = tmp_path / "bench.json"
     options = {"where": "cpu", "repeats": 2, "small": True, "output": output}
     made = {"commit": "one", "date": "today"}
-    monkeypatch.setattr(bench, "provenance", lambda: made)
+    monkeypatch.setattr(bench, "provenance", lambda apart_from: made)
     assert bench.run([], stop_after=-1, **options) == 2  # no time for any
     assert bench.run(["one"], **options) == 0
     assert bench.run([], **options) == 0
