@@ -49,6 +49,14 @@ def test_a_figure_stands_in_the_middle_and_is_no_larger_than_it_was_drawn(reader
     assert page.eval_on_selector_all("svg.figure", off) == []
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_beside_the_columns_at_the_sides_there_is_room_for_a_whole_figure(reader, name):
+    for width in (960, 1200):  # from here on there is a column on the left, and on the right
+        page = reader.shown(name, size={"width": width, "height": 900})
+        cut = "all => all.filter(f => f.scrollWidth > f.clientWidth).map(f => [f.scrollWidth, f.clientWidth])"
+        assert page.eval_on_selector_all(".output.figure", cut) == [], width
+
+
 def test_numbers_of_a_table_stand_on_the_right_and_columns_do_not_touch(reader):
     tables = [name for name in CHAPTERS if 'class="number' in (HTML / f"{name}.html").read_text(encoding="utf-8")]
     assert tables
