@@ -92,6 +92,18 @@ def test_history_has_a_row_for_each_step_with_rate_metrics_and_seconds():
     assert history["loss"].notna().all()
 
 
+def test_a_metric_that_is_a_weight_is_recorded_as_it_was_in_its_step():
+    seen = []
+
+    def with_metric(model, batch):
+        seen.append(model.bias.item())
+        return (model(batch[0]) - 1).square().mean(), {"bias": model.bias, "before": model.bias.double()}
+
+    history = fit(nn.Linear(2, 1), with_metric, (torch.rand(8, 2),), lr=0.1, steps=12, batch_size=8, **QUIET)
+    assert len(set(seen)) == 12
+    assert history["bias"].tolist() == history["before"].tolist() == seen
+
+
 def test_an_epoch_shows_every_example_once_in_batches_of_nearly_one_size():
     for n, batch_size, sizes in ((10, 4, [4, 3, 3]), (9, 4, [3, 3, 3]), (3, 256, [3]), (8, 4, [4, 4]), (1, 1, [1])):
         for epoch in range(3):

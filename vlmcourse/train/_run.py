@@ -85,10 +85,11 @@ class Run:
 
     def add(self, loss: Tensor, lr: float, metrics: Mapping[str, Tensor | float], *, weight: float) -> None:
         """Add the row of a step; a process's numbers count by its ``weight`` in the mean of all."""
-        numbers = {
-            name: weight * torch.as_tensor(number, dtype=loss.dtype, device=loss.device).detach().reshape(())
-            for name, number in {"loss": loss, **metrics}.items()
-        }
+        numbers = {"loss": loss}
+        for name, number in metrics.items():
+            numbers[name] = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
+        # Copies: a metric may be a weight, which the next step changes.
+        numbers = {n: x.detach().clone() if weight == 1.0 else weight * x.detach() for n, x in numbers.items()}
         row = {"step": len(self.rows) + 1, "loss": numbers.pop("loss"), "lr": lr, **numbers}
         self.rows.append(row | {"seconds": time.perf_counter() - self._began})
 

@@ -148,6 +148,7 @@ def _steps(
     """Train, and yield the number of steps done after each: this is the loop."""
     steps, seed = range(len(run.rows), settings.steps), settings.seed
 
+    @lru_cache(maxsize=2)  # asked twice for each step, for the examples and for what they count
     def share(step: int) -> tuple[Tensor, float]:
         return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
@@ -167,8 +168,8 @@ def _steps(
             loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_((p for p in objective.parameters() if p.requires_grad), settings.clip_norm)
+            run.add(loss, lr, metrics, weight=weight)  # before the step, which may change what a metric shows
             optimizer.step()
-        run.add(loss, lr, metrics, weight=weight)
         yield step + 1
 
 
