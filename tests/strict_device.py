@@ -260,16 +260,27 @@ def run_notebook(path):
     return None
 
 
-if __name__ == "__main__":
-    os.environ.update(VLMCOURSE_DEVICE=NAME, MPLBACKEND="agg")
-    register()
+def run_notebooks(paths, look=lambda: []):
+    """Execute notebooks in an empty folder, and print what became of each; return whether one failed.
+
+    ``look`` is called after each and returns what else is wrong with it, in lines.
+    """
+    os.environ["MPLBACKEND"] = "agg"
     failed = False
-    notebooks = [Path(argument).resolve() for argument in sys.argv[1:]]
+    notebooks = [Path(path).resolve() for path in paths]
     os.chdir(tempfile.mkdtemp())
     for notebook in notebooks:
         began = time.perf_counter()
         found = run_notebook(notebook)
         said = "ran whole" if found is None else f"cell {found[0]}: {type(found[1]).__name__}: {found[1]}"
-        print(f"{notebook.name}: {said} ({time.perf_counter() - began:.0f} s)", flush=True)
-        failed |= found is not None
-    sys.exit(failed)
+        wrong = look()
+        lines = [f"{notebook.name}: {said} ({time.perf_counter() - began:.0f} s)", *wrong]
+        print("\n  ".join(lines), flush=True)
+        failed |= found is not None or bool(wrong)
+    return failed
+
+
+if __name__ == "__main__":
+    os.environ["VLMCOURSE_DEVICE"] = NAME
+    register()
+    sys.exit(run_notebooks(sys.argv[1:]))
