@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from small_training import CLASSES, QUIET, assert_same, loss_fn, network, pictures, train
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from vlmcourse.data.questions import questions
 from vlmcourse.models.cnn import ConvEncoder
@@ -248,6 +252,30 @@ def reading_a_global(model, batch):
     return loss_fn(model, batch) * GLOBAL
 
 
+def holding(value):
+    return lambda model, batch: loss_fn(model, batch) if value is not None else None
+
+
+@dataclass(slots=True)
+class Slots:
+    strength: float
+
+
+def reading_settings(strength):
+    class Settings:
+        temperature = strength
+
+    return lambda model, batch: loss_fn(model, batch) / Settings.temperature
+
+
+class WithHelper:
+    def __call__(self, model, batch):
+        return self.scaled(loss_fn(model, batch)) * GLOBAL
+
+    def scaled(self, x):
+        return 2 * x
+
+
 PAIRS = {  # a loss, another one, and what the message says of them
     "name": (loss_fn, other_loss, r"function: small_training\.loss_fn there, test_checkpoints\.other_loss here"),
     "code": (lambda m, b: loss_fn(m, b), lambda m, b: loss_fn(m, b).abs(), "code: "),
@@ -269,7 +297,47 @@ PAIRS = {  # a loss, another one, and what the message says of them
     ),
     "module": (Noisy(1.0), Noisy(2.0), r"strength: 1\.0 there, 2\.0 here"),
     "method": (Noisy(1.0).scaled, Noisy(2.0).scaled, "self: "),
+    "number of numpy": (holding(np.float32(1)), holding(np.float32(2)), r"value: 1\.0 there, 2\.0 here"),
+    "deque": (holding(deque([1.0])), holding(deque([2.0])), "value: "),
+    "slots": (holding(Slots(1.0)), holding(Slots(2.0)), "value: "),
+    "what it shows": (holding(date(2020, 1, 1)), holding(date(2020, 1, 2)), "value: "),
+    "class of settings": (reading_settings(1.0), reading_settings(2.0), "Settings: "),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["a global variable of forward", "a helper of forward"])
+def test_what_the_methods_of_a_loss_use_belongs_to_it(tmp_path, monkeypatch, what):
+    train(loss=WithHelper(), checkpoint=tmp_path / "run.pt")
+    if what == "a helper of forward":
+        monkeypatch.setattr(WithHelper, "scaled", lambda self, x: 3 * x)
+    else:
+        monkeypatch.setitem(globals(), "GLOBAL", 2.0)
+    with pytest.raises(ValueError, match="another loss"):
+        train(loss=WithHelper(), checkpoint=tmp_path / "run.pt")
+
+
+def test_a_dictionary_in_another_order_is_the_same(tmp_path):
+    weights, _ = train(loss=holding({"a": 1, "b": 2}), checkpoint=tmp_path / "run.pt")
+    assert_same(train(loss=holding({"b": 2, "a": 1}), checkpoint=tmp_path / "run.pt")[0], weights)
+
+
+def test_what_a_loader_makes_of_examples_belongs_to_the_data(tmp_path):
+    def run(collate):
+        pairs = TensorDataset(*pictures())
+        return train(data=DataLoader(pairs, batch_size=8, collate_fn=collate), checkpoint=tmp_path / "run.pt")
+
+    weights, _ = run(default_collate)
+    assert_same(run(None)[0], weights)
+    with pytest.raises(ValueError, match=r"another dataset .*collate_fn: absent there"):
+        run(lambda rows: default_collate(rows[::-1]))
+
+
+def test_what_another_run_of_a_longer_name_is_writing_stays(tmp_path):
+    others = [tmp_path / ".run.pt.12.34.tmp", tmp_path / ".run.1.12.34.tmp"]
+    for path in (*others, tmp_path / ".run.12.34.tmp"):
+        path.write_bytes(b"half")
+    train(checkpoint=tmp_path / "run")
+    assert sorted(tmp_path.glob(".*.tmp")) == sorted(others)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

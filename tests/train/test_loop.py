@@ -104,6 +104,36 @@ def test_a_metric_that_is_a_weight_is_recorded_as_it_was_in_its_step():
     assert history["bias"].tolist() == history["before"].tolist() == seen
 
 
+@pytest.mark.parametrize("number", ["much", None, torch.zeros(3)])
+def test_a_metric_that_is_no_number_is_named(number):
+    with pytest.raises(TypeError, match=r"metric 'mine' must be one number, received .*; try \.mean"):
+        train(loss=lambda m, b: (loss_fn(m, b), {"mine": number}))
+
+
+def test_parameters_that_no_step_would_move_are_refused_by_name():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, model, batch):
+            return self.scale * loss_fn(model, batch)
+
+    with pytest.raises(ValueError, match=r"part of model, .* but loss_fn\.scale would never move"):
+        train(loss=Scaled())
+    train(loss=Scaled().requires_grad_(False))
+    model = network()
+    model[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"model\.0\.weight, model\.0\.bias would never move; .*after unfreezing"):
+        train(model, callback=lambda model, step: model[0].requires_grad_(True) and None, callback_every=2)
+
+
+def test_a_callback_is_also_called_after_the_last_step():
+    called = []
+    train(steps=5, callback=lambda model, step: called.append(step), callback_every=2)
+    assert called == [2, 4, 5]
+
+
 def test_an_epoch_shows_every_example_once_in_batches_of_nearly_one_size():
     for n, batch_size, sizes in ((10, 4, [4, 3, 3]), (9, 4, [3, 3, 3]), (3, 256, [3]), (8, 4, [4, 4]), (1, 1, [1])):
         for epoch in range(3):
@@ -284,6 +314,10 @@ class Stream(IterableDataset):
         ),
         (
             lambda: DataLoader(Examples(), batch_size=8, sampler=RandomSampler(Examples(), replacement=True)),
+            TypeError, "with RandomSampler",
+        ),
+        (
+            lambda: DataLoader(Examples(), batch_size=8, sampler=RandomSampler(Examples(), num_samples=4)),
             TypeError, "with RandomSampler",
         ),
         (lambda: Subset(Examples(), []), ValueError, "at least one example, received an empty Subset"),

@@ -202,6 +202,14 @@ def test_the_probe_warns_where_the_best_penalty_is_at_an_end_of_the_list(penalti
     assert [str(warning.message) for warning in caught] == said
 
 
+def test_among_equally_good_penalties_the_strongest_is_taken():
+    features, labels = clouds(n=60, d=4, spread=0.01)
+    probe = LinearProbe(penalties=[1e-3, 1e-2, 1e-1, 10.0]).fit(features, labels, features, labels)
+    best = [penalty for penalty, score in probe.validation_scores.items() if score == 1.0]
+    assert len(best) > 1
+    assert probe.penalty == max(best)
+
+
 def test_constant_and_tiny_features_do_no_harm():
     features, labels = clouds()
     widened = torch.cat([features, torch.full((len(features), 2), 3.7), torch.zeros(len(features), 1)], dim=1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.train import distributed
@@ -24,6 +24,7 @@ class InMemory:
     """Holds tensors of one length; a batch has the form of the data: one tensor, or a tuple."""
 
     batch_size: int | None = None  # the caller of ``fit`` chooses it
+    options: Mapping[str, Any] = {}  # besides the source, what decides what a batch holds
 
     def __init__(self, data: Any) -> None:
         form: Callable[[Iterator[Tensor]], Any] = tuple
@@ -61,6 +62,7 @@ class Fetched:
         loader = data if isinstance(data, DataLoader) else DataLoader(data)
         in_order = type(loader.sampler) is SequentialSampler
         shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
+        shuffled = shuffled and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
         if loader.batch_size is None or not (in_order or shuffled):  # the order of a stream is its own
             kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
             raise TypeError(
@@ -69,6 +71,8 @@ class Fetched:
             )
         self.source, self.n = loader.dataset, len(loader.dataset)  # type: ignore[arg-type]
         self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
+        own = {"collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
+        self.options = {name: function for name, function in own.items() if function not in (None, default_collate)}
         if self.n == 0:
             raise ValueError(f"data must hold at least one example, received an empty {type(self.source).__name__}")
 

@@ -4,6 +4,9 @@ import contextlib
 import dis
 import functools
 import hashlib
+import re
+import sys
+from collections import deque
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from inspect import signature
@@ -15,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, torch.dtype, torch.device, PurePath, Enum)
+_PLAIN = (
+    type(None), bool, int, float, complex, str, bytes, range, np.generic, torch.dtype, torch.device, PurePath, Enum
+)  # fmt: skip
 
 
 def identity_of(value: Any, leave_out: Iterable[nn.Parameter] = ()) -> dict[str, str]:
@@ -36,14 +41,15 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
         return "…"
     if isinstance(value, Tensor | np.ndarray):
         return f"{tuple(value.shape)} {value.dtype} {_digest(_content(value))}"
-    if isinstance(value, type | ModuleType | BuiltinFunctionType):
+    if isinstance(value, ModuleType | BuiltinFunctionType) or (isinstance(value, type) and _is_library(value)):
         return _name(value)
-    described = functools.partial(_described, seen=seen | {id(value)})
-    if isinstance(value, list | tuple):
+    described = functools.partial(_described, seen=seen | {id(value), id(type(value))})
+    if isinstance(value, list | tuple | deque):
         return [type(value).__name__, *map(described, value)]
     if isinstance(value, set | frozenset):
         return sorted(map(str, map(described, value)))
-    return {str(described(name)): described(part) for name, part in _parts(value).items()}
+    parts = {str(described(name)): described(part) for name, part in _parts(value).items()}
+    return dict(sorted(parts.items()))
 
 
 def _parts(value: Any) -> dict[str, Any]:
@@ -55,12 +61,37 @@ def _parts(value: Any) -> dict[str, Any]:
         return _parts(value.__func__) | {"self": value.__self__}
     if isinstance(value, FunctionType):
         return {"function": _name(value), "code": _hash_of_code(value.__code__)} | _brought_along(value)
-    methods = [getattr(type(value), name, None) for name in ("forward", "__call__", "__getitem__")]
-    codes = [_hash_of_code(method.__code__) for method in methods if isinstance(method, FunctionType)]
+    if isinstance(value, type):  # settings are often kept as attributes of a class
+        kept = {name: part for name, part in vars(value).items() if name[0] != "_" or isinstance(part, FunctionType)}
+        return {"class": _name(value)} | kept
     weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
-    held = {name: part for name, part in getattr(value, "__dict__", {}).items() if name in weights or name[0] != "_"}
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
+    held = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
+    held = {name: part for name, part in held.items() if name in weights or name[0] != "_"}
     held.pop("training", None)
-    return {"class": _name(type(value)), "code": codes} | held
+    if not slots and not hasattr(value, "__dict__"):  # as a date has: what it shows, without its place in memory
+        held["value"] = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    return {"class": _name(type(value))} | _methods(type(value)) | held
+
+
+def _methods(kind: type) -> dict[str, Any]:
+    """Return what objects of a class do: all of its own functions, or of a library's class the code of a few."""
+    if _is_library(kind):
+        calls = [getattr(kind, name, None) for name in ("forward", "__call__", "__getitem__")]
+        return {"code": [_hash_of_code(call.__code__) for call in calls if isinstance(call, FunctionType)]}
+    own = [vars(one) for one in reversed(kind.__mro__) if not _is_library(one)]
+    return {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
+
+
+def _slots(kind: type) -> list[str]:
+    slots = vars(kind).get("__slots__", ())
+    return [name for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+
+
+def _is_library(kind: type) -> bool:
+    """Say whether a class comes with Python or an installed package, whose code changes with its version alone."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+    return kind.__module__.partition(".")[0] in sys.stdlib_module_names or "site-packages" in file
 
 
 def check_same(what: str, path: PurePath, saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
@@ -84,8 +115,8 @@ def _brought_along(function: FunctionType) -> dict[str, Any]:
         for step in dis.get_instructions(code):
             if step.opname == "LOAD_GLOBAL" and step.argval in function.__globals__:
                 value = function.__globals__[step.argval]
-                # Functions of the same module are followed; of one that is imported, the name is enough.
-                elsewhere = isinstance(value, FunctionType) and value.__module__ != function.__module__
+                # Functions and classes of the same module are followed; of what is imported, the name is enough.
+                elsewhere = isinstance(value, FunctionType | type) and value.__module__ != function.__module__
                 found[step.argval] = _name(value) if elsewhere else value
     return found
 

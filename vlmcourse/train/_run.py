@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from glob import escape
@@ -46,7 +47,8 @@ class Run:
                         advice = "wait for its end, or give this run a checkpoint of its own"
                         raise RuntimeError(f"checkpoint {self.path} is in use by another run; {advice}") from None
                     for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*.tmp"):
-                        leftover.unlink()  # of a process that was killed while it was writing
+                        if re.fullmatch(r"\.\d+\.\d+\.tmp", leftover.name.removeprefix(f".{self.path.name}")):
+                            leftover.unlink()  # of a process that was killed while it was writing
             yield
 
     def start(self, *, resume: bool) -> None:
@@ -87,7 +89,10 @@ class Run:
         """Add the row of a step; a process's numbers count by its ``weight`` in the mean of all."""
         numbers = {"loss": loss}
         for name, number in metrics.items():
-            numbers[name] = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
+            try:
+                numbers[name] = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(f"metric {name!r} must be one number, received {number!r:.60}; try .mean()") from None
         # Copies: a metric may be a weight, which the next step changes.
         numbers = {n: x.detach().clone() if weight == 1.0 else weight * x.detach() for n, x in numbers.items()}
         row = {"step": len(self.rows) + 1, "loss": numbers.pop("loss"), "lr": lr, **numbers}
@@ -120,7 +125,8 @@ class Run:
         stop = interrupted
         if distributed.world_size() > 1:  # ask each other only now and then, since that makes them wait for each other
             asked = step % FETCH_EVERY == 0
-            stop = asked and bool(distributed.mean_over_processes(torch.tensor(float(interrupted))) > 0)
+            where = next(self.model.parameters()).device  # a group of the user's may know GPUs alone
+            stop = asked and bool(distributed.mean_over_processes(torch.tensor(float(interrupted), device=where)) > 0)
         if step % every == 0 or step == self.steps or stop:
             self.fetch()
             self._save()

@@ -38,7 +38,7 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 
 @contextlib.contextmanager
 def around(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
-    """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and layout as they were."""
+    """Yield what says whether Ctrl-C was pressed; give the caller back modes and generators."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  loss functions may draw from it
     on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
     cudnn, benchmark = torch.backends.cudnn, torch.backends.cudnn.benchmark

@@ -67,7 +67,8 @@ def fit(
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones.
+    starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones;
+    of imported functions and modules the name, and of the model the names and shapes of its weights.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
@@ -122,12 +123,14 @@ def fit(
     with run.held(), _surroundings.around(model, device, layout) as interrupted:
         run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
+        _check_that_all_learn(objective, updates)
         hidden = not progress or distributed.rank() > 0
         with tqdm(total=settings.steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, run):
                 bar.update()
                 if callback is not None and (step % callback_every == 0 or step == settings.steps):
                     run.add_columns(callback(model, step))
+                    _check_that_all_learn(objective, updates)
                     _surroundings.train_what_learns(model)
                 if step % FETCH_EVERY == 0:
                     bar.set_postfix(loss=f"{run.fetch():.4g}", refresh=False)
@@ -147,6 +150,7 @@ def _steps(
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
     steps, seed = range(len(run.rows), settings.steps), settings.seed
+    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     @lru_cache(maxsize=2)  # asked twice for each step, for the examples and for what they count
     def share(step: int) -> tuple[Tensor, float]:
@@ -167,7 +171,7 @@ def _steps(
             optimizer.zero_grad()
             loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
             if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_((p for p in objective.parameters() if p.requires_grad), settings.clip_norm)
+                nn.utils.clip_grad_norm_(learning, settings.clip_norm)
             run.add(loss, lr, metrics, weight=weight)  # before the step, which may change what a metric shows
             optimizer.step()
         yield step + 1
@@ -267,7 +271,7 @@ def _identity(
     """Say what run this is: a checkpoint of another is not continued."""
     return {
         "configuration": asdict(settings),
-        "dataset": identity_of(examples.source),
+        "dataset": identity_of(examples.source) | identity_of(examples.options),
         "loss": identity_of(loss_fn, leave_out=model.parameters()),
         "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
@@ -285,6 +289,17 @@ def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimi
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr)
+
+
+def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise where a parameter asks for a gradient and would never move."""
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, p in objective.named_parameters() if p.requires_grad and id(p) not in moved]
+    if left:
+        raise ValueError(
+            f"all that learns must be part of model, and require gradients, when fit begins, but {', '.join(left[:3])} "
+            f"would never move; put it into model, freeze it, or call fit once more after unfreezing it"
+        )
 
 
 class _Objective(nn.Module):

@@ -203,8 +203,9 @@ def knn_accuracy(
             cosine, neighbor = (F.normalize(queries.float(), dim=1) @ known.T).topk(k, dim=1)
         # Relative to the nearest, so that exp stays in range at any temperature.
         vote = ((cosine - cosine[:, :1]) / temperature).exp()
-        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, train_labels[neighbor], vote)
-        correct += (votes.argmax(dim=1) == labels).sum().item()
+        near = train_labels.to(neighbor.device)[neighbor]
+        votes = vote.new_zeros(len(queries), num_classes).scatter_add_(1, near, vote)
+        correct += (votes.argmax(dim=1) == labels.to(votes.device)).sum().item()
     return correct / len(test_labels)
 
 

@@ -173,7 +173,8 @@ def train_vlm(
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
     With it comes the history of all stages. With ``checkpoint="run.pt"`` each has a file, such as ``run-connector.pt``,
-    which is refused when an earlier stage or the encoder is another one now.
+    which is refused when an earlier stage or the encoder is another one now. The global generators are seeded with
+    ``seed``, as :func:`~vlmcourse.train.runtime.seed_everything` does.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
