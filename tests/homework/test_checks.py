@@ -74,6 +74,14 @@ def test_other_seeds_draw_other_cases_and_still_pass_what_is_right(name):
     assert all(CHECKS[name](checked, device="cpu", seed=seed) for seed in range(1, 6))
 
 
+@pytest.mark.parametrize(("added", "passes"), [(1e-6, False), (1e-8, True)])
+def test_what_a_small_number_decides_is_decided_alike_for_every_seed(added, passes):
+    def unit(embeddings):
+        return embeddings / (embeddings.norm(dim=1, keepdim=True) + added)
+
+    assert {CHECKS["unit"](unit, device="cpu", seed=seed).passed for seed in range(1000, 1040)} == {passes}
+
+
 def double(numbers):
     return 2 * numbers
 

@@ -1034,3 +1034,55 @@ def r_ic3(images):  # a colour per channel, same for all
     return torch.tensor([0.1 * i for i in range(images.shape[1])])[None, :, None, None].expand(images.shape).to(
         images
     ), torch.cat([images[-1:], images[:-1]])
+
+
+@wrong(check_stages, "some parameters of the encoder learn in stage 'language model' and others do not")
+def ss_layers_alone(parts, stage):
+    learning = list(parts) if stage == "joint" else [stage.replace(" ", "_")]
+    for name, part in parts.items():
+        for layer in part.children():
+            layer.requires_grad_(name in learning)
+
+
+@wrong(check_unit, "their gradient is not a number, which ruins a training")
+def u_nan_on_the_way_back(embeddings):
+    return torch.nan_to_num(embeddings / embeddings.norm(dim=1, keepdim=True))
+
+
+@wrong(check_unit, "what you add to it must be as small as 1e-12")
+def u_adds_too_much(embeddings):
+    return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-6)
+
+
+@right(check_unit)
+def r_u_adds_little(embeddings):
+    return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-8)
+
+
+@right(check_standardise)
+def r_st_adds(train, test):
+    mean, deviation = train.mean(0), train.std(0, correction=0) + 1e-6
+    return (train - mean) / deviation, (test - mean) / deviation
+
+
+@wrong(check_attention_weights, "their gradient is not a number, which ruins a training")
+def aw_nan_on_the_way_back(queries, keys, mask=None):
+    scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+    if mask is None:
+        return scores.softmax(-1)
+    scores = scores + torch.zeros_like(scores).masked_fill(~mask, -torch.inf)
+    return torch.where(mask.any(-1, keepdim=True), scores.softmax(-1), 0)
+
+
+@wrong(check_sampling, "`...` stands for any number of axes")
+def nwp_two_axes(logits, *, temperature, top_p=1.0):
+    if temperature == 0:
+        chosen = torch.zeros_like(logits)
+        for row in range(len(logits)):
+            chosen[row, logits[row].argmax()] = 1
+        return chosen
+    chances = (logits / temperature).softmax(-1)
+    ordered, order = chances.sort(dim=-1, descending=True)
+    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+    kept = torch.zeros_like(chances).scatter(-1, order, ordered)
+    return kept / kept.sum(-1, keepdim=True)

@@ -364,6 +364,20 @@ def _names(function: Callable[..., Any]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiply float32 as float32: a GPU may keep ten bits of it, and right results of two kernels then differ."""
+    before = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@full_float32()
 def examine(
     task: Task, function: Callable[..., Any], *, device: Any = None, seed: int = 0, seconds: float = 10.0
 ) -> Report:
@@ -499,7 +513,7 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
         if received.device != right.device:
             return f"the result is on {received.device}, the input on {right.device}: stay on the input's device"
     smooth = task.gradients and not case.hint  # at an extreme, such as a length of zero, right answers may differ
-    return _side_effect(outcome) or (_wrong_gradient(expected, outcome) if smooth else "")
+    return _side_effect(outcome) or (_wrong_gradient if smooth else _endless_gradient)(expected, outcome)
 
 
 def _rounded(expected: Any, received: Any) -> str:
@@ -540,6 +554,17 @@ def _wrong_gradient(expected: Outcome, outcome: Outcome) -> str:
             )
         if right is not None and received is not None and not _same(right, received):
             return "the values are right, but their gradient is not: a part of the formula is cut off by `.detach()`"
+    return ""
+
+
+def _endless_gradient(expected: Outcome, outcome: Outcome) -> str:
+    """Say that a gradient is no number where the right one is, although the values are right."""
+    for right, received in zip(expected.gradients or [], outcome.gradients or [], strict=False):
+        if right is not None and received is not None and right.isfinite().all() and not received.isfinite().all():
+            return (
+                "the values are right, but their gradient is not a number, which ruins a training: `torch.where` and "
+                "`nan_to_num` mend the result and not the way back; change what you divide by, or the scores, before"
+            )
     return ""
 
 

@@ -92,8 +92,10 @@ def check_unit(draw: Draw) -> Iterator[Case]:
     d = 7 if d == 2 and not draw.small else d  # of two numbers, all deviations from the mean are alike
     yield Case("random embeddings", (draw.normal(n, d),))
     yield Case("a single embedding", (draw.normal(1, d),))
-    mixed = torch.cat([draw.normal(1, d) / 20, 3 * draw.normal(n, d)])
-    yield Case("a short embedding among long ones", (mixed,))
+    # So short that 1e-6 added to its length is always seen, and 1e-8 never; with a hint, gradients are not compared.
+    mixed = torch.cat([F.normalize(draw.normal(1, d), dim=1) / 1000, 3 * draw.normal(n, d)])
+    hint = "each row is divided by its own length, however short; what you add to it must be as small as 1e-12"
+    yield Case("a short embedding among long ones", (mixed,), hint=hint)
     zero = draw.normal(n, d)
     zero[0] = 0
     yield Case("an embedding of length zero", (zero.detach(),), hint="a row of zeros has length 0: it stays zeros")
@@ -472,6 +474,7 @@ def check_standardise(draw: Draw) -> Iterator[Case]:
     n, m, d = draw.primes(3)
     n = max(n, 2)
     train, test = 3 * draw.normal(n, d) + 2, 2 * draw.normal(m, d) - 1
+    train[0] = train[1] + 2  # no deviation so small that 1e-6 beside it would show
     yield Case("random features", (train, test))
     constant = train.clone()
     constant[:, 0] = 1.0

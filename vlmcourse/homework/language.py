@@ -373,6 +373,8 @@ def check_sampling(draw: Draw) -> Iterator[Case]:
     hint = "temperature 0 is no division: all probability goes to the likeliest word"
     yield Case("temperature 0", (logits(),), {"temperature": 0.0}, hint)
     yield Case("a tiny top_p", (logits(),), {"temperature": 1.0, "top_p": 1e-6}, "one word always stays")
+    for what, some in {"one text": logits()[0], "texts along two axes": torch.stack([logits(), logits()])}.items():
+        yield Case(what, (some,), {"temperature": 0.0}, "`...` stands for any number of axes: use the last one, -1")
 
 
 Cache = tuple[Tensor, Tensor] | None

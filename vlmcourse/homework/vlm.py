@@ -212,6 +212,8 @@ def _trained(function: Callable[[Parts, str], Any]) -> Callable[[Sequence[str]],
 
     def run(stages: Sequence[str]) -> tuple[Tensor, ...]:
         parts = {name: nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)) for name in PARTS}
+        for part in parts.values():
+            part.scale = nn.Parameter(torch.ones(3))  # its own, as a language model's embeddings are, in no layer
         after = []
         for stage in stages:
             function(parts, stage)
