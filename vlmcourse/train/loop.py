@@ -150,7 +150,6 @@ def _steps(
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
     steps, seed = range(len(run.rows), settings.steps), settings.seed
-    learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     @lru_cache(maxsize=2)  # asked twice for each step, for the examples and for what they count
     def share(step: int) -> tuple[Tensor, float]:
@@ -171,7 +170,7 @@ def _steps(
             optimizer.zero_grad()
             loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
             if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(learning, settings.clip_norm)
+                nn.utils.clip_grad_norm_((p for p in objective.parameters() if p.requires_grad), settings.clip_norm)
             run.add(loss, lr, metrics, weight=weight)  # before the step, which may change what a metric shows
             optimizer.step()
         yield step + 1
