@@ -93,8 +93,8 @@ class Run:
                 numbers[name] = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
             except (TypeError, ValueError, RuntimeError):
                 raise TypeError(f"metric {name!r} must be one number, received {number!r:.60}; try .mean()") from None
-        # Copies: a metric may be a weight, which the next step changes.
-        numbers = {n: x.detach().clone() if weight == 1.0 else weight * x.detach() for n, x in numbers.items()}
+        # The product is a copy: a metric may be a weight, which the next step changes.
+        numbers = {name: weight * number.detach() for name, number in numbers.items()}
         row = {"step": len(self.rows) + 1, "loss": numbers.pop("loss"), "lr": lr, **numbers}
         self.rows.append(row | {"seconds": time.perf_counter() - self._began})
 
