@@ -76,7 +76,7 @@ def sample_by_rank(logits, temperature, top_p=1.0):
 
 def sample_by_loops(logits, *, temperature, top_p=1.0):
     rows = []
-    for row in logits:
+    for row in logits.reshape(-1, logits.shape[-1]):
         p = (row / max(temperature, 1e-4)).softmax(0)
         kept, total = torch.zeros_like(p), 0.0
         for k in p.argsort(descending=True).tolist():
@@ -84,7 +84,7 @@ def sample_by_loops(logits, *, temperature, top_p=1.0):
             if total >= top_p:
                 break
         rows.append(kept / kept.sum())
-    return torch.stack(rows)
+    return torch.stack(rows).view_as(logits)
 
 
 def wrong_sample(heat=lambda x, t: x / t, keep=None, ending=None, descending=True):

@@ -1901,7 +1901,7 @@ def n_large_epsilon(embeddings):
     return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-2)
 
 
-@wrong(check_unit, "points the right way, but its length is")
+@wrong(check_unit, "each row is divided by its own length, however short")
 def n_short_rows_stay(embeddings):
     return embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1)
 

@@ -404,7 +404,7 @@ def un_longest(embeddings):
     return embeddings / embeddings.norm(dim=1).max()
 
 
-@wrong(check_unit, "what limits it from below must be very small")
+@wrong(check_unit, "each row is divided by its own length, however short")
 def un_clip(embeddings):
     return embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1.0)
 
@@ -1044,11 +1044,6 @@ def ss_layers_alone(parts, stage):
             layer.requires_grad_(name in learning)
 
 
-@wrong(check_unit, "their gradient is not a number, which ruins a training")
-def u_nan_on_the_way_back(embeddings):
-    return torch.nan_to_num(embeddings / embeddings.norm(dim=1, keepdim=True))
-
-
 @wrong(check_unit, "what you add to it must be as small as 1e-12")
 def u_adds_too_much(embeddings):
     return embeddings / (embeddings.norm(dim=1, keepdim=True) + 1e-6)
@@ -1063,15 +1058,6 @@ def r_u_adds_little(embeddings):
 def r_st_adds(train, test):
     mean, deviation = train.mean(0), train.std(0, correction=0) + 1e-6
     return (train - mean) / deviation, (test - mean) / deviation
-
-
-@wrong(check_attention_weights, "their gradient is not a number, which ruins a training")
-def aw_nan_on_the_way_back(queries, keys, mask=None):
-    scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-    if mask is None:
-        return scores.softmax(-1)
-    scores = scores + torch.zeros_like(scores).masked_fill(~mask, -torch.inf)
-    return torch.where(mask.any(-1, keepdim=True), scores.softmax(-1), 0)
 
 
 @wrong(check_sampling, "`...` stands for any number of axes")
