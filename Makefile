@@ -38,8 +38,8 @@ pilot: setup  ## show what a few runs of a chapter measure, and by how much clai
 bench: setup  ## time the library beside others, for the page Performance (DEVICE=cpu, SLICE=seconds)
 	@$(VENV_PYTHON) -m vlmcourse bench --device $(or $(DEVICE),cpu) $(if $(SLICE),--slice $(SLICE)) --output book/performance/$(or $(DEVICE),cpu).json
 
-gpu: setup  ## try tests, chapters and benches on an NVIDIA GPU, into one folder of results (SLICE=seconds, ONLY="words")
-	@$(VENV_PYTHON) -m book.tools.gpu_check $(if $(SLICE),--slice $(SLICE)) $(if $(ONLY),--only $(ONLY))
+gpu: setup  ## try tests, chapters and benches on an NVIDIA GPU, into one folder of results (SLICE=seconds, JOBS=4, ONLY="words")
+	@$(VENV_PYTHON) -m book.tools.gpu_check $(if $(SLICE),--slice $(SLICE)) $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY))
 
 simclr: setup  ## SimCLR on CIFAR-10 on a GPU: speed, accuracy against seconds, baselines (IMAGES=folder, SLICE=seconds)
 	@VLMCOURSE_PROFILE=full $(VENV_PYTHON) -m book.experiments.simclr_cifar10 $(if $(IMAGES),--images $(IMAGES)) $(if $(SLICE),--slice $(SLICE))

@@ -1,12 +1,12 @@
 """Try everything on a GPU: the tests that need one, every chapter in the quick profile, then the benches.
 
-Usage: python -m book.tools.gpu_check [--slice SECONDS] [--only PART ...]
+Usage: python -m book.tools.gpu_check [--slice SECONDS] [--only PART ...] [--jobs N]
 
 Each test folder, chapter and bench is a part: a process of its own, whose log and result are kept in one folder, named
 after the commit and the machine. A part that went well is not done again, so the same command goes on where a call
 ended, and comes back at the end to what failed; a part that the end of a slice cuts off starts anew. The exit status is
-0 when all is done and well, 1 when something failed, 4 when parts are left. CUDA_VISIBLE_DEVICES chooses among several
-GPUs.
+0 when all is done and well, 1 when something failed, 4 when parts are left. With ``--jobs``, so many tests and chapters
+run at once; benches run alone, since they measure time. CUDA_VISIBLE_DEVICES chooses among several GPUs.
 """
 
 import argparse
@@ -16,12 +16,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from book.tools.build import ask
-from book.tools.check import NBVAL, PYTEST
+from book.tools.check import CORES, NBVAL, PYTEST
 from book.tools.execute import kernel_environment
 from book.tools.normalize import ROOT, chapters
 from book.tools.templates import filled
@@ -87,7 +89,13 @@ def said(log: str, measured: Path) -> str:
 
 
 def check(
-    folder: Path, made: dict[str, str], parts: Parts, environment: dict[str, str], only: list[str], seconds: float
+    folder: Path,
+    made: dict[str, str],
+    parts: Parts,
+    environment: dict[str, str],
+    only: list[str],
+    seconds: float,
+    jobs: int = 1,
 ) -> int:
     """Run what is left of the parts chosen, for so many seconds at most, and return the exit status."""
     end = time.monotonic() + seconds
@@ -95,25 +103,32 @@ def check(
     if not chosen:
         raise SystemExit(f"no part holds {' or '.join(map(repr, only))}; there are: {', '.join(parts)}")
     folder.mkdir(parents=True, exist_ok=True)
-    results = folder / "results.json"
+    results, writing = folder / "results.json", threading.Lock()
     done: Results = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     waiting = [part for part in chosen if part not in done] + [part for part in chosen if failed(done, part)]
     print(f"{len(waiting)} of {len(chosen)} parts to do on {made['device']}; results in {folder}")
-    for part in waiting:
+
+    def do(part: str) -> None:
+        if (left := end - time.monotonic()) <= 0:
+            return
         print(f"  {part:<34} ...", flush=True)
-        log = folder / f"{part.replace(' ', '_')}.log"
-        result = run(parts[part], log, environment, end - time.monotonic())
+        result = run(parts[part], folder / f"{part.replace(' ', '_')}.log", environment, left)
         if result is None and part == waiting[0]:  # the next call would not get any further
             too_long = {"outcome": "FAILED (too long)", "said": "allow more with --slice"}
             result = {**too_long, "seconds": round(seconds, 1)}
         if result is None:
             print(f"  {part:<34} cut off by the end of this call")
-            break
-        done[part] = result
-        write_whole(results, json.dumps(done, indent=1, ensure_ascii=False).encode())
-        summary = filled("gpu_summary.md", machine=made, parts=parts, done=done)
-        write_whole(folder / "summary.md", summary.encode())
-        print(f"  {part:<34} {result['seconds']:>7.1f} s  {result['outcome']}  {result['said']}")
+            return
+        with writing:
+            done[part] = result
+            write_whole(results, json.dumps(done, indent=1, ensure_ascii=False).encode())
+            summary = filled("gpu_summary.md", machine=made, parts=parts, done=done)
+            write_whole(folder / "summary.md", summary.encode())
+        print(f"  {part:<34} {result['seconds']:>7.1f} s  {result['outcome']}  {result['said']}", flush=True)
+
+    for at_once, kind in ((jobs, False), (1, True)):
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(do, [part for part in waiting if part.startswith("bench") == kind]))
     bad = [part for part in chosen if failed(done, part)]
     left, names = len(set(chosen) - set(done)), f": {', '.join(bad)}" if bad else ""
     print(f"{len(bad)} failed{names}; {left} left. See {folder}/summary.md")
@@ -130,10 +145,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Try tests, chapters and benches on a GPU.")
     parser.add_argument("--slice", type=float, default=float("inf"), help="end this call within so many seconds")
     parser.add_argument("--only", nargs="*", default=[], help="parts whose name holds one of these words")
+    parser.add_argument("--jobs", type=int, default=1, help="so many tests and chapters at once, where memory allows")
     options = parser.parse_args()
     environment, made = machine("cuda")
+    if options.jobs > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, CORES // options.jobs))
     folder = ROOT / "_build" / "gpu" / re.sub(r"[^\w.-]+", "-", f"{made['commit']}_{made['device']}")
-    return check(folder, made, all_parts(folder), environment, options.only, options.slice)
+    return check(folder, made, all_parts(folder), environment, options.only, options.slice, options.jobs)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,15 @@ ROOT = Path(__file__).parents[2]
 MADE = {"commit": "abc", "device": "a machine (of mine)"}
 
 
-def tried(folder: Path, *, only: list[str] | None = None, seconds: float = float("inf"), **codes: str) -> int:
+def tried(
+    folder: Path, *, only: list[str] | None = None, seconds: float = float("inf"), jobs: int = 1, **codes: str
+) -> int:
     """Check parts that take no time, each of which notes that it ran."""
     code = "import sys, pathlib; pathlib.Path({!r}).open('a').write({!r}); {}"
     parts = {
         name: [sys.executable, "-c", code.format(str(folder / "ran"), f"{name} ", what)] for name, what in codes.items()
     }
-    return check(folder, MADE, parts, dict(os.environ), only or [], seconds)
+    return check(folder, MADE, parts, dict(os.environ), only or [], seconds, jobs)
 
 
 def test_every_part_runs_once_and_one_that_failed_is_named(tmp_path, capsys):
@@ -75,6 +77,16 @@ def test_a_part_that_is_longer_than_a_call_is_an_error_and_no_endless_loop(tmp_p
     assert "| hangs | FAILED (too long) |" in (tmp_path / "summary.md").read_text()
     assert tried(tmp_path, hangs="import time; time.sleep(600)", later="pass", seconds=10) == FAILED
     assert (tmp_path / "ran").read_text() == "hangs later hangs "
+
+
+def test_tests_run_at_once_where_that_is_asked_and_benches_alone(tmp_path):
+    meets = "here = pathlib.Path({0!r}); (here / '{1}').touch()\nimport time\n"
+    meets += "while not (here / '{2}').exists(): time.sleep(0.02)"
+    at_work = f"w = pathlib.Path({str(tmp_path / 'at work')!r}); w.mkdir(); import time; time.sleep(0.2); w.rmdir()"
+    parts = {"one": meets.format(str(tmp_path), 1, 2), "two": meets.format(str(tmp_path), 2, 1)}
+    parts |= {"bench_a": at_work, "bench_b": at_work}  # which fails beside the other
+    assert tried(tmp_path, jobs=2, seconds=60, **parts) == PASSED
+    assert (tmp_path / "ran").read_text().endswith("bench_a bench_b ")
 
 
 @pytest.mark.slow
