@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vlmcourse import (
     SCENE_STEPS,
+    SIMCLR_STEPS,
     Connector,
     ConvEncoder,
     ImageDataset,
@@ -122,7 +123,8 @@ def contrastive(
     """Train the encoder without labels; return it and its curve."""
     seed_everything(seed)
     encoder = cnn()
-    rest = {"batch_size": BATCH, "seed": seed, "checkpoint": kept(name), "progress": False, **options}
+    rest: dict[str, Any] = {"batch_size": BATCH, "seed": seed, "checkpoint": kept(name), "progress": False}
+    rest |= {"views": SIMCLR_STEPS, **options}
     _, history = train_simclr(encoder, pictures, steps=steps, embed_dim=128, lr=2e-3, warmup=0.1, **rest)
     return encoder.eval(), smooth(history["loss"])
 
@@ -301,6 +303,7 @@ def record(name: str, runs: dict[int, dict[str, Any]], data: Data) -> None:
             "growing": GROWING,
             "rates": list(RATES),
             "batch": BATCH,
+            "views": list(SIMCLR_STEPS),
             "device": str(device()),
         },
         table=table,

@@ -29,6 +29,7 @@ from torchvision.models import resnet18
 
 from book.experiments.photographs import ROOT, SPLITS, Data, augmented, images, once, smooth
 from vlmcourse import (
+    SIMCLR_STEPS,
     LinearProbe,
     VisionTransformer,
     device,
@@ -46,6 +47,7 @@ KEPT = ROOT / "_build" / "simclr_cifar10"
 # 45,000 pictures make 90 batches of 500, all of one shape: a second one would be compiled anew
 FULL = {"short": 100, "long": 400, "supervised": 50, "ViT": 180, "batch": 500, "looks": 10, "timed": 100}
 SMALL = {"short": 2, "long": 2, "supervised": 2, "ViT": 1, "batch": 16, "looks": 2, "timed": 11}
+SHARED: dict[str, Any] = {"views": SIMCLR_STEPS, "embed_dim": 128, "progress": False}
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -96,9 +98,7 @@ def ours(lab: Lab, *, compiled: bool, **options: Any) -> float:
     warm = steps // 2  # compilation and the choice of kernels come first
     pictures = lab.data["train"].images
     encoder = network(0, compiled=compiled)
-    _, history = train_simclr(
-        encoder, pictures, steps=steps, batch_size=batch, embed_dim=128, progress=False, **options
-    )
+    _, history = train_simclr(encoder, pictures, steps=steps, batch_size=batch, **SHARED, **options)
     # Every tenth loss is read, and reading waits for the GPU: so between two of those the clock is right.
     first, last = history["seconds"][warm // 10 * 10], history["seconds"][(steps - 1) // 10 * 10]
     return batch * ((steps - 1) // 10 * 10 - warm // 10 * 10) / (last - first)
@@ -177,7 +177,7 @@ def throughput(seed: int, lab: Lab) -> dict[str, Any]:
 def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
     """Train without labels; return accuracy against seconds, and what the last checkpoint gives on test."""
     data, batch, epochs = lab.data["train"], lab.sizes["batch"], lab.sizes[length]
-    shared: dict[str, Any] = {"batch_size": batch, "embed_dim": 128, "progress": False}
+    shared: dict[str, Any] = {"batch_size": batch, **SHARED}
     train_simclr(network(seed, compiled=True), data.images, steps=2, **shared)  # compile before the clock starts
     encoder = network(seed, compiled=True)
     looks = epochs * -(-len(data) // batch) // lab.sizes["looks"]  # steps between two of them
@@ -279,7 +279,7 @@ def record(name: str, runs: Mapping[int, dict[str, Any]], lab: Lab) -> None:
         # A trial that was stopped and went on timed its last call; its training's own clock went on with it.
         seconds=sum(run.get("training seconds", run[f"seconds {name}"]) for run in runs.values()),
         root=ROOT / "book" / "results",
-        settings=dict(lab.sizes),
+        settings={**lab.sizes, "views": list(SIMCLR_STEPS)},
         table={what: [run[what] for run in runs.values()] for what in next(iter(runs.values()))},
     )
 

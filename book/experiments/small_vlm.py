@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vlmcourse import ConvEncoder, scenes, seed_everything
+from vlmcourse import SCENE_STEPS, ConvEncoder, scenes, seed_everything
 from vlmcourse.course.results import provenance
 from vlmcourse.course.shipped import Familiarity
 from vlmcourse.data.questions import KINDS, questions
@@ -46,7 +46,8 @@ def train_contrastively(encoder: ConvEncoder, work: Path, name: str) -> dict[str
     """Train the encoder in place, and return how."""
     pictures = scenes.images(8000, seed=12, image_size=24, radius=(0.30, 0.65))
     how: dict[str, Any] = {"steps": CONTRASTIVE[name], "batch_size": 256, "seed": SEED}
-    train_simclr(encoder, pictures, checkpoint=work / f"encoder_{name}.pt", checkpoint_every=25, **how)
+    file = work / f"encoder_{name}.pt"
+    train_simclr(encoder, pictures, views=SCENE_STEPS, checkpoint=file, checkpoint_every=25, **how)
     return {"data": "scenes.images, every shape in every colour, no labels", **how}
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from vlmcourse import ConvEncoder, nt_xent_loss, seed_everything
-from vlmcourse.data.augment import two_views
+from vlmcourse.data.augment import SCENE_STEPS, SIMCLR_STEPS, two_views
 from vlmcourse.train import simclr
 from vlmcourse.train.loop import fit
 from vlmcourse.train.simclr import train_simclr
@@ -65,6 +65,14 @@ def test_torchvisions_resnet18_can_be_trained():
     assert model(images).shape == (16, 64)
     assert not torch.equal(network.conv1.weight, first)
     assert history.loss.iloc[-3:].mean() < history.loss.iloc[:3].mean()
+
+
+def test_views_are_those_of_the_paper_unless_others_are_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(simclr, "two_views", lambda batch, *, steps: asked.append(steps) or (batch, batch))
+    train_simclr(encoder(), IMAGES, steps=1, **QUICK)
+    train_simclr(encoder(), IMAGES, views=SCENE_STEPS, steps=1, **QUICK)
+    assert asked == [SIMCLR_STEPS, SCENE_STEPS]
 
 
 def test_another_loss_takes_the_place_of_nt_xent():

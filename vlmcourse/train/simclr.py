@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from vlmcourse.data.augment import SCENE_STEPS, Step, two_views
+from vlmcourse.data.augment import SIMCLR_STEPS, Step, two_views
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
 from vlmcourse.train.loop import fit
@@ -18,7 +18,7 @@ def train_simclr(
     encoder: nn.Module,
     images: Any,
     *,
-    views: Mapping[str, Step] = SCENE_STEPS,
+    views: Mapping[str, Step] = SIMCLR_STEPS,
     loss: Callable[..., Tensor] = nt_xent_loss,
     temperature: float = 0.2,
     embed_dim: int = 64,
@@ -37,8 +37,8 @@ def train_simclr(
         ``(b, embed_dim)``. Labels are never looked at.
 
     Options:
-        views: the steps of :func:`~vlmcourse.data.augment.two_views`. Others: those of
-        :func:`~vlmcourse.train.loop.fit`, with a long warm-up, since the loss stays at that of guessing at first.
+        views: the steps of :func:`~vlmcourse.data.augment.two_views`; for generated scenes ``SCENE_STEPS``. Others:
+        those of :func:`~vlmcourse.train.loop.fit`, with a long warm-up, since the loss stays at that of guessing first.
 
     Source:
         Chen et al. 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head; slide S07. Departure:
