@@ -8,6 +8,7 @@ import functools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from torch import nn
 import vlmcourse as course
 from vlmcourse import fit, plots, scenes
 from vlmcourse.homework import CHECKS, Draw
-from vlmcourse.homework.checking import attempt
+from vlmcourse.homework.checking import attempt, examine
 from vlmcourse.train import vlm
 
 WHERE = strict_device.NAME
@@ -389,6 +390,24 @@ NOWHERE |= {"load_result", "pick", "profile", "record_result", "scenes", "seed_e
 
 class TestOnTheDevice:
     __test__ = ON_DEVICE
+
+    def test_what_is_wrong_is_looked_for_on_the_cpu(self):
+        """A mistake that is tried may index out of range, which ends all further work on a GPU."""
+        task, tried = CHECKS["attention_weights"].task, set()
+
+        def variant(queries, keys, **knobs):
+            tried.add(queries.device.type)
+            return task.variant(queries, keys, **knobs)
+
+        report = examine(replace(task, variant=variant), lambda queries, keys, mask=None: queries @ keys.mT)
+        assert "not divided by the square root" in str(report) or "these are scores" in str(report)
+        assert tried == {"cpu"}
+
+        def stays_behind(embeddings):
+            embeddings = embeddings.cpu()
+            return embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+        assert "stay on the input's device" in str(CHECKS["unit"](stays_behind))
 
     def test_the_course_chooses_it(self):
         assert course.device() == torch.device(WHERE)

@@ -45,7 +45,7 @@ from vlmcourse.cli import UNFINISHED
 KEPT = ROOT / "_build" / "simclr_cifar10"
 # epochs of each training, images of a batch, looks at the validation images, steps that are timed
 # 45,000 pictures make 90 batches of 500, all of one shape: a second one would be compiled anew
-FULL = {"short": 100, "long": 400, "supervised": 50, "ViT": 180, "batch": 500, "looks": 10, "timed": 100}
+FULL = {"short": 100, "long": 400, "supervised": 50, "ViT": 180, "batch": 500, "looks": 5, "timed": 100}
 SMALL = {"short": 2, "long": 2, "supervised": 2, "ViT": 1, "batch": 16, "looks": 2, "timed": 11}
 SHARED: dict[str, Any] = {"views": SIMCLR_STEPS, "embed_dim": 128, "progress": False}
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

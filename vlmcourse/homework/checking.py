@@ -384,14 +384,24 @@ def examine(
     """Run every case, and report the first fault in the words of the likeliest mistake.
 
     Options:
-        device: where the inputs lie, by default that of :func:`vlmcourse.device`. seed: of the cases; one seed gives
-        the same cases each time. seconds: the time limit of one call.
+        device: where the inputs lie once all is right on the CPU, by default that of :func:`vlmcourse.device`. seed: of
+        the cases; one seed gives the same cases each time. seconds: the time limit of one call.
     """
     if not callable(function):
         received = type(function).__name__
         return Report(task.name, False, f"hand in the function itself, `{task.name}`, without brackets, not {received}")
+    where = torch.device(runtime.device() if device is None else device)
+    report = _examine(task, function, torch.device("cpu"), seed, seconds)
+    return _examine(task, function, where, seed, seconds) if report.passed and where.type != "cpu" else report
+
+
+def _examine(task: Task, function: Callable[..., Any], where: torch.device, seed: int, seconds: float) -> Report:
+    """Run every case on one device; what is wrong is found on the CPU.
+
+    There a wrong index is an error like others. On a GPU it ends all further work of the process, the student's too.
+    """
     function = task.adapt(function) if task.adapt else function
-    draw = functools.partial(Draw, device=runtime.device() if device is None else device)
+    draw = functools.partial(Draw, device=where)
     cases = _with_generic(list(task.cases(draw(seed))), task)
     outcomes, faults, times = list[Outcome](), list[str](), list[tuple[float, float]]()
     for case in cases:
@@ -413,7 +423,8 @@ def examine(
         if not _same(again.value, outcomes[failed].value, nan=True):
             return Report(task.name, False, "the same input gives another result the second time: leave chance out")
     evidence = _tried(task, case)
-    if mistake := _mistake(task, cases, outcomes):
+    mistake = _mistake(task, cases, outcomes) if where.type == "cpu" else None
+    if mistake:
         differ = [c for c, fault in zip(cases, faults, strict=True) if fault == DIFFERENT]
         future = next(filter(None, (_future(task, function, c, seconds) for c in differ)), "")
         return Report(task.name, False, _in_numbers(task, mistake, case, outcomes[failed], future), evidence)
