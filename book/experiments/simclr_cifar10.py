@@ -51,6 +51,12 @@ SHARED: dict[str, Any] = {"views": SIMCLR_STEPS, "embed_dim": 128, "progress": F
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
+def features(encoder: nn.Module, pictures: Tensor) -> Tensor:
+    """Return vectors without compiling the network once more, for batches of other sizes and evaluation mode."""
+    with torch.compiler.set_stance("force_eager"):
+        return extract_features(encoder, pictures)
+
+
 class Lab:
     """The images on the device, the sizes of this call, and when it has to stop."""
 
@@ -68,7 +74,7 @@ class Lab:
         """Return a linear probe's accuracy on a split, with all training labels; without encoder, on pixels."""
         parts = {split: self.data[split] for split in {"train", "validation", on}}
         vectors = {
-            split: some.float().flatten(1) if encoder is None else extract_features(encoder, some.images)
+            split: some.float().flatten(1) if encoder is None else features(encoder, some.images)
             for split, some in parts.items()
         }
         labels = {split: some.labels.to(vectors[split].device) for split, some in parts.items()}
@@ -227,7 +233,7 @@ def classifier(
         model, loss, pair, epochs=lab.sizes[name], warmup=0.05, weight_decay=0.05, seed=seed, callback=stop,
         callback_every=lab.sizes["looks"], checkpoint=lab.kept / f"{name}_{seed}.pt", **shared,
     )  # fmt: skip
-    right = extract_features(model, test.images).argmax(1).cpu() == test.labels.cpu()
+    right = features(model, test.images).argmax(1).cpu() == test.labels.cpu()
     return model[0], {"test": right.double().mean().item(), "training seconds": history["seconds"].iloc[-1]}
 
 
