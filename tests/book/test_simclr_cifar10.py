@@ -66,7 +66,7 @@ def test_a_training_that_is_out_of_time_goes_on_from_its_checkpoint(folder, monk
     stopped = kept(folder, trial)
     if trial == "short":
         seconds = stopped["curve, seconds"]
-        assert len(seconds) == len(stopped["curve, validation"]) == 2
+        assert len(seconds) == len(stopped["curve, k-NN on validation"]) == 2
         assert 0 < seconds[0] < seconds[1] == round(stopped["training seconds"], 3)
 
     for file in files.iterdir():
