@@ -199,6 +199,17 @@ def encoders(seed: int, data: Data) -> dict[str, Any]:
     return found
 
 
+def scene_views(seed: int, data: Data) -> dict[str, Any]:
+    """S05, S07: the contrastive encoder on the same photographs, with the views that are made for drawn scenes."""
+    name = "contrastive, scene views"
+    learned, curve = contrastive(data["train"].images, seed, f"scene_views_{seed}", views=SCENE_STEPS)
+    found: dict[str, Any] = {f"curve {name}": curve}
+    found |= {f"{name}, {what}": value for what, value in judged(learned, data, seed).items()}
+    for world, other in other_worlds(data["train"].images.shape[-1]).items():
+        found[f"{name}, probe in {world}"] = probe(vectors(learned, other), other, k=100, seed=seed)
+    return found
+
+
 def classifier(kind: str, seed: int) -> nn.Module:
     """Return a CNN or a ViT for ten classes, untrained, with about as many parameters as the other."""
     seed_everything(seed)
@@ -266,10 +277,16 @@ def answering(seed: int, data: Data) -> dict[str, Any]:
     return found
 
 
-TRIALS: dict[str, Trial] = {"encoders": encoders, "answering": answering, "growing": growing}
+TRIALS: dict[str, Trial] = {
+    "encoders": encoders,
+    "scene_views": scene_views,
+    "answering": answering,
+    "growing": growing,
+}
 # the measure that stands for a trial on the page of results
 HEADLINES = {
     "encoders": f"contrastive, probe {LABELS[-1]}",
+    "scene_views": f"contrastive, scene views, probe {LABELS[-1]}",
     "answering": "exact, real image",
     "growing": f"ViT, {max(GROWING)} images",
 }
@@ -303,7 +320,7 @@ def record(name: str, runs: dict[int, dict[str, Any]], data: Data) -> None:
             "growing": GROWING,
             "rates": list(RATES),
             "batch": BATCH,
-            "views": list(SIMCLR_STEPS),
+            "views": list(SCENE_STEPS if name == "scene_views" else SIMCLR_STEPS),
             "device": str(device()),
         },
         table=table,
