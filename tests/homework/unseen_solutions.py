@@ -1072,3 +1072,13 @@ def nwp_two_axes(logits, *, temperature, top_p=1.0):
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
     kept = torch.zeros_like(chances).scatter(-1, order, ordered)
     return kept / kept.sum(-1, keepdim=True)
+
+
+@wrong(check_controls, "the model expects their kind")
+def ic_whole_numbers(images):
+    return torch.zeros(images.shape, dtype=torch.uint8), images.roll(1, 0)
+
+
+@wrong(check_controls, "shuffled is torch.float64")
+def ic_wide(images):
+    return torch.zeros_like(images), images.roll(1, 0).double()

@@ -355,6 +355,17 @@ def _wrong_shuffled(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str 
     return "some images appear twice and others never: exchange them" if not same.any(0).all() else None
 
 
+def _other_kind(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str | None:
+    images = case.args[0]
+    for name, part in zip(("blank", "shuffled"), got, strict=True):
+        if (part.dtype, part.device) != (images.dtype, images.device):
+            received = f"{part.dtype} on {part.device}"
+            return (
+                f"{name} is {received}, the images are {images.dtype} on {images.device}: the model expects their kind"
+            )
+    return None
+
+
 @check(
     "image_controls(images)",
     lambda images: (torch.zeros_like(images), images.roll(1, 0)),
@@ -365,6 +376,7 @@ def _wrong_shuffled(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str 
         _wrong_order,
         _wrong_blank,
         _wrong_shuffled,
+        _other_kind,
     ],
 )  # fmt: skip
 def check_controls(draw: Draw) -> Iterator[Case]:
