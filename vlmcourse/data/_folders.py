@@ -137,7 +137,8 @@ def _decode(
     tensors: list[Tensor] = []
     broken: list[str] = []
     notes: dict[str, list[str]] = defaultdict(list)
-    with ThreadPoolExecutor() as pool, warnings.catch_warnings():
+    few = min(4, os.cpu_count() or 1)  # with small pictures more threads only wait for each other
+    with ThreadPoolExecutor(few) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the decoders, about files that they can decode
         results = tqdm(pool.map(attempt, files), total=len(files), desc=f"decoding {path.name}", unit=" files")
         for file, result in zip(files, results, strict=True):

@@ -31,7 +31,8 @@ def read_picture(path: str | Path) -> tuple[Any, list[str]]:
 
     path = Path(path)
     with path.open("rb") as file:
-        content = file.read(HEAVIEST + 1)
+        content = file.read(2**20)  # asking for the most at once would fetch that much memory for every small file
+        content += file.read(HEAVIEST + 1 - len(content)) if len(content) == 2**20 else b""
     try:
         if len(content) > HEAVIEST:
             raise Image.DecompressionBombError(f"more than {HEAVIEST // 10**6} million bytes")
