@@ -407,7 +407,9 @@ class TestOnTheDevice:
             embeddings = embeddings.cpu()
             return embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
-        assert "stay on the input's device" in str(CHECKS["unit"](stays_behind))
+        report = str(CHECKS["unit"](stays_behind))
+        assert f"right on the CPU, but on {course.device()}: " in report
+        assert "stay on the input's device" in report
 
     def test_the_course_chooses_it(self):
         assert course.device() == torch.device(WHERE)

@@ -1,6 +1,7 @@
 """Numbers on the pages, read where they were measured: tables of recorded results, and a chapter's running time."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,23 @@ class Results(Filled):
         wanted, found = self.options.get("profile"), self.files("book/results").values()
         results = [r for r in found if "runs" not in r and wanted in (None, r["provenance"]["profile"])]
         return {"results": results, "value": value}
+
+
+class Measured(Filled):
+    """All single numbers of one file in ``book/results``, which ``:name:`` names, as means over the seeds."""
+
+    template, option_spec = "measured.md", {"name": directives.unchanged_required}
+
+    def words(self) -> dict[str, Any]:
+        """Return the file and its means; curves are left out, and so is the time it took."""
+        result = self.files("book/results").get(self.options["name"])
+        table = result["table"] if result else {}
+        means = {
+            what: f"{statistics.mean(values):,.{0 if max(values) > 100 else 4}f}"
+            for what, values in table.items()
+            if not isinstance(values[0], list) and not what.startswith("seconds ")
+        }
+        return {"result": result, "means": means}
 
 
 class Runs(Filled):
@@ -86,6 +104,7 @@ class Seconds(SphinxRole):
 def setup(app: Sphinx) -> None:
     """Register the directives and the role."""
     app.add_directive("results", Results)
+    app.add_directive("measured", Measured)
     app.add_directive("recorded", Runs)
     app.add_directive("performance", Performance)
     app.add_role("seconds", Seconds())

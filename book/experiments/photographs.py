@@ -7,7 +7,8 @@ Without a folder the images are torchvision's CIFAR-10, which is downloaded. A f
 stopped is continued by the same call; once a trial has run with all seeds, book/results/photographs_<trial>.json is
 written.
 
-Choices are made on validation images. Each test image is looked at once by each trained model, after its last step.
+Choices are made on validation images. Test images are looked at after a training's last step, once by each probe, by
+the nearest neighbours and by each classifier, and choose nothing.
 """
 
 import argparse
@@ -61,6 +62,7 @@ CHOICE = (5_000, 200)
 STAGE_STEPS: dict[vlm.Stage, int] = {"language model": 100, "connector": 200, "joint": 400}
 BATCH = 128
 SPLITS = ("train", "validation", "test")
+ASKED = 2000  # of the test images, in the trial that answers
 QUESTION = "What is in this image <image>? Answer:"
 Data = dict[str, ImageDataset]
 Trial = Callable[[int, Data], dict[str, Any]]
@@ -259,7 +261,7 @@ def answering(seed: int, data: Data) -> dict[str, Any]:
     encoder, _ = contrastive(data["train"].images, seed, f"contrastive_{seed}")
     # A folder lies class by class, and the next picture would show the same kind of thing.
     mixed = torch.randperm(len(data["test"]), generator=torch.Generator().manual_seed(0))
-    train, test = asked(data["train"]), asked(data["test"].subset(mixed[:2000]))
+    train, test = asked(data["train"]), asked(data["test"].subset(mixed[:ASKED]))
     tokenizer = Tokenizer.from_texts([QUESTION, *sorted(set(train.answers))])
     channels, rows, columns = encoder.feature_map(train.images[:1].to(next(encoder.parameters()).device)).shape[1:]
     connector = Connector(channels, 96, grid_size=(rows, columns), reduction=1)
@@ -311,7 +313,7 @@ def record(name: str, runs: dict[int, dict[str, Any]], data: Data) -> None:
         f"photographs_{name}",
         table[HEADLINES[name]],
         unit="accuracy, fraction",
-        data=f"{data['test'].name}, test, {len(data['test']):,} images",
+        data=f"{data['test'].name}, test, {ASKED if name == 'answering' else len(data['test']):,} images",
         seeds=list(runs),
         seconds=sum(table[f"seconds {name}"]),
         root=ROOT / "book" / "results",
@@ -320,7 +322,7 @@ def record(name: str, runs: dict[int, dict[str, Any]], data: Data) -> None:
             "growing": GROWING,
             "rates": list(RATES),
             "batch": BATCH,
-            "views": list(SCENE_STEPS if name == "scene_views" else SIMCLR_STEPS),
+            **({} if name == "growing" else {"views": list(SCENE_STEPS if name == "scene_views" else SIMCLR_STEPS)}),
             "device": str(device()),
         },
         table=table,

@@ -13,6 +13,7 @@ choose nothing.
 """
 
 import argparse
+import math
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -194,9 +195,13 @@ def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
     shared: dict[str, Any] = {"batch_size": batch, **SHARED}
     train_simclr(network(seed, compiled=True), data.images, steps=2, **shared)  # compile before the clock starts
     encoder = network(seed, compiled=True)
-    looks = epochs * -(-len(data) // batch) // lab.sizes["looks"]  # steps between two of them
+    steps = epochs * -(-len(data) // batch)
+    looks = steps // lab.sizes["looks"]  # steps between two of them
 
-    def look(model: nn.Module, step: int) -> dict[str, float]:
+    def look(model: nn.Module, step: int) -> dict[str, float] | None:
+        if step % looks and step < steps:
+            lab.stop_in_time()
+            return None
         began = perf_counter()
         right = lab.knn(encoder)
         # A run that goes on takes up the clock of its last step, which did not see the look after it.
@@ -204,7 +209,7 @@ def contrastive(seed: int, lab: Lab, *, length: str) -> dict[str, Any]:
 
     _, history = train_simclr(
         encoder, data.images, epochs=epochs, lr=2e-3, warmup=0.05, weight_decay=1e-4, seed=seed, callback=look,
-        callback_every=looks, checkpoint=lab.kept / f"{length}_{seed}.pt", **shared,
+        callback_every=math.gcd(looks, 50), checkpoint=lab.kept / f"{length}_{seed}.pt", **shared,
     )  # fmt: skip
     looked = history["validation"].notna()
     # A look takes no training time, and the clock of a row was read before the look that follows it.

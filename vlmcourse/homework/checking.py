@@ -40,7 +40,8 @@ PATIENCE = 6  # how often the time limit may pass while a function does not comp
 EXPLANATIONS = {
     "view size is not compatible": "`.view` needs contiguous memory, and the input may be a transposed view: use "
     "`.reshape` or einops' `rearrange`",
-    "same device": "a tensor that you made lies on the CPU and the input does not: make it with `device=input.device`",
+    "same device": "a tensor that you made, or kept from an earlier call, lies on another device than the input: make it "
+    "in this call, with `device=input.device`",
     "same dtype": "a tensor that you made has another dtype than the input: make it with `dtype=input.dtype`",
     "expected scalar type": "a tensor that you made has another dtype than the input: make it with `dtype=input.dtype`",
     "leaf variable that requires grad": "it changes its input in place",
@@ -392,7 +393,10 @@ def examine(
         return Report(task.name, False, f"hand in the function itself, `{task.name}`, without brackets, not {received}")
     where = torch.device(runtime.device() if device is None else device)
     report = _examine(task, function, torch.device("cpu"), seed, seconds)
-    return _examine(task, function, where, seed, seconds) if report.passed and where.type != "cpu" else report
+    if not report.passed or where.type == "cpu":
+        return report
+    there = _examine(task, function, where, seed, seconds)
+    return there if there.passed else replace(there, hint=f"right on the CPU, but on {where}: {there.hint}")
 
 
 def _examine(task: Task, function: Callable[..., Any], where: torch.device, seed: int, seconds: float) -> Report:

@@ -373,10 +373,10 @@ def _other_kind(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str | No
     symptoms=[
         lambda case, got, right: None if isinstance(got, tuple | list) and len(got) == 2
         and all(isinstance(part, Tensor) for part in got) else "two tensors are expected, (blank, shuffled)",
+        _other_kind,
         _wrong_order,
         _wrong_blank,
         _wrong_shuffled,
-        _other_kind,
     ],
 )  # fmt: skip
 def check_controls(draw: Draw) -> Iterator[Case]:
