@@ -123,9 +123,7 @@ def fit(
     with run.held(), _surroundings.around(model, device, layout) as interrupted:
         run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
-        _check_that_all_learn(objective, updates)
-        hidden = not progress or distributed.rank() > 0
-        with tqdm(total=settings.steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden) as bar:
+        with _bar(run, settings.steps, progress) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, run):
                 bar.update()
                 if callback is not None and (step % callback_every == 0 or step == settings.steps):
@@ -139,6 +137,11 @@ def fit(
     return pd.DataFrame(run.rows)
 
 
+def _bar(run: Run, steps: int, progress: bool) -> tqdm:
+    hidden = not progress or distributed.rank() > 0
+    return tqdm(total=steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden)
+
+
 def _steps(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -149,6 +152,7 @@ def _steps(
     run: Run,
 ) -> Iterator[int]:
     """Train, and yield the number of steps done after each: this is the loop."""
+    _check_that_all_learn(objective, optimizer)
     steps, seed = range(len(run.rows), settings.steps), settings.seed
 
     @lru_cache(maxsize=2)  # asked twice for each step, for the examples and for what they count
