@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import library
+from torch.library import Library, fallthrough_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "strict"
@@ -31,8 +31,8 @@ NUMBERS |= {aten.fill.Tensor, aten.fill_.Tensor, *INDEXING}  # besides pointwise
 ABSENT_ON_MPS = {"aten::linalg_qr", "aten::_linalg_eigh", "aten::_linalg_svd"}  # in torch 2.8, of those used here
 
 _state = {"random": torch.Generator().manual_seed(0).get_state()}  # of the generator that draws on the device
-_operators = library.Library("aten", "IMPL")  # registrations live as long as this object
-_every_operator = library.Library("_", "IMPL")
+_operators = Library("aten", "IMPL")  # registrations live as long as this object
+_every_operator = Library("_", "IMPL")
 
 
 class StrictTensor(torch.Tensor):
@@ -233,7 +233,7 @@ def register():
                  "linspace", "logspace", "randperm", "randperm.generator", "tril_indices", "triu_indices"):  # fmt: skip
         packet, _, overload = name.partition(".")
         _operators.impl(name, _factory(getattr(getattr(aten, packet), overload or "default")), "PrivateUse1")
-    _every_operator.fallback(library.fallthrough_kernel, "AutocastPrivateUse1")  # nothing is cast
+    _every_operator.fallback(fallthrough_kernel, "AutocastPrivateUse1")  # nothing is cast
     _operators.impl("_copy_from", _copy_from, "PrivateUse1")
     _operators.impl("_thnn_fused_lstm_cell", _lstm_cell, "AutogradPrivateUse1")
     _operators.impl("scaled_dot_product_attention", _attention, "AutogradPrivateUse1")
