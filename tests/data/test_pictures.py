@@ -238,3 +238,10 @@ def test_a_damaged_picture_is_read_or_refused_by_name_and_takes_little_memory(tm
     ended = fuzz_with_little_memory(tmp_path, count, seed)
     assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
     assert int(ended.stdout.split()[0]) > count / 50  # the mutations are not so wild that none gets past the header
+
+
+def test_a_file_of_several_million_bytes_is_read_whole(tmp_path):
+    pixels = torch.randint(256, (1100, 1000, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    assert (tmp_path / "noise.png").stat().st_size > 3 * 2**20
+    assert (np.asarray(read_picture(tmp_path / "noise.png")[0]) == pixels).all()
