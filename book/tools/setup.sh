@@ -62,16 +62,17 @@ quiet=--quiet
 [ ! -t 1 ] || quiet= # on a terminal pip shows how far it is: six silent gigabytes look like a hang
 # shellcheck disable=SC2086  # an option or none
 pip() { $venv_python -m pip --disable-pip-version-check $quiet "$@"; }
+# --no-compile: Python compiles a module when it is first imported. Most are never, and compiling all takes half the time.
 pins=requirements.lock
 if [ -n "$TORCH_INDEX" ]; then
     again=--force-reinstall # a torch of the same version, built for something else, would count as installed
     [ "$TORCH_INDEX" != "$(cat $remembered 2>/dev/null || true)" ] || again=
     # shellcheck disable=SC2046,SC2086  # two requirements, and an option or none
-    pip install $again --no-deps --index-url "$TORCH_INDEX" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock)
+    pip install $again --no-compile --no-deps --index-url "$TORCH_INDEX" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock)
     echo "$TORCH_INDEX" >$remembered
     pins=.venv/requirements.lock # another index has other files of PyTorch, and other packages for CUDA or none
     awk '/^[a-zA-Z]/ { kept = !/^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/ } kept' requirements.lock >$pins
 fi
-pip install --no-deps --require-hashes --requirement $pins
+pip install --no-compile --no-deps --require-hashes --requirement $pins
 pip install --no-deps --editable .
 echo "$state" >.venv/installed
