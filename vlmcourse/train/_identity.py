@@ -64,28 +64,16 @@ def _parts(value: Any) -> dict[str, Any]:
     if isinstance(value, type):  # settings are often kept as attributes of a class
         kept = {name: part for name, part in vars(value).items() if name[0] != "_" or isinstance(part, FunctionType)}
         return {"class": _name(value)} | kept
+    own = [vars(kind) for kind in reversed(type(value).__mro__) if not _is_library(kind)]
+    methods = {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
+    state = object.__getstate__(value)  # attributes, also those in slots; nothing where there are none, as in a date
+    if state is None:  # what it shows, without its place in memory
+        state = {"value": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))}
+    attributes, slots = state if isinstance(state, tuple) else (state, {})
     weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
-    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
-    held = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
-    held = {name: part for name, part in held.items() if name in weights or name[0] != "_"}
+    held = {name: part for name, part in ((attributes or {}) | slots).items() if name in weights or name[0] != "_"}
     held.pop("training", None)
-    if not slots and not hasattr(value, "__dict__"):  # as a date has: what it shows, without its place in memory
-        held["value"] = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
-    return {"class": _name(type(value))} | _methods(type(value)) | held
-
-
-def _methods(kind: type) -> dict[str, Any]:
-    """Return what objects of a class do: all of its own functions, or of a library's class the code of a few."""
-    if _is_library(kind):
-        calls = [getattr(kind, name, None) for name in ("forward", "__call__", "__getitem__")]
-        return {"code": [_hash_of_code(call.__code__) for call in calls if isinstance(call, FunctionType)]}
-    own = [vars(one) for one in reversed(kind.__mro__) if not _is_library(one)]
-    return {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
-
-
-def _slots(kind: type) -> list[str]:
-    slots = vars(kind).get("__slots__", ())
-    return [name for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+    return {"class": _name(type(value))} | methods | held
 
 
 def _is_library(kind: type) -> bool:
