@@ -27,12 +27,10 @@ class InMemory:
     options: Mapping[str, Any] = {}  # besides the source, what decides what a batch holds
 
     def __init__(self, data: Any) -> None:
-        form: Callable[[Iterator[Tensor]], Any] = tuple
         if isinstance(getattr(data, "images", None), Tensor):
-            data = (data.images,) if getattr(data, "labels", None) is None else (data.images, data.labels)
-            form = tuple if len(data) > 1 else next
-        elif isinstance(data, Tensor):
-            data, form = (data,), next
+            data = data.images if getattr(data, "labels", None) is None else (data.images, data.labels)
+        self.form: Callable[[Iterator[Tensor]], Any] = next if isinstance(data, Tensor) else tuple
+        data = (data,) if isinstance(data, Tensor) else data
         if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
             hint = "(clips.clips, clips.labels)" if hasattr(data, "clips") else "torch.from_numpy(...) for arrays"
             raise TypeError(
@@ -43,7 +41,7 @@ class InMemory:
         if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
             raise ValueError(f"data must have one length and at least one example, received shapes {shapes}")
         self.source = {f"data[{k}]": tensor for k, tensor in enumerate(data)}
-        self.n, self.form = len(data[0]), form
+        self.n = len(data[0])
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
