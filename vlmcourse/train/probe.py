@@ -309,10 +309,12 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
 @contextmanager
 def _training_mode_refused() -> Iterator[None]:
-    """Stop before any layer that is called meanwhile computes as in training: it would blur what is measured."""
+    """Stop before a layer whose code asks for its mode computes as in training: it would blur what is measured."""
 
     def refuse(part: nn.Module, inputs: Any) -> None:
-        if part.training and _differs_in_training(type(part)):
+        own = type(part).__mro__[: type(part).__mro__.index(nn.Module)]
+        methods = [member for kind in own for member in vars(kind).values() if isinstance(member, FunctionType)]
+        if part.training and any("training" in method.__code__.co_names for method in methods):
             raise ValueError(
                 f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
                 "mode; pass the network itself instead of a function, or call its .eval() first"
@@ -323,13 +325,6 @@ def _training_mode_refused() -> Iterator[None]:
         yield
     finally:
         watch.remove()
-
-
-def _differs_in_training(kind: type[nn.Module]) -> bool:
-    """Say whether the code of a module asks if it is in training mode."""
-    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    methods = [member for parent in own for member in vars(parent).values() if isinstance(member, FunctionType)]
-    return any("training" in method.__code__.co_names for method in methods)
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -408,8 +403,7 @@ def _check_seen(role: str, labels: Tensor, known: Tensor) -> None:
 
 
 def _check_features(role: str, features: Tensor, labels: Tensor) -> None:
-    check_rank(f"{role} features", features, "n d")
-    check_floating(f"{role} features", features)
+    check_floating(f"{role} features", features, "n d")
     check_rank(f"{role} labels", labels, "n")
     _check_classes(f"{role} labels", labels)
     if len(labels) != len(features):

@@ -87,10 +87,8 @@ def build_vlm(
         blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=_device(encoder))
         width, height, across = encoder.feature_map(blank).shape[1:]
     if height % 2 or across % 2:
-        hint = "try a power of two"
-        raise ValueError(
-            f"image_size must give a map of even sides, received {image_size}: {height} × {across}; {hint}"
-        )
+        received = f"{image_size}: {height} × {across}; try a power of two"
+        raise ValueError(f"image_size must give a map of even sides, received {received}")
     tokenizer = Tokenizer.from_texts(phrasebook())
     context_length = context_length or height * across // 4 + 48
     language_model = LanguageModel(
