@@ -44,6 +44,8 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
     if isinstance(value, ModuleType | BuiltinFunctionType) or (isinstance(value, type) and _is_library(value)):
         return _name(value)
     described = functools.partial(_described, seen=seen | {id(value), id(type(value))})
+    if isinstance(value, CodeType):  # what a function does, and those inside it, whatever the file and the lines
+        return _digest(f"{value.co_code!r} {value.co_names} {described(value.co_consts)}".encode())
     if isinstance(value, list | tuple | deque):
         return [type(value).__name__, *map(described, value)]
     if isinstance(value, set | frozenset):
@@ -60,7 +62,7 @@ def _parts(value: Any) -> dict[str, Any]:
     if isinstance(value, MethodType):
         return _parts(value.__func__) | {"self": value.__self__}
     if isinstance(value, FunctionType):
-        return {"function": _name(value), "code": _hash_of_code(value.__code__)} | _brought_along(value)
+        return {"function": _name(value), "code": value.__code__} | _brought_along(value)
     if isinstance(value, type):  # settings are often kept as attributes of a class
         kept = {name: part for name, part in vars(value).items() if name[0] != "_" or isinstance(part, FunctionType)}
         return {"class": _name(value)} | kept
@@ -112,13 +114,6 @@ def _brought_along(function: FunctionType) -> dict[str, Any]:
 def _codes(code: CodeType) -> list[CodeType]:
     """Return the code of a function and of all functions inside it."""
     return [code, *(one for inner in code.co_consts if isinstance(inner, CodeType) for one in _codes(inner))]
-
-
-def _hash_of_code(code: CodeType) -> str:
-    """Return a hash of what a function does, whatever its file and its lines."""
-    constants = [[c for c in one.co_consts if not isinstance(c, CodeType)] for one in _codes(code)]
-    steps = [(one.co_code, one.co_names) for one in _codes(code)]
-    return _digest(f"{steps} {_described(constants, frozenset())}".encode())
 
 
 def _content(array: Any) -> Any:
