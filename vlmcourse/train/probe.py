@@ -1,8 +1,4 @@
-"""What a simple map can read off a frozen encoder: linear probe, nearest neighbours, segmentation (slides S04, S09).
-
-The encoder never moves: evaluation mode, no gradient. Features are standardised by the training set alone, and the
-penalty is chosen on validation data. Test data is looked at once, by ``score``.
-"""
+"""What a simple map can read off a frozen encoder: linear probe, nearest neighbours, segmentation (slides S04, S09)."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +30,10 @@ def extract_features(
     batch_size: int = 512,
     device: str | torch.device | None = None,
 ) -> Tensor:
-    """Return the encoder's output for every image, without moving the encoder.
+    """Return the encoder's output for every image, in evaluation mode and without gradients.
 
-    A module is run in evaluation mode and without gradients, and handed back in the mode it came in, on ``device``.
-    Pass ``encoder.feature_map`` for maps. A function of your own must put its networks into evaluation mode itself.
+    A module comes back in its own mode, on ``device``. Pass ``encoder.feature_map`` for maps. A function of your own
+    must put its networks into evaluation mode itself.
 
     Shapes:
         images ``(n, c, h, w)``, float or uint8 (read as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.
@@ -56,11 +52,10 @@ def extract_features(
     where = torch.device(device) if device is not None else runtime.device()
     # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
     module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
+    held, dtype = _training_mode_refused(), torch.float32
     if isinstance(module, nn.Module):
-        held, weights = evaluating(module.to(where)), [p.dtype for p in module.parameters() if p.is_floating_point()]
-    else:
-        held, weights = _training_mode_refused(), []
-    dtype = weights[0] if weights else torch.float32
+        held = evaluating(module.to(where))
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     rows = []
     with held, torch.no_grad():
         for batch in images.split(batch_size):
@@ -77,8 +72,7 @@ class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
     Minimised, on features standardised by the training set, is the mean cross-entropy plus ``penalty / 2`` times the
-    squared weights (not the biases), to convergence by L-BFGS in float64: the problem is convex, so the answer does not
-    depend on where it starts.
+    squared weights (not the biases), in float64: the problem is convex, so the answer does not depend on the start.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
