@@ -57,17 +57,16 @@ class Fetched:
     """Fetches examples from a dataset as a loader does, but in the order of ``fit``, whatever the number of workers."""
 
     def __init__(self, data: Dataset | DataLoader) -> None:
-        loader = data if isinstance(data, DataLoader) else DataLoader(data)
-        in_order = type(loader.sampler) is SequentialSampler
-        shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
-        shuffled = shuffled and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
-        if loader.batch_size is None or not (in_order or shuffled):  # the order of a stream is its own
-            kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
+        loader: Any = data if isinstance(data, DataLoader) else DataLoader(data)
+        sampler = loader.sampler
+        plain = type(sampler) in (SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
+        if loader.batch_size is None or not plain or len(sampler) != len(loader.dataset):  # others have their own order
+            kinds = f"{type(loader.dataset).__name__} with {type(sampler).__name__}"
             raise TypeError(
                 f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
                 f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
-        self.source, self.n = loader.dataset, len(loader.dataset)  # type: ignore[arg-type]
+        self.source, self.n = loader.dataset, len(loader.dataset)
         self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
         own = {"collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
         self.options = {name: function for name, function in own.items() if function not in (None, default_collate)}
