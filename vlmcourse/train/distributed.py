@@ -1,8 +1,4 @@
-"""Train on several processes: the rank of this one, and embeddings gathered with their gradients.
-
-Every process holds the whole model and a share of each batch, and gradients are averaged. A contrastive loss needs the
-embeddings of *all* shares, because every image is a negative for every other. In one process, all of this does nothing.
-"""
+"""Train on several processes, each with the whole model and a share of each batch; in one, all of this does nothing."""
 
 import atexit
 import os
@@ -53,8 +49,6 @@ def data_parallel(module: nn.Module) -> nn.Module:
 def share_of(rows: Tensor) -> tuple[Tensor, float]:
     """Return the rows of a batch that this process takes, and how much their mean counts in the mean of all."""
     processes = world_size()
-    if processes == 1:
-        return rows, 1.0
     if len(rows) < processes:
         received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
         raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")
@@ -96,12 +90,10 @@ def shared_nt_xent_loss(
 ) -> Tensor:
     """Return SimCLR's loss of this process's images among the images of all processes.
 
-    Each process computes the rows of its own images only. What :func:`vlmcourse.train.loop.fit` averages, losses and
-    gradients, is that of the whole batch in one process, as with gathered embeddings.
+    Averaged by :func:`vlmcourse.train.loop.fit`, loss and gradient are those of the whole batch in one process.
 
     Shapes:
-        view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
-        one on each process. ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+        as :func:`vlmcourse.nt_xent_loss`, with this process's own b → a scalar, another one on each process.
 
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
