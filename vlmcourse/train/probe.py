@@ -1,8 +1,8 @@
 """What a simple map can read off a frozen encoder: linear probe, nearest neighbours, segmentation (slides S04, S09)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
@@ -52,11 +52,13 @@ def extract_features(
     where = torch.device(device) if device is not None else runtime.device()
     # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
     module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
-    held, dtype = _training_mode_refused(), torch.float32
+    rows, dtype = [], torch.float32
+    held: AbstractContextManager
     if isinstance(module, nn.Module):
         held = evaluating(module.to(where))
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
-    rows = []
+    else:
+        held = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
     with held, torch.no_grad():
         for batch in images.split(batch_size):
             batch = as_unit_range(batch.to(where)).to(dtype)
@@ -301,24 +303,15 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-@contextmanager
-def _training_mode_refused() -> Iterator[None]:
+def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
     """Stop before a layer whose code asks for its mode computes as in training: it would blur what is measured."""
-
-    def refuse(part: nn.Module, inputs: Any) -> None:
-        own = type(part).__mro__[: type(part).__mro__.index(nn.Module)]
-        methods = [member for kind in own for member in vars(kind).values() if isinstance(member, FunctionType)]
-        if part.training and any("training" in method.__code__.co_names for method in methods):
-            raise ValueError(
-                f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
-                "mode; pass the network itself instead of a function, or call its .eval() first"
-            )
-
-    watch = nn.modules.module.register_module_forward_pre_hook(refuse)
-    try:
-        yield
-    finally:
-        watch.remove()
+    own = type(part).__mro__[: type(part).__mro__.index(nn.Module)]
+    methods = [member for kind in own for member in vars(kind).values() if isinstance(member, FunctionType)]
+    if part.training and any("training" in method.__code__.co_names for method in methods):
+        raise ValueError(
+            f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
+            "mode; pass the network itself instead of a function, or call its .eval() first"
+        )
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
