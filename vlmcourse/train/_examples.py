@@ -1,5 +1,6 @@
 """The examples of a training: in memory as tensors, or fetched one by one from a dataset."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,8 +47,8 @@ class InMemory:
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
         tensors = tuple(self.source.values())
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-        if device.type != "cuda" or sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+        if sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
             tensors = tuple(t.to(device) for t in tensors)
         for _, rows in plan:
             yield self.form(t[rows.to(t.device)] for t in tensors)

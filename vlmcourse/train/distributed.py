@@ -40,10 +40,7 @@ def wait_for_all() -> None:
 
 def data_parallel(module: nn.Module) -> nn.Module:
     """Wrap ``module`` so that its gradients are averaged over processes; alone, return it as it is."""
-    if world_size() == 1:
-        return module
-    on_gpu = next(module.parameters()).is_cuda
-    return nn.parallel.DistributedDataParallel(module, device_ids=[torch.cuda.current_device()] if on_gpu else None)
+    return module if world_size() == 1 else nn.parallel.DistributedDataParallel(module)
 
 
 def share_of(rows: Tensor) -> tuple[Tensor, float]:
