@@ -68,7 +68,7 @@ class Fetched:
                 f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
         self.source, self.n = loader.dataset, len(loader.dataset)
-        self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
+        self.loader, self.batch_size = loader, loader.batch_size if isinstance(data, DataLoader) else None
         own = {"collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
         self.options = {name: function for name, function in own.items() if function not in (None, default_collate)}
         if self.n == 0:
