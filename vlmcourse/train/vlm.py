@@ -75,7 +75,10 @@ def build_vlm(
     num_heads: int = 4,
     context_length: int | None = None,
 ) -> VisionLanguageModel:
-    """Return an untrained model for the drawn world; by default the context has room for one image and 48 words."""
+    """Return an untrained model for the drawn world, with weights from the global generator.
+
+    By default the context has room for one image and 48 words.
+    """
     encoder = ConvEncoder() if encoder is None else encoder
     if not isinstance(encoder, ConvEncoder):
         hint = "for another, put VisionLanguageModel together from its parts"
@@ -124,8 +127,9 @@ def train_stage(
     """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
     ``"language model"`` reads questions and answers without images, ``"connector"`` learns between two frozen parts,
-    ``"joint"`` moves everything. The loss counts the answer's words only. Options: :func:`~vlmcourse.train.loop.fit`;
-    a checkpoint of a stage that ``began_with`` other weights is refused. Afterwards all parts require gradients.
+    ``"joint"`` moves everything. The loss counts the answer's words only. Options: those of
+    :func:`~vlmcourse.train.loop.fit` but ``clip_norm``, which is 1; a checkpoint of a stage that ``began_with`` other
+    weights is refused. Afterwards all parts require gradients.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
