@@ -7,9 +7,9 @@ rate (:func:`warmup_cosine`), the examples (:func:`batch_of_step`), and the rand
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,7 @@ def _steps(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     examples: Examples,
-    settings: SimpleNamespace,
+    settings: "_Settings",
     device: torch.device,
     layout: torch.memory_format,
     run: Run,
@@ -221,8 +221,22 @@ def _epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tens
     return torch.randperm(n, generator=own).tensor_split(math.ceil(n / batch_size))
 
 
-def _checked_settings(examples: Examples, **given: Any) -> SimpleNamespace:
-    """Return the numbers that the resulting weights depend on, with epochs and a share of warm-up turned into steps."""
+@dataclass(frozen=True)
+class _Settings:
+    """The numbers that the resulting weights depend on."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    optimizer: str
+    weight_decay: float
+    warmup: int
+    clip_norm: float | None
+    autocast: bool
+    seed: int
+
+
+def _checked_settings(examples: Examples, **given: Any) -> _Settings:
     given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     steps, epochs, batch_size, warmup = (given.pop(name) for name in ("steps", "epochs", "batch_size", "warmup"))
     if examples.batch_size is not None and batch_size not in (None, examples.batch_size):
@@ -247,22 +261,22 @@ def _checked_settings(examples: Examples, **given: Any) -> SimpleNamespace:
         raise ValueError(f"weight_decay must be a finite number of at least 0, received {given['weight_decay']}")
     if given["optimizer"] not in OPTIMIZERS:
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', received {given['optimizer']!r}")
-    return SimpleNamespace(steps=steps, batch_size=batch_size, warmup=warmup, **given)
+    return _Settings(steps=steps, batch_size=batch_size, warmup=warmup, **given)
 
 
 def _identity(
-    model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: SimpleNamespace
+    model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
 ) -> dict[str, dict[str, Any]]:
     """Say what run this is: a checkpoint of another is not continued."""
     return {
-        "configuration": vars(settings),
+        "configuration": asdict(settings),
         "dataset": identity_of(examples.source) | identity_of(examples.options),
         "loss": identity_of(loss_fn, leave_out=model.parameters()),
         "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
 
 
-def _make_optimizer(model: nn.Module, settings: SimpleNamespace) -> torch.optim.Optimizer:
+def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         frozen = sum(1 for _ in model.parameters())
