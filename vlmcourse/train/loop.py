@@ -152,6 +152,7 @@ def _steps(
     _check_that_all_learn(objective, optimizer)
     steps, seed = range(len(run.rows), settings.steps), settings.seed
 
+    @lru_cache(maxsize=2)  # asked twice for each step, for the examples and for what they count
     def share(step: int) -> tuple[Tensor, float]:
         return distributed.share_of(batch_of_step(step, n=examples.n, batch_size=settings.batch_size, seed=seed))
 
