@@ -1,5 +1,6 @@
 """The examples of a training: in memory as tensors, or fetched one by one from a dataset."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,12 +28,10 @@ class InMemory:
     options: Mapping[str, Any] = {}  # besides the source, what decides what a batch holds
 
     def __init__(self, data: Any) -> None:
-        form: Callable[[Iterator[Tensor]], Any] = tuple
         if isinstance(getattr(data, "images", None), Tensor):
-            data = (data.images,) if getattr(data, "labels", None) is None else (data.images, data.labels)
-            form = tuple if len(data) > 1 else next
-        elif isinstance(data, Tensor):
-            data, form = (data,), next
+            data = data.images if getattr(data, "labels", None) is None else (data.images, data.labels)
+        self.form: Callable[[Iterator[Tensor]], Any] = next if isinstance(data, Tensor) else tuple
+        data = (data,) if isinstance(data, Tensor) else data
         if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
             hint = "(clips.clips, clips.labels)" if hasattr(data, "clips") else "torch.from_numpy(...) for arrays"
             raise TypeError(
@@ -43,13 +42,13 @@ class InMemory:
         if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
             raise ValueError(f"data must have one length and at least one example, received shapes {shapes}")
         self.source = {f"data[{k}]": tensor for k, tensor in enumerate(data)}
-        self.n, self.form = len(data[0]), form
+        self.n = len(data[0])
 
     def batches(self, plan: Plan, device: torch.device, *, seed: int) -> Iterator[Any]:
         """Yield the batch of every step. Data moves to the device at once, unless it would fill half of a GPU."""
         tensors = tuple(self.source.values())
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-        if device.type != "cuda" or sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+        if sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
             tensors = tuple(t.to(device) for t in tensors)
         for _, rows in plan:
             yield self.form(t[rows.to(t.device)] for t in tensors)
@@ -59,18 +58,17 @@ class Fetched:
     """Fetches examples from a dataset as a loader does, but in the order of ``fit``, whatever the number of workers."""
 
     def __init__(self, data: Dataset | DataLoader) -> None:
-        loader = data if isinstance(data, DataLoader) else DataLoader(data)
-        in_order = type(loader.sampler) is SequentialSampler
-        shuffled = isinstance(loader.sampler, RandomSampler) and not loader.sampler.replacement
-        shuffled = shuffled and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
-        if loader.batch_size is None or not (in_order or shuffled):  # the order of a stream is its own
-            kinds = f"{type(loader.dataset).__name__} with {type(loader.sampler).__name__}"
+        loader: Any = data if isinstance(data, DataLoader) else DataLoader(data)
+        sampler = loader.sampler
+        plain = type(sampler) in (SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
+        if loader.batch_size is None or not plain or len(sampler) != len(loader.dataset):  # others have their own order
+            kinds = f"{type(loader.dataset).__name__} with {type(sampler).__name__}"
             raise TypeError(
                 f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
                 f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
             )
-        self.source, self.n = loader.dataset, len(loader.dataset)  # type: ignore[arg-type]
-        self.loader, self.batch_size = loader, loader.batch_size if loader is data else None
+        self.source, self.n = loader.dataset, len(loader.dataset)
+        self.loader, self.batch_size = loader, loader.batch_size if isinstance(data, DataLoader) else None
         own = {"collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
         self.options = {name: function for name, function in own.items() if function not in (None, default_collate)}
         if self.n == 0:

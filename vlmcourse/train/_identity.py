@@ -44,6 +44,8 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
     if isinstance(value, ModuleType | BuiltinFunctionType) or (isinstance(value, type) and _is_library(value)):
         return _name(value)
     described = functools.partial(_described, seen=seen | {id(value), id(type(value))})
+    if isinstance(value, CodeType):  # what a function does, and those inside it, whatever the file and the lines
+        return _digest(f"{value.co_code!r} {value.co_names} {described(value.co_consts)}".encode())
     if isinstance(value, list | tuple | deque):
         return [type(value).__name__, *map(described, value)]
     if isinstance(value, set | frozenset):
@@ -60,32 +62,20 @@ def _parts(value: Any) -> dict[str, Any]:
     if isinstance(value, MethodType):
         return _parts(value.__func__) | {"self": value.__self__}
     if isinstance(value, FunctionType):
-        return {"function": _name(value), "code": _hash_of_code(value.__code__)} | _brought_along(value)
+        return {"function": _name(value), "code": value.__code__} | _brought_along(value)
     if isinstance(value, type):  # settings are often kept as attributes of a class
         kept = {name: part for name, part in vars(value).items() if name[0] != "_" or isinstance(part, FunctionType)}
         return {"class": _name(value)} | kept
+    own = [vars(kind) for kind in reversed(type(value).__mro__) if not _is_library(kind)]
+    methods = {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
+    state = object.__getstate__(value)  # attributes, also those in slots; nothing where there are none, as in a date
+    if state is None:  # what it shows, without its place in memory
+        state = {"value": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))}
+    attributes, slots = state if isinstance(state, tuple) else (state, {})
     weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
-    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
-    held = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
-    held = {name: part for name, part in held.items() if name in weights or name[0] != "_"}
+    held = {name: part for name, part in ((attributes or {}) | slots).items() if name in weights or name[0] != "_"}
     held.pop("training", None)
-    if not slots and not hasattr(value, "__dict__"):  # as a date has: what it shows, without its place in memory
-        held["value"] = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
-    return {"class": _name(type(value))} | _methods(type(value)) | held
-
-
-def _methods(kind: type) -> dict[str, Any]:
-    """Return what objects of a class do: all of its own functions, or of a library's class the code of a few."""
-    if _is_library(kind):
-        calls = [getattr(kind, name, None) for name in ("forward", "__call__", "__getitem__")]
-        return {"code": [_hash_of_code(call.__code__) for call in calls if isinstance(call, FunctionType)]}
-    own = [vars(one) for one in reversed(kind.__mro__) if not _is_library(one)]
-    return {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
-
-
-def _slots(kind: type) -> list[str]:
-    slots = vars(kind).get("__slots__", ())
-    return [name for name in ((slots,) if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+    return {"class": _name(type(value))} | methods | held
 
 
 def _is_library(kind: type) -> bool:
@@ -124,13 +114,6 @@ def _brought_along(function: FunctionType) -> dict[str, Any]:
 def _codes(code: CodeType) -> list[CodeType]:
     """Return the code of a function and of all functions inside it."""
     return [code, *(one for inner in code.co_consts if isinstance(inner, CodeType) for one in _codes(inner))]
-
-
-def _hash_of_code(code: CodeType) -> str:
-    """Return a hash of what a function does, whatever its file and its lines."""
-    constants = [[c for c in one.co_consts if not isinstance(c, CodeType)] for one in _codes(code)]
-    steps = [(one.co_code, one.co_names) for one in _codes(code)]
-    return _digest(f"{steps} {_described(constants, frozenset())}".encode())
 
 
 def _content(array: Any) -> Any:

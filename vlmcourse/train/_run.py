@@ -87,23 +87,22 @@ class Run:
 
     def add(self, loss: Tensor, lr: float, metrics: Mapping[str, Tensor | float], *, weight: float) -> None:
         """Add the row of a step; a process's numbers count by its ``weight`` in the mean of all."""
-        numbers = {"loss": loss}
+        row: dict[str, Any] = {"step": len(self.rows) + 1, "loss": weight * loss.detach(), "lr": lr}
         for name, number in metrics.items():
             try:
-                numbers[name] = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
+                number = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
             except (TypeError, ValueError, RuntimeError):
                 raise TypeError(f"metric {name!r} must be one number, received {number!r:.60}; try .mean()") from None
-        # The product is a copy: a metric may be a weight, which the next step changes.
-        numbers = {name: weight * number.detach() for name, number in numbers.items()}
-        row = {"step": len(self.rows) + 1, "loss": numbers.pop("loss"), "lr": lr, **numbers}
+            row[name] = weight * number.detach()  # a copy: a metric may be a weight, which the next step changes
         self.rows.append(row | {"seconds": time.perf_counter() - self._began})
 
     def add_columns(self, numbers: Mapping[str, float] | None) -> None:
-        if not isinstance(numbers, Mapping | None):
+        numbers = {} if numbers is None else numbers
+        if not isinstance(numbers, Mapping):
             raise TypeError(f"callback must return None or a dictionary of numbers, received {type(numbers).__name__}")
-        if taken := sorted(self.rows[-1].keys() & (numbers or {}).keys()):
+        if taken := sorted(self.rows[-1].keys() & numbers.keys()):
             raise ValueError(f"callback must return other names than the history's own, received {taken}")
-        for name, number in (numbers or {}).items():
+        for name, number in numbers.items():
             self.rows[-1][name] = float(number.detach() if isinstance(number, Tensor) else number)
 
     def fetch(self) -> float:

@@ -39,25 +39,21 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 @contextlib.contextmanager
 def around(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
     """Yield what says whether Ctrl-C was pressed; give the caller back modes and generators."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  loss functions may draw from it
-    on_mps = torch.mps.get_rng_state() if device.type == "mps" else None
-    cudnn, benchmark = torch.backends.cudnn, torch.backends.cudnn.benchmark
-    # The model's own modes come back with the end of ``evaluating``.
-    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            store_kernels(model, layout)
-            # cuDNN times its algorithms once: shapes hardly change from batch to batch.
-            cudnn.benchmark = benchmark or (device.type == "cuda" and not cudnn.deterministic)
-            train_what_learns(model)
-            with interrupt_between_steps() as interrupted:
-                yield interrupted
-        finally:
-            cudnn.benchmark = benchmark
-            store_kernels(model, torch.contiguous_format)  # as files of weights must have them
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
-            if on_mps is not None:
-                torch.mps.set_rng_state(on_mps)
+    cudnn = torch.backends.cudnn
+    with contextlib.ExitStack() as after:
+        after.callback(random.setstate, random.getstate())
+        after.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002  loss functions may draw from it
+        after.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        if device.type == "mps":
+            after.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        after.enter_context(evaluating(model))  # its end gives each part its own mode back
+        after.callback(store_kernels, model, torch.contiguous_format)  # as files of weights must have them
+        after.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
+        store_kernels(model, layout)
+        # cuDNN times its algorithms once: shapes hardly change from batch to batch.
+        cudnn.benchmark = cudnn.benchmark or (device.type == "cuda" and not cudnn.deterministic)
+        train_what_learns(model)
+        yield after.enter_context(interrupt_between_steps())
 
 
 def store_kernels(model: nn.Module, layout: torch.memory_format) -> None:

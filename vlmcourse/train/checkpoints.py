@@ -45,9 +45,8 @@ def load_checkpoint(path: str | Path, *, max_bytes: float = math.inf) -> dict[st
     FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.pt'
     """
     path = Path(path).expanduser()
-    size = path.stat().st_size if path.is_file() else 0
     try:
-        if size > max_bytes:
+        if (size := path.stat().st_size) > max_bytes:
             raise ValueError(f"it has {size} bytes, and this run's can have {max_bytes}")
         with open(path, "rb") as file:
             checksum, content = file.read(_CHECKSUM_BYTES), file.read()

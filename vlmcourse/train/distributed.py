@@ -1,8 +1,4 @@
-"""Train on several processes: the rank of this one, and embeddings gathered with their gradients.
-
-Every process holds the whole model and a share of each batch, and gradients are averaged. A contrastive loss needs the
-embeddings of *all* shares, because every image is a negative for every other. In one process, all of this does nothing.
-"""
+"""Train on several processes, each with the whole model and a share of each batch; in one, all of this does nothing."""
 
 import atexit
 import os
@@ -44,10 +40,7 @@ def wait_for_all() -> None:
 
 def data_parallel(module: nn.Module) -> nn.Module:
     """Wrap ``module`` so that its gradients are averaged over processes; alone, return it as it is."""
-    if world_size() == 1:
-        return module
-    on_gpu = next(module.parameters()).is_cuda
-    return nn.parallel.DistributedDataParallel(module, device_ids=[torch.cuda.current_device()] if on_gpu else None)
+    return module if world_size() == 1 else nn.parallel.DistributedDataParallel(module)
 
 
 def share_of(rows: Tensor) -> tuple[Tensor, float]:
@@ -96,12 +89,10 @@ def shared_nt_xent_loss(
 ) -> Tensor:
     """Return SimCLR's loss of this process's images among the images of all processes.
 
-    Each process computes the rows of its own images only. What :func:`vlmcourse.train.loop.fit` averages, losses and
-    gradients, is that of the whole batch in one process, as with gathered embeddings.
+    Averaged by :func:`vlmcourse.train.loop.fit`, loss and gradient are those of the whole batch in one process.
 
     Shapes:
-        view1 ``(b, d)``, view2 ``(b, d)``, row i of both from image i, with this process's own b → a scalar, another
-        one on each process. ``chunk_size`` as in :func:`vlmcourse.nt_xent_loss`.
+        as :func:`vlmcourse.nt_xent_loss`, with this process's own b → a scalar, another one on each process.
 
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.

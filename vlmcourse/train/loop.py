@@ -60,23 +60,21 @@ def fit(
     """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All that
-    learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. A
-    ``callback(model, step)`` is called every ``callback_every`` steps and after the last; numbers it returns become
-    columns of the history.
+    learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. Numbers
+    that ``callback(model, step)`` returns, every ``callback_every`` steps and after the last, become columns.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
     starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones;
-    of imported functions and modules the name, and of the model the names and shapes of its weights.
+    of imported functions, classes and modules the name, and of the model the names and shapes of its weights.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
-    every batch, of which ``batch_size`` counts the whole. A contrastive loss gathers its embeddings with
-    :func:`vlmcourse.train.distributed.gather_embeddings`. BatchNorm sees each process's own share, and process 0's
-    statistics are kept, unless ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` has converted it.
+    every batch, of which ``batch_size`` counts the whole. The page "Growing past one GPU" says what a contrastive loss
+    and BatchNorm need there.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
@@ -97,8 +95,7 @@ def fit(
         FloatingPointError: the loss or the weights are no longer finite. MemoryError: the GPU's memory is too small.
 
     Source:
-        Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983) for the cosine, 2019 (arXiv 1711.05101) for AdamW;
-        Goyal et al. 2017, section 2.2 (arXiv 1706.02677) for the warm-up. Slides S05, S07.
+        Loshchilov and Hutter 2019 (arXiv 1711.05101) for AdamW; :func:`warmup_cosine` for the rate. Slides S05, S07.
 
     >>> x = torch.linspace(-1, 1, 32)[:, None]
     >>> line = torch.nn.Linear(1, 1)

@@ -1,12 +1,8 @@
-"""What a simple map can read off a frozen encoder: linear probe, nearest neighbours, segmentation (slides S04, S09).
-
-The encoder never moves: evaluation mode, no gradient. Features are standardised by the training set alone, and the
-penalty is chosen on validation data. Test data is looked at once, by ``score``.
-"""
+"""What a simple map can read off a frozen encoder: linear probe, nearest neighbours, segmentation (slides S04, S09)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
@@ -34,10 +30,10 @@ def extract_features(
     batch_size: int = 512,
     device: str | torch.device | None = None,
 ) -> Tensor:
-    """Return the encoder's output for every image, without moving the encoder.
+    """Return the encoder's output for every image, in evaluation mode and without gradients.
 
-    A module is run in evaluation mode and without gradients, and handed back in the mode it came in, on ``device``.
-    Pass ``encoder.feature_map`` for maps. A function of your own must put its networks into evaluation mode itself.
+    A module comes back in its own mode, on ``device``. Pass ``encoder.feature_map`` for maps. A function of your own
+    must put its networks into evaluation mode itself.
 
     Shapes:
         images ``(n, c, h, w)``, float or uint8 (read as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.
@@ -56,12 +52,13 @@ def extract_features(
     where = torch.device(device) if device is not None else runtime.device()
     # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
     module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
+    rows, dtype = [], torch.float32
+    held: AbstractContextManager
     if isinstance(module, nn.Module):
-        held, weights = evaluating(module.to(where)), [p.dtype for p in module.parameters() if p.is_floating_point()]
+        held = evaluating(module.to(where))
+        dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     else:
-        held, weights = _training_mode_refused(), []
-    dtype = weights[0] if weights else torch.float32
-    rows = []
+        held = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
     with held, torch.no_grad():
         for batch in images.split(batch_size):
             batch = as_unit_range(batch.to(where)).to(dtype)
@@ -77,8 +74,7 @@ class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
     Minimised, on features standardised by the training set, is the mean cross-entropy plus ``penalty / 2`` times the
-    squared weights (not the biases), to convergence by L-BFGS in float64: the problem is convex, so the answer does not
-    depend on where it starts.
+    squared weights (not the biases), in float64: the problem is convex, so the answer does not depend on the start.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
@@ -307,29 +303,15 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-@contextmanager
-def _training_mode_refused() -> Iterator[None]:
-    """Stop before any layer that is called meanwhile computes as in training: it would blur what is measured."""
-
-    def refuse(part: nn.Module, inputs: Any) -> None:
-        if part.training and _differs_in_training(type(part)):
-            raise ValueError(
-                f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
-                "mode; pass the network itself instead of a function, or call its .eval() first"
-            )
-
-    watch = nn.modules.module.register_module_forward_pre_hook(refuse)
-    try:
-        yield
-    finally:
-        watch.remove()
-
-
-def _differs_in_training(kind: type[nn.Module]) -> bool:
-    """Say whether the code of a module asks if it is in training mode."""
-    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    methods = [member for parent in own for member in vars(parent).values() if isinstance(member, FunctionType)]
-    return any("training" in method.__code__.co_names for method in methods)
+def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
+    """Stop before a layer whose code asks for its mode computes as in training: it would blur what is measured."""
+    own = type(part).__mro__[: type(part).__mro__.index(nn.Module)]
+    methods = [member for kind in own for member in vars(kind).values() if isinstance(member, FunctionType)]
+    if part.training and any("training" in method.__code__.co_names for method in methods):
+        raise ValueError(
+            f"encoder must compute in evaluation mode, but a {type(part).__name__} that it calls is in training "
+            "mode; pass the network itself instead of a function, or call its .eval() first"
+        )
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -408,8 +390,7 @@ def _check_seen(role: str, labels: Tensor, known: Tensor) -> None:
 
 
 def _check_features(role: str, features: Tensor, labels: Tensor) -> None:
-    check_rank(f"{role} features", features, "n d")
-    check_floating(f"{role} features", features)
+    check_floating(f"{role} features", features, "n d")
     check_rank(f"{role} labels", labels, "n")
     _check_classes(f"{role} labels", labels)
     if len(labels) != len(features):

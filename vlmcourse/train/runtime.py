@@ -9,18 +9,14 @@ import torch
 
 
 def device() -> torch.device:
-    """Return the device experiments run on: CUDA if there is one, else MPS, else the CPU.
-
-    The environment variable ``VLMCOURSE_DEVICE``, such as ``cpu`` or ``cuda:1``, overrides the choice.
+    """Return the device to run on: ``VLMCOURSE_DEVICE``, such as ``cuda:1``, if it is set, else CUDA, MPS or the CPU.
 
     >>> device().type in ("cuda", "mps", "cpu")
     True
     """
-    wanted = os.environ.get("VLMCOURSE_DEVICE", "").strip()
-    if not wanted:
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+    wanted = os.environ.get("VLMCOURSE_DEVICE", "").strip() or (
+        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    )
     try:
         chosen = torch.device(wanted)
         present = torch.get_device_module(chosen.type).device_count()  # also of a device that a package brings

@@ -28,17 +28,17 @@ def train_simclr(
 ) -> tuple[nn.Sequential, pd.DataFrame]:
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
 
-    Every image of a batch gives two random views, and ``loss(view1, view2, temperature=...)`` sees the embeddings of
-    the projection head. Probe the encoder, not the head, which may throw away what the views change. The head's weights
-    come from the global generator, so call ``seed_everything`` before.
+    ``loss(view1, view2, temperature=...)`` sees the head's embeddings of two random views of each image. Probe the
+    encoder, not the head, which may throw away what the views change. The head's weights come from the global
+    generator, so call ``seed_everything`` before.
 
     Shapes:
-        images: a tensor ``(n, c, h, w)`` or a dataset with ``images``; the encoder returns ``(b, d)``, and the model
-        ``(b, embed_dim)``. Labels are never looked at.
+        images ``(n, c, h, w)``, or a dataset with ``images``; the encoder returns ``(b, d)``, the model
+        ``(b, embed_dim)``.
 
     Options:
         views: the steps of :func:`~vlmcourse.data.augment.two_views`; for generated scenes ``SCENE_STEPS``. Others:
-        those of :func:`~vlmcourse.train.loop.fit`, with a long warm-up, since the loss stays at that of guessing first.
+        those of :func:`~vlmcourse.train.loop.fit`. The warm-up is long: at first the loss stays at that of guessing.
 
     Source:
         Chen et al. 2020, algorithm 1 (arXiv 2002.05709) and its published code for the head; slide S07. Departure:

@@ -75,9 +75,9 @@ def build_vlm(
     num_heads: int = 4,
     context_length: int | None = None,
 ) -> VisionLanguageModel:
-    """Return an untrained model for the drawn world, around ``encoder`` if one is given.
+    """Return an untrained model for the drawn world, with weights from the global generator.
 
-    By default the context has room for one image and 48 words. The weights come from the global generator.
+    By default the context has room for one image and 48 words.
     """
     encoder = ConvEncoder() if encoder is None else encoder
     if not isinstance(encoder, ConvEncoder):
@@ -87,10 +87,8 @@ def build_vlm(
         blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=_device(encoder))
         width, height, across = encoder.feature_map(blank).shape[1:]
     if height % 2 or across % 2:
-        hint = "try a power of two"
-        raise ValueError(
-            f"image_size must give a map of even sides, received {image_size}: {height} × {across}; {hint}"
-        )
+        received = f"{image_size}: {height} × {across}; try a power of two"
+        raise ValueError(f"image_size must give a map of even sides, received {received}")
     tokenizer = Tokenizer.from_texts(phrasebook())
     context_length = context_length or height * across // 4 + 48
     language_model = LanguageModel(
@@ -129,9 +127,9 @@ def train_stage(
     """Train the parts of one stage, without those that ``freeze`` names, and return the history.
 
     ``"language model"`` reads questions and answers without images, ``"connector"`` learns between two frozen parts,
-    ``"joint"`` moves everything. The loss counts the answer's words only. Options: :func:`~vlmcourse.train.loop.fit`.
-    ``began_with`` describes the weights before the stage; a checkpoint of a stage that began with others is refused.
-    ``clip_norm`` is 1. Afterwards all parts of the model require gradients, also those that were frozen before.
+    ``"joint"`` moves everything. The loss counts the answer's words only. Options: those of
+    :func:`~vlmcourse.train.loop.fit` but ``clip_norm``, which is 1; a checkpoint of a stage that ``began_with`` other
+    weights is refused. Afterwards all parts require gradients.
 
     Source:
         Liu et al. 2023, section 4.2, for the two stages with images (arXiv 2304.08485); slides S02 and S03.
@@ -173,8 +171,7 @@ def train_vlm(
     """Build a model around a copy of ``encoder``, train it in the stages that ``steps`` names, and return it.
 
     With it comes the history of all stages. With ``checkpoint="run.pt"`` each has a file, such as ``run-connector.pt``,
-    which is refused when an earlier stage or the encoder is another one now. The global generators are seeded with
-    ``seed``, as :func:`~vlmcourse.train.runtime.seed_everything` does.
+    which is refused when an earlier stage or the encoder is another one now. The global generators get the ``seed``.
 
     >>> from vlmcourse.data.questions import questions
     >>> asked = questions(8, seed=0, kinds="describe", image_size=16)
@@ -230,10 +227,7 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 
 @torch.no_grad()
 def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
-    """Return how probable each right word, and then the end, is after the right words before it: ``(words + 1,)``.
-
-    Averaged over questions, whose answers must have one length.
-    """
+    """Return how probable each right word, then the end, is after those before it, on average: ``(words + 1,)``."""
     images, prompts = _under(control, asked)
     ids, is_answer = model.tokenize(prompts, asked.answers)
     lengths = is_answer.sum(1)
@@ -300,9 +294,9 @@ def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[
 def leading(model: VisionLanguageModel, asked: Questions) -> dict[str, float]:
     """Say a wrong colour first, and return whom the next word, the shape, follows: the picture, or the wrong colour.
 
-    For pictures of one object in the world of two partners. The model hears "a small purple" though the thing is blue.
-    ``"picture"`` is the share of answers that go on with the shape in the picture, ``"said color"`` the share that go
-    on with a shape that usually comes with purple, ``"true color"`` with one that usually comes with blue.
+    For one object a picture in the world of two partners. Where the model hears "a small purple" of a blue thing,
+    ``"picture"`` is the share of answers that go on with the shape in the picture, ``"said color"`` with one that
+    usually comes with purple, ``"true color"`` with one that usually comes with blue.
     """
     usual, things = pairings(2), [objects[0] for objects in asked.objects]
     said = [COLORS[(COLORS.index(thing.color) + 2) % len(COLORS)] for thing in things]
