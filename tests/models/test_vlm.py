@@ -476,9 +476,8 @@ def test_attention_is_where_the_token_before_each_word_looked():
     model, images = small_model(), pictures(1)
     (answer,) = model.generate(images, prompt="a <image> red", max_new_tokens=5, return_attention=True)
     said = [model.tokenizer.words.index(word) for word in answer.words]
-    ids, _ = model._make_room(torch.tensor([model.tokenizer.encode("a <image> red") + said]), None, 1)
-    tokens, _ = model.image_tokens(images, batch=1)
-    _, maps = _weights(model.language_model, model._embed(ids, tokens), torch.ones_like(ids, dtype=torch.bool))
+    ids, _, vectors = model._splice(images, torch.tensor([model.tokenizer.encode("a <image> red") + said]))
+    _, maps = _weights(model.language_model, vectors, torch.ones_like(ids, dtype=torch.bool))
     start = ids.shape[1] - len(said)
     looks = maps[0].mean(1)[:, start - 1 : ids.shape[1] - 1]
     expected = looks[..., 1:7].reshape(3, len(said), 1, 2, 3)

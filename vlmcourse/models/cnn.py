@@ -98,8 +98,7 @@ class ConvEncoder(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return one vector for every place, ``(b, c, h', w')``; height and width are divided by all the strides."""
-        weights = next(self.stem.parameters())
-        check_input("images", images, "b c h w", in_channels=self.in_channels, weights=weights)
+        check_input("images", images, "b c h w", in_channels=self.in_channels, weights=next(self.parameters()))
         return self.stages(self.stem(images))
 
     def forward(self, images: Tensor) -> Tensor:
