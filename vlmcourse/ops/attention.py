@@ -75,9 +75,7 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
 
 @dataclass
 class KeyValueCache:
-    """The keys and values of the tokens read so far: what a text that grows word by word need not compute again.
-
-    Hand one cache to every call of :class:`MultiHeadSelfAttention`, together with the new tokens alone.
+    """The keys and values of the tokens read so far: each call of an attention gets it with the new tokens alone.
 
     Shapes:
         keys and values ``(b, num_heads, j, d)``, with j growing; None before the first call.
@@ -105,14 +103,14 @@ class KeyValueCache:
 class MultiHeadSelfAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the embedding.
 
-    ``backend="fused"`` runs PyTorch's kernel; ``backend="einops"`` computes the same in readable form, can return α,
-    and costs memory quadratic in the number of tokens. ``backend`` may be changed on the module at any time. The
-    weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout.
+    ``backend="fused"`` runs PyTorch's kernel; ``"einops"`` computes the same in readable form, can return α, and costs
+    memory quadratic in the number of tokens; it may be changed at any time. The weights are laid out as in
+    :class:`torch.nn.MultiheadAttention`. No dropout.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
-        ``(b, num_heads, n, n)``. A boolean ``mask``, broadcastable to ``(b, num_heads, n, n)``, is True where i may
-        look at j. With a ``cache`` the last n counts the tokens in it too.
+        ``(b, num_heads, n, n)``, to which a boolean ``mask``, True where i may look at j, can be broadcast. With a
+        ``cache`` the last n counts the tokens in it too.
 
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.
