@@ -178,14 +178,6 @@ def test_a_name_that_does_not_exist_is_refused_with_the_names_that_are_near():
     assert not hasattr(vlmcourse, "patchfy")
 
 
-STUB = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
-
-
-def test_the_stub_names_every_public_name_where_it_comes_from():
-    imported = {a.asname: n.module for n in ast.walk(STUB) if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert imported == vlmcourse._EXPORTS
-
-
 @pytest.mark.slow
 def test_a_type_checker_sees_the_types_of_public_names(tmp_path):
     program = tmp_path / "homework.py"

@@ -1,4 +1,4 @@
-"""The types of the public names, which ``__init__.py`` resolves on first use."""
+"""The public names and their types: ``__init__.py`` reads this list, and resolves a name on first use."""
 
 from vlmcourse.course.chapter import Chapter as Chapter
 from vlmcourse.course.figures import plots as plots

@@ -64,15 +64,13 @@ def check_positive_ints(**values: int) -> None:
 
 
 def check_positive(name: str, value: float | Tensor) -> None:
-    """Raise unless ``value``, a number or a tensor of one number, is finite and above zero."""
+    """Raise unless ``value``, a number or a tensor of one number, is finite, above zero, and so is one over it."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, received {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above zero, received {value}")
-    if value < torch.finfo(torch.float32).tiny:
-        raise ValueError(f"{name} must not be so small that one over it is infinite, received {value}")
+    if not torch.finfo(torch.float32).tiny <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number above zero, and so must one over it, received {value}")
 
 
 def check_divides(name: str, divisor: int, **sizes: int) -> None:

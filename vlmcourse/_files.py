@@ -1,6 +1,5 @@
 """Files that are there whole or not at all."""
 
-import errno
 import os
 import shutil
 import threading
@@ -19,12 +18,9 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if temporary.read_bytes() != content:
-            raise OSError(errno.EIO, "the disk holds something else than was written")
         with suppress(FileNotFoundError):
             shutil.copymode(path, temporary)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
     except OSError as error:
         kept = "the one written before is untouched" if path.is_file() else "nothing was written"
         message = f"could not write {path} ({error.strerror}); {kept}; free some space or try another folder"
@@ -32,13 +28,3 @@ def write_whole(path: str | Path, content: bytes) -> None:
     finally:  # also after Ctrl-C
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut. Where folders cannot be opened (Windows), the system decides."""
-    with suppress(PermissionError, IsADirectoryError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

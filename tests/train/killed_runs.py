@@ -89,13 +89,13 @@ def arm(moment, dice):
     elif moment == "half written":
         _files.os.fsync = die_later(
             os.fsync,
-            2 * dice.randrange(1, 3),
+            dice.randrange(1, 3),
             before=lambda handle: os.ftruncate(handle, os.fstat(handle).st_size // 2),
         )
     elif moment == "before the rename":
         _files.os.replace = die_later(os.replace, dice.randrange(1, 3))
     elif moment == "after the rename":
-        _files._sync_folder = die_later(_files._sync_folder, dice.randrange(1, 3))
+        _files.os.replace = die_later(os.replace, dice.randrange(1, 3), before=os.replace)
     else:  # killed from outside; a slow disk, so that it often happens during a save
         sync = os.fsync
         _files.os.fsync = lambda handle: (time.sleep(0.02), sync(handle))

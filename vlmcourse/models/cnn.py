@@ -10,11 +10,7 @@ from vlmcourse.models._config import arguments
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions, added to their own input, which a 1 × 1 convolution fits to a new size.
-
-    Source:
-        He et al. 2016, figure 3 and section 3.3, option B (arXiv 1512.03385).
-    """
+    """Two 3 × 3 convolutions, added to their own input, which a 1 × 1 convolution fits to a new size."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -40,8 +36,7 @@ class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
     A 3 × 3 convolution, then stages of residual blocks; each stage but the first doubles the channels and halves height
-    and width, unless ``strides`` says otherwise. Any module that maps images to vectors is an encoder too, such as one
-    of torchvision's after ``network.fc = nn.Identity()``.
+    and width, unless ``strides`` says otherwise.
 
     Shapes:
         images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.
@@ -51,7 +46,8 @@ class ConvEncoder(nn.Module):
         then each stage shrinks the map. pool_size: the map is averaged to so many rows and columns, then flattened.
 
     Source:
-        He et al. 2016 (arXiv 1512.03385), section 4.2 for the 3 × 3 stem. Slide S04.
+        He et al. 2016 (arXiv 1512.03385): figure 3 and section 3.3, option B, for a block, section 4.2 for the stem,
+        table 1 for ``resnet18``; Chen et al. 2020, appendix B.9, for its stem (arXiv 2002.05709). Slide S04.
 
     >>> import torch
     >>> encoder, images = ConvEncoder(), torch.rand(2, 3, 24, 24)
@@ -89,17 +85,12 @@ class ConvEncoder(nn.Module):
 
     @classmethod
     def resnet18(cls, *, in_channels: int = 3) -> "ConvEncoder":
-        """Return torchvision's ``resnet18`` with the stem usual for small images, and without the classifier.
-
-        Source:
-            He et al. 2016, table 1 (arXiv 1512.03385); Chen et al. 2020, appendix B.9, for the stem (arXiv 2002.05709).
-        """
+        """Return torchvision's ``resnet18`` with the stem usual for small images, and without the classifier."""
         return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return one vector for every place, ``(b, c, h', w')``; height and width are divided by all the strides."""
-        weights = next(self.stem.parameters())
-        check_input("images", images, "b c h w", in_channels=self.in_channels, weights=weights)
+        check_input("images", images, "b c h w", in_channels=self.in_channels, weights=next(self.parameters()))
         return self.stages(self.stem(images))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class LanguageModel(nn.Module):
     """A decoder: a causal transformer that scores, after every token, each word as the next one.
 
     Positions are learned, and counted without the padding. ``tie_output`` scores words by the vectors that embed them.
-    Any module can take its place in :class:`VisionLanguageModel` that has ``embed``, ``new_cache``,
-    ``vocabulary_size``, ``embed_dim``, ``context_length`` and this ``forward``.
+    In :class:`VisionLanguageModel` any module can take its place that has ``embed``, ``new_cache``, this ``forward``,
+    ``vocabulary_size``, ``embed_dim`` and ``context_length``.
 
     Shapes:
         ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``; with a ``cache``
@@ -103,8 +103,6 @@ class LanguageModel(nn.Module):
             received = f"{attention_mask.dtype} of shape {tuple(attention_mask.shape)}"
             raise ValueError(f"attention_mask must be boolean of shape {tuple(x.shape[:2])}, received {received}")
         if cache is not None and cache.attention_mask is not None:
-            if (batch := len(cache.attention_mask)) != len(x):
-                raise ValueError(f"cache must be that of this batch of {len(x)}, received one of {batch}; begin anew")
             attention_mask = torch.cat([cache.attention_mask, attention_mask], dim=1)
         limit = self.context_length
         if attention_mask.shape[1] > limit and (longest := int(attention_mask.sum(1).max())) > limit:
@@ -133,10 +131,9 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
 
 
 def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float = 1.0) -> Tensor:
-    """Return the distribution that the next word is drawn from.
+    """Return the distribution that the next word is drawn from: of the likeliest alone at ``temperature=0``.
 
-    ``temperature=0`` takes the likeliest word. ``top_p`` below one keeps the likeliest words that together have at
-    least that probability.
+    ``top_p`` below one keeps the likeliest words that together have at least that probability.
 
     Shapes:
         logits ``(..., words)`` → probabilities ``(..., words)``, in float32.

@@ -10,9 +10,7 @@ _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
 
 
 class Tokenizer:
-    """One number per word: enough for a small world, and every number can be read.
-
-    Punctuation marks are words of their own, and so is the placeholder ``<image>``. Capital letters matter.
+    """One number per word, per punctuation mark, and for the placeholder ``<image>``; capital letters matter.
 
     Source:
         Slide S02, whose question it reads.

@@ -18,11 +18,7 @@ from vlmcourse.ops.convolution import AXES, Conv3d
 
 
 class FrameEncoder(nn.Module):
-    """Turn every frame of a clip ``(b, c, t, h, w)`` into a centred vector by one encoder: ``(b, t, embed_dim)``.
-
-    Source:
-        Slide S11; the centring is batch normalisation, Ioffe and Szegedy 2015 (arXiv 1502.03167).
-    """
+    """One encoder for every frame of a clip; its vectors are centred by batch normalisation (arXiv 1502.03167)."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
@@ -31,7 +27,7 @@ class FrameEncoder(nn.Module):
         self.norm = nn.BatchNorm1d(self.embed_dim)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return one vector per frame, ``(b, t, embed_dim)``."""
+        """Return one vector per frame, ``(b, t, embed_dim)``, of clips ``(b, in_channels, t, h, w)``."""
         check_clips(clips)
         vectors = self.norm(self.encoder(rearrange(clips, "b c t h w -> (b t) c h w")))
         return rearrange(vectors, "(b t) d -> b t d", b=len(clips))

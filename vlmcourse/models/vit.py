@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
         takes an ingredient away. norm_eps: what every norm adds to the variance.
 
     Source:
-        Dosovitskiy et al. 2021, equations 1 to 4 (arXiv 2010.11929); slides S20 to S24.
+        Dosovitskiy et al. 2021, equations 1 to 4, section 3.2 for other sizes (arXiv 2010.11929); slides S20 to S24.
 
     >>> encoder = VisionTransformer(image_size=(8, 12), patch_size=4, embed_dim=6, depth=2, num_heads=3)
     >>> images = torch.rand(5, 3, 8, 12)
@@ -151,9 +151,6 @@ class VisionTransformer(nn.Module):
     @torch.no_grad()
     def for_image_size(self, image_size: Sizes) -> "VisionTransformer":
         """Return a copy for images of another size, its positions interpolated as torchvision does.
-
-        Source:
-            Dosovitskiy et al. 2021, section 3.2 (arXiv 2010.11929).
 
         >>> model = VisionTransformer(image_size=8, patch_size=4, embed_dim=6, num_heads=3)
         >>> model.for_image_size((8, 12)).feature_map(torch.rand(2, 3, 8, 12)).shape

@@ -106,10 +106,9 @@ class VisionLanguageModel(nn.Module):
         self, images: Tensor | None, ids: Tensor, is_answer: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits after every token, and the loss on the answers if they are marked."""
-        image_tokens, count = self.image_tokens(images, batch=len(ids))
-        ids, is_answer = self._make_room(ids, is_answer, count)
+        ids, is_answer, vectors = self._splice(images, ids, is_answer)
         attention_mask = ids != self.tokenizer.pad_id
-        logits = self.language_model(self._embed(ids, image_tokens), attention_mask=attention_mask)
+        logits = self.language_model(vectors, attention_mask=attention_mask)
         if is_answer is None:
             return logits, None
         follows_a_token = attention_mask.roll(1, dims=1)  # nothing predicts a first token
@@ -128,8 +127,11 @@ class VisionLanguageModel(nn.Module):
         ways = [name for name in ("feature_map", "tokens") if hasattr(self.encoder, name)]
         return getattr(self.encoder, ways[0])(images) if ways else self.encoder(images)
 
-    def _make_room(self, ids: Tensor, is_answer: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
-        """Repeat each placeholder once for every vector of its image; rows still end in the same column."""
+    def _splice(
+        self, images: Tensor | None, ids: Tensor, is_answer: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Repeat each placeholder for every vector of its image, and embed; rows still end in the same column."""
+        image_tokens, count = self.image_tokens(images, batch=len(ids))
         device, ids = next(self.language_model.parameters()).device, ids.cpu()
         placeholder = ids == self.tokenizer.image_id
         for k, found in enumerate(placeholder.sum(1).tolist()):
@@ -140,15 +142,13 @@ class VisionLanguageModel(nn.Module):
         def repeated(tokens: Tensor, padding: int) -> Tensor:
             return _left_padded([row.repeat_interleave(n) for row, n in zip(tokens, times, strict=True)], padding)
 
-        wide = repeated(ids, self.tokenizer.pad_id).to(device)
-        return wide, None if is_answer is None else repeated(is_answer.cpu(), False).to(device)
-
-    def _embed(self, ids: Tensor, image_tokens: Tensor | None) -> Tensor:
+        ids = repeated(ids, self.tokenizer.pad_id).to(device)
+        is_answer = None if is_answer is None else repeated(is_answer.cpu(), False).to(device)
         vectors = self.language_model.embed(ids)
-        if image_tokens is None:
-            return vectors
-        is_image = (ids == self.tokenizer.image_id)[..., None]
-        return vectors.masked_scatter(is_image, image_tokens.to(vectors.dtype))
+        if image_tokens is not None:
+            is_image = (ids == self.tokenizer.image_id)[..., None]
+            vectors = vectors.masked_scatter(is_image, image_tokens.to(vectors.dtype))
+        return ids, is_answer, vectors
 
     @torch.no_grad()
     def generate(
@@ -197,14 +197,12 @@ class VisionLanguageModel(nn.Module):
             _check_pixels(images)
         if isinstance(prompt, str):
             prompt = [prompt] * (1 if images is None else len(images))
-        ids, _ = self.tokenize(prompt)
-        image_tokens, count = self.image_tokens(images, batch=len(ids))
-        ids, _ = self._make_room(ids, None, count)
+        ids, _, vectors = self._splice(images, self.tokenize(prompt)[0])
         lengths, context_length = (ids != self.tokenizer.pad_id).sum(1), self.language_model.context_length
         if int(lengths.max()) >= context_length:
             takes = f"prompt {int(lengths.argmax())} takes {int(lengths.max())} tokens, images included"
             raise ValueError(f"{takes}, and leaves no room for an answer in {context_length=}; shorten it")
-        return ids, self._embed(ids, image_tokens), context_length - lengths
+        return ids, vectors, context_length - lengths
 
     def _answer(self, ids: Tensor, generated: Tensor, probabilities: Tensor, attention: Tensor | None) -> Answer:
         """Gather what belongs to one row; the attention ``(depth, steps, tokens of the prompt)`` keeps the images'."""
@@ -268,12 +266,10 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
-        built = {name: tensor.shape for name, tensor in _build(form).state_dict().items()}
-    held = {name: tensor.shape for name, tensor in state.items()}
-    if others := [name for name in {**built, **held} if built.get(name) != held.get(name)]:
-        raise ValueError(
-            f"model must have the weights it was built with, or no file could build it again; see {others}"
-        )
+        built = {(name, tensor.shape) for name, tensor in _build(form).state_dict().items()}
+    if others := built ^ {(name, tensor.shape) for name, tensor in state.items()}:
+        names = sorted({name for name, _ in others})
+        raise ValueError(f"model must have the weights it was built with, or no file could build it again; see {names}")
     write_whole(path, save(state, metadata))
 
 

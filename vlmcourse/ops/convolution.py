@@ -20,15 +20,14 @@ def conv3d(
 ) -> Tensor:
     """Convolve clips over time, height and width, in readable form.
 
-    Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
-    sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
-    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32. The terms
-    are computed again for the gradient, which ``torch.func`` does not support.
+    The sum over the kernel's window is taken one place at a time: there, a kernel of one frame and one pixel meets the
+    shifted clip. It equals :func:`torch.nn.functional.conv3d`, more slowly, and sums half precision in float32. The
+    terms are computed again for the gradient, which ``torch.func`` does not support.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
         ``(b, c_out, t', h', w')`` with ``t' = (t + 2·padding - kt) // stride + 1``, and so for the other axes.
-        ``stride`` and ``padding`` count frames and pixels: one integer, or three as (time, height, width).
+        ``stride`` and ``padding`` are one integer, or three as (time, height, width).
 
     Source:
         Slide S12, its indices repaired as the errata say; Tran et al. 2015 (arXiv 1412.0767).
@@ -68,12 +67,10 @@ def conv3d(
 class Conv3d(nn.Conv3d):
     """A 3D convolution layer with the weights and initialisation of :class:`torch.nn.Conv3d`.
 
-    ``backend="fused"`` runs PyTorch's kernel, ``backend="einops"`` the readable :func:`conv3d`; ``backend`` may be
-    changed on the module at any time.
+    ``backend="fused"`` runs PyTorch's kernel, ``"einops"`` the readable :func:`conv3d`; it may be changed at any time.
 
     Shapes:
-        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``; ``kernel_size``, ``stride`` and
-        ``padding`` as for :func:`conv3d`.
+        clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``, as for :func:`conv3d`.
 
     Source:
         Tran et al. 2015 (arXiv 1412.0767); slides S11 and S12.
@@ -112,8 +109,8 @@ class Conv3d(nn.Conv3d):
 def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int] | None = None) -> Tensor:
     """Measure by gradients how strongly each input location moves one output location.
 
-    The map is the mean over the batch, and the sum over input channels, of ``|∂ output / ∂ input|``, in eval mode.
-    Where it is not zero lies the theoretical receptive field, and where its bulk lies the effective one.
+    The map is ``|∂ output / ∂ input|`` in eval mode, averaged over the batch and summed over input channels. Where it
+    is not zero lies the theoretical receptive field, and where its bulk lies the effective one.
 
     Shapes:
         inputs ``(b, c, h, w)`` or ``(b, c, t, h, w)``, usually noise → ``(h, w)`` or ``(t, h, w)``. ``position`` is an
