@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 
 Settings = tuple[int, int, int]
 
@@ -32,7 +32,6 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
     True
     """
     check_floating("image", image, "c h w")
-    check_label(label, "picture")
     axes = [sorted(set(values)) for values in zip(*fields, strict=True)]
     if set(product(*axes)) != set(fields) or not fields:
         raise ValueError(f"fields must hold every combination of its settings, received {sorted(fields)}")

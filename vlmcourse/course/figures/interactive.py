@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vlmcourse._checks import check_floating, check_rank
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
@@ -53,7 +53,6 @@ def attention_picture(
     """
     rows, columns = grid_size
     _check_attention(image, weights, rows, columns)
-    check_label(label, "picture")
     depth, heads = weights.shape[:2]
     which = "Layer" if names is None else "Shown"
     names = [str(k + 1) for k in range(depth)] if names is None else list(names)
@@ -218,7 +217,6 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
         raise ValueError(f"angles must be finite and of shape (2, n) with n from 2 to 6, received {angles.tolist()}")
     if not 0.05 <= temperature <= 1:
         raise ValueError(f"temperature must lie on the slider, from 0.05 to 1, received {temperature}")
-    check_label(label, "picture")
     start = [round(angle, 3) for angle in angles.flatten().tolist()]
     n = angles.shape[1]
     turned = torch.tensor(start, dtype=torch.float64, requires_grad=True)

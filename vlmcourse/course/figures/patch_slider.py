@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.ops.patches import patchify
 
 
@@ -27,7 +27,6 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     (True, True)
     """
     check_floating("image", image, "c h w")
-    check_label(label, "picture")
     sizes = sorted(set(sizes))
     if start not in sizes:
         raise ValueError(f"start must be one of the sizes {sizes}, received {start}")

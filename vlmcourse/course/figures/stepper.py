@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import check_label, filled
+from vlmcourse.course.figures.page import filled
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.ops.convolution import conv3d
 
@@ -37,7 +37,6 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     """
     check_floating("clip", clip, "c t h w")
     check_floating("weight", weight, "c_out c_in kt kh kw")
-    check_label(label, "clip")
     if clip.shape[0] != 1 or weight.shape[:2] != (1, 1):
         raise ValueError(
             f"clip and weight must have one channel, received {tuple(clip.shape)} and {tuple(weight.shape)}"
