@@ -6,7 +6,6 @@ from itertools import groupby, zip_longest
 
 from torch import Tensor
 
-from vlmcourse._checks import check_rank
 from vlmcourse.course.figures.page import MOST_PICTURES, filled, picture_to_choose
 from vlmcourse.data.questions import ENDING
 from vlmcourse.models.vlm import Answer, VisionLanguageModel
@@ -77,8 +76,6 @@ def ask_a_picture(model: VisionLanguageModel, pictures: Sequence[AskedPicture], 
     """
     if not 1 <= len(pictures) <= MOST_PICTURES:
         raise ValueError(f"pictures must be 1 to {MOST_PICTURES}, received {len(pictures)}")
-    for picture in pictures:
-        check_rank("image", picture.image, "c h w")
     numbers = {len(picture.questions) for picture in pictures}
     if len(numbers) > 1 or numbers == {0}:
         raise ValueError(f"every picture must have as many questions as the others, received {sorted(numbers)}")
