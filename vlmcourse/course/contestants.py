@@ -1,7 +1,6 @@
 """Who is compared with whom by ``vlmcourse bench``: the library's parts, and what others offer for the same.
 
-Each bench is a function that returns its contestants by name, ours first. All get the same inputs and the same
-precision. What is installed for one contestant alone is imported where that contestant is made.
+Each bench is a function that returns its contestants by name, ours first; all get the same inputs and precision.
 """
 
 import subprocess

@@ -34,9 +34,8 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    A picture is summarised by the mean of each channel of the encoder's map. Its distance from the mean of training
-    pictures is measured in standard deviations, along the directions in which those vary: Mahalanobis's
-    distance over the root of the number of channels, so that 1 is typical.
+    A picture is summarised by the mean of each channel of the encoder's map. Its distance from those of training is
+    Mahalanobis's, in standard deviations, over the root of the number of channels, so that 1 is typical.
 
     Shapes:
         mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.

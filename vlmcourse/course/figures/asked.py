@@ -32,8 +32,7 @@ class AskedPicture:
 def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> list[list[dict[str, object]]]:
     """Return what a model answers to each question of each picture: words, their probabilities, the truth, a verdict.
 
-    ``truth`` is the true answer that is nearest to what the model said, and ``wrong`` holds the places of the words
-    that differ from it.
+    ``truth`` is the true answer nearest to what the model said, ``wrong`` the places of the words that differ from it.
     """
     found = []
     for picture in pictures:

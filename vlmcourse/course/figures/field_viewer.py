@@ -15,8 +15,7 @@ Settings = tuple[int, int, int]
 def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Settings, label: str) -> str:
     """Return HTML in which a reader turns layers, kernel and stride, and sees what the output in the middle can see.
 
-    The photograph keeps its colours as far as a pixel moves the output. A frame marks the theoretical field: all pixels
-    that move the output at all.
+    The photograph keeps its colours as far as a pixel moves the output; a frame holds all that move it at all.
 
     Shapes:
         image ``(3, h, w)``, from 0 to 1. fields: for every combination of (layers, kernel, stride) a map ``(h, w)``,

@@ -52,10 +52,9 @@ def forced_word(
     in the picture and the shapes usual with the *said* colour are marked.
 
     Options:
-        models: one to three, by the name that stands above their bars. asked: pictures of one object, as
-        ``questions(..., kinds="describe")`` draws them. usual: pairs of a colour and a shape, as
-        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which 1 to 8 pictures of ``asked``. start: what is
-        shown first, and on paper: a position in ``rows`` and a colour.
+        models: one to three, by the name above their bars. asked: pictures of one object, as from
+        ``questions(..., kinds="describe")``. usual: pairs of a colour and a shape, such as ``vlm.pairings``. rows:
+        which 1 to 8 pictures of ``asked``. start: what is shown first and on paper, a place in ``rows`` and a colour.
 
     Source:
         Slides S03 and S05.

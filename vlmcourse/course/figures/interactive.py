@@ -36,12 +36,11 @@ def attention_picture(
     Shapes:
         image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] *
         grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image,
-        without a class token. ``label`` describes the picture to those who do not see it.
+        without a class token.
 
     Options:
-        names: what to call the layers, so that one picture can show several networks. layer: what is shown first, the
-        mean of its heads; left out, the head with the sharpest look. start: (row, column) of the patch that asks
-        first; left out, the middle.
+        names: what to call the layers, which may be several networks. layer: what is shown first, as the mean of its
+        heads, else the head with the sharpest look. start: (row, column) of the patch that asks first, else the middle.
 
     Source:
         Slides S23 and S24.
@@ -130,8 +129,7 @@ def path_picture(
     A feature map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
     Shapes:
-        image ``(3, h, w)``, from 0 to 1. ``links`` are addresses for ``"encoder"``, ``"connector"`` and
-        ``"language_model"``.
+        image ``(3, h, w)``, from 0 to 1. links: addresses for ``encoder``, ``connector`` and ``language_model``.
 
     Source:
         Slide S03.
@@ -198,8 +196,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
     Arrows point where gradient descent would move a view; their length is the gradient times the temperature. A switch
-    chooses between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its
-    negatives.
+    turns NT-Xent into the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Shapes:
         angles ``(2, n)``, the two views of 2 to 6 images, in radians from the right against the clock. temperature from

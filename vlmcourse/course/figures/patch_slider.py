@@ -13,8 +13,6 @@ from vlmcourse.ops.patches import patchify
 def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str) -> str:
     """Return HTML in which a reader turns the side of the patches, and sees tokens and pairs become fewer or more.
 
-    Tokens are counted on what :func:`~vlmcourse.ops.patches.patchify` returns.
-
     Shapes:
         image ``(1 or 3, h, w)``, from 0 to 1; every size in pixels divides height and width.
 

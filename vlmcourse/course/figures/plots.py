@@ -189,7 +189,7 @@ def show_attention(
 ) -> Axes:
     """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
 
-    A patch keeps its colours in proportion to its weight, relative to the query's largest; the query's is framed.
+    A patch keeps its colours in proportion to its weight, relative to the query's largest; the query is framed.
 
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.

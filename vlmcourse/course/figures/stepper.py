@@ -21,8 +21,7 @@ MOST_TERMS = 9  # written out in the sum
 def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     """Return HTML in which a reader steps a kernel over a clip, and sees for each output what is summed.
 
-    The outputs are those of :func:`~vlmcourse.ops.convolution.conv3d`. The largest is shown first, and on
-    paper. Products whose weight is zero are left out of the sum.
+    The largest output is shown first, and on paper. Products whose weight is zero are left out of the sum.
 
     Shapes:
         clip ``(1, t, h, w)``, from 0 to 1, weight ``(1, 1, kt, kh, kw)``.
