@@ -235,7 +235,7 @@ def _huge(path, _scene):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path, scene: None, "there is no file"),
+        (lambda path, scene: None, "No such file"),
         (lambda path, scene: path.mkdir(), "is a folder; name one picture in it"),
         (lambda path, scene: path.write_text("a star"), "is not a picture that can be read"),
         (lambda path, scene: path.touch(), "is not a picture that can be read"),

@@ -183,8 +183,6 @@ def read_picture(path: Path, *, image_size: int) -> "tuple[Tensor, list[str]]":
 
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name one picture in it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
     with warnings.catch_warnings(action="ignore"):  # Pillow's, about pictures that it can read
         upright, notes = pictures.read_picture(path)
     if upright.size != (image_size, image_size):

@@ -54,7 +54,7 @@ def test_the_label_is_escaped_and_nothing_comes_from_elsewhere():
         (torch.rand(2, 5, 7, 11), {}, ValueError, "clip must have 1 or 3 channels, received 2"),
         (torch.rand(5, 7, 11), {}, ValueError, r"\(c t h w\), received \(5, 7, 11\)"),
         (torch.zeros(1, 5, 7, 11, dtype=torch.uint8), {}, TypeError, "clip must be floating point"),
-        (torch.rand(1, 5, 7, 11), {"label": " "}, ValueError, "label must describe the clip"),
+        (torch.rand(1, 5, 7, 11), {"label": " "}, ValueError, "label must describe"),
         (torch.rand(1, 5, 7, 11), {"frames_per_second": 0}, ValueError, "frames_per_second must be a finite number"),
         (torch.rand(1, 5, 7, 11), {"width": -1}, ValueError, "width must be a finite number"),
     ],

@@ -1,18 +1,16 @@
 """The library beside others, in one process and in turn: ``vlmcourse bench``.
 
 Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike. What the machine cannot go below is the longer of reading what must be read, and of the
-multiplications that must be made, at the rates that this machine showed in the same minute.
+hits all of them alike.
 """
 
-import contextlib
 import json
 import os
 import re
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -90,24 +88,12 @@ def peak_memory(call: Call, where: torch.device) -> int:
         call()
         wait_for(where)
         return torch.cuda.max_memory_allocated(where) - before
-    with silent(), torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler says when it starts and stops
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(accumulate((event.nbytes() for event in events), initial=0))
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Swallow what compiled code prints to standard error: the profiler says when it starts and stops."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def rates(at: Setting) -> dict[str, float]:

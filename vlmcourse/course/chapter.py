@@ -1,7 +1,6 @@
 """What a chapter measures: one run here, beside many recorded ones, and whether its claims hold.
 
-A chapter trains once, with one seed. What the same cells measured with other seeds, numbers of threads and CPU
-instructions is recorded in ``book/results`` (``make results``), and a claim is judged on all of it.
+A chapter trains once; ``make results`` records what the same cells measure with other seeds, threads and processors.
 """
 
 import json
@@ -188,8 +187,7 @@ class Chapter:
     ) -> Measurement:
         """Note a number or a curve of this run, or None for what only recorded runs measure; return it beside theirs.
 
-        The prose can quote a number by its name (mean and spread of the recorded runs) or by the name and "here" (this
-        run).
+        The prose quotes a number by its name (the recorded mean and spread) or by the name and "here" (this run).
         """
         live = self._note(name, value, unit)
         measurement = Measurement(name, live, tuple(self.recorded(name)), unit, digits)

@@ -1,7 +1,6 @@
 """Who is compared with whom by ``vlmcourse bench``: the library's parts, and what others offer for the same.
 
-Each bench is a function that returns its contestants by name, ours first. All get the same inputs and the same
-precision. What is installed for one contestant alone is imported where that contestant is made.
+Each bench is a function that returns its contestants by name, ours first; all get the same inputs and precision.
 """
 
 import subprocess
@@ -94,13 +93,8 @@ def prepared(
     return {name: partial(maker, make) for name, make in makers.items()}
 
 
-def ours(*, chunk_size: int | None = None) -> Maker:
-    """Return a maker of our NT-Xent."""
-    return lambda: partial(nt_xent_loss, temperature=0.2, chunk_size=chunk_size)
-
-
-def losses(at: Setting, n: int) -> Bench:
-    """Compare NT-Xent of n pairs as three packages write it, forward and backward."""
+def losses(at: Setting, n: int, chunk_size: int = 256) -> Bench:
+    """Compare NT-Xent of n pairs, at once and in chunks, as three packages write it, forward and backward."""
     views = at.random(n, 128), at.random(n, 128)
 
     def metric_learning() -> Callable[[Tensor, Tensor], Tensor]:
@@ -109,22 +103,13 @@ def losses(at: Setting, n: int) -> Bench:
         return lambda a, b: loss(torch.cat([a, b]), labels)
 
     makers = {
-        "vlmcourse": ours(),
-        "vlmcourse in chunks": ours(chunk_size=256),
+        "vlmcourse": lambda: partial(nt_xent_loss, temperature=0.2),
+        "vlmcourse in chunks": lambda: partial(nt_xent_loss, temperature=0.2, chunk_size=chunk_size),
         "lightly": theirs("lightly.loss.NTXentLoss", temperature=0.2),
         "pytorch-metric-learning": metric_learning,
     }
-    what = f"nt_xent_loss, {n} pairs of 128 numbers, there and back"
+    what = f"nt_xent_loss, {n} pairs of 128 numbers, there and back; a chunk has {chunk_size}"
     return Bench(what, prepared(at, makers, *views, autocast=False), read=views)  # ours is in float32 anyway
-
-
-def chunked_loss(at: Setting) -> Bench:
-    """Compare the loss in chunks with the loss at once."""
-    n, chunk = at.size(cpu=(1024, 128), cuda=(16_384, 1024), small=(32, 8))
-    views = at.random(n, 128), at.random(n, 128)
-    makers = {"vlmcourse in chunks": ours(chunk_size=chunk), "vlmcourse at once": ours()}
-    what = f"nt_xent_loss, {n} pairs, chunks of {chunk}"
-    return Bench(what, prepared(at, makers, *views, autocast=False), {"vlmcourse at once": 1.3}, views)
 
 
 def vits(at: Setting) -> tuple[str, Tensor, dict[str, Maker]]:
@@ -313,13 +298,15 @@ def importing(at: Setting) -> Bench:
 
 
 MANY = {"cpu": 512, "cuda": 4096, "small": 32}
+CHUNKED = {"cpu": (1024, 128), "cuda": (16_384, 1024), "small": (32, 8)}  # pairs, and those of a chunk
 BENCHES: dict[str, Callable[[Setting], Bench]] = {
     # So many pairs that the similarities, and no longer the overhead, take the time.
     "loss": lambda at: losses(at, at.size(**MANY)).between("vlmcourse", {"lightly": 0.6}),
     "loss-in-chunks": lambda at: losses(at, at.size(**MANY)).between("vlmcourse in chunks", {"lightly": 0.6}),
     # Few pairs, since the memory of one contestant grows with the cube of their number.
     "small-loss": lambda at: losses(at, at.size(cpu=64, cuda=64, small=8)),
-    "chunked-loss": chunked_loss,
+    # So many pairs that the chunks save memory.
+    "chunked-loss": lambda at: losses(at, *at.size(**CHUNKED)).between("vlmcourse in chunks", {"vlmcourse": 1.3}),
     "vit-step": lambda at: vit(at, "training step", 1.0, backward=True),
     "vit-inference": lambda at: vit(at, "inference", 0.95, backward=False),
     "attention": lambda at: attentions(at).between("vlmcourse fused", {"torch": 0.95}),

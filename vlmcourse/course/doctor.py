@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import vlmcourse
+from vlmcourse.course.results import folders
 from vlmcourse.course.runtime import profile
 from vlmcourse.train.runtime import device
 
@@ -77,9 +78,8 @@ def missing() -> list[str]:
 
 def recorded_seconds() -> dict[str, str]:
     """Return how long each chapter took where its runs were recorded, one thread each."""
-    here = Path(vlmcourse.__file__).parent
     seconds: dict[str, str] = {}
-    for folder in (here / "results", here.parent / "book" / "results"):
+    for folder in reversed(folders()):
         for file in sorted(folder.glob(f"[0-9]*_{profile()}.json")):
             runs = json.loads(file.read_text(encoding="utf-8")).get("runs", [])
             if took := [run["seconds"] for run in runs if run.get("threads") == 1]:

@@ -62,7 +62,7 @@ def record_result(
         **details,
         "provenance": provenance(),
     }
-    path = _root(root) / f"{name}.json"
+    path = folders(root)[0] / f"{name}.json"
     write_whole(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
@@ -75,8 +75,7 @@ def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] 
     >>> load_result("never_measured", root=".") is None
     True
     """
-    packaged = [] if root is not None else [Path(vlmcourse.__file__).parent / "results"]
-    for path in (folder / f"{name}.json" for folder in (_root(root), *packaged)):
+    for path in (folder / f"{name}.json" for folder in folders(root)):
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
     return None
@@ -115,11 +114,13 @@ def glue(name: str, value: Any) -> None:
     display({f"{hidden}text/plain": repr(str(value))}, metadata=metadata, raw=True)
 
 
-def _root(root: str | Path | None) -> Path:
+def folders(root: str | Path | None = None) -> list[Path]:
+    """Return the folder that results are written to, and after it those where they are looked for too."""
     if root is not None:
-        return Path(root)
-    checkout = Path(vlmcourse.__file__).resolve().parents[1] / "book" / "results"
-    return checkout if checkout.is_dir() else Path("results")
+        return [Path(root)]
+    package = Path(vlmcourse.__file__).resolve().parent
+    checkout = package.parent / "book" / "results"
+    return [checkout if checkout.is_dir() else Path("results"), package / "results"]
 
 
 def _commit(apart_from: Path | None) -> str:

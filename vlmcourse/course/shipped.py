@@ -9,7 +9,6 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from vlmcourse._checks import check_rank
 from vlmcourse.models.vlm import VisionLanguageModel, load_vlm
 from vlmcourse.ops._modes import evaluating
 
@@ -28,8 +27,6 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
     'a red star'
     """
     with as_file(files("vlmcourse").joinpath(*WEIGHTS)) as path:
-        if not path.is_file():
-            raise FileNotFoundError(f"this installation has no weights at {path}; install vlmcourse again")
         return load_vlm(path)
 
 
@@ -37,9 +34,8 @@ def shipped_vlm() -> tuple[VisionLanguageModel, dict[str, Any]]:
 class Familiarity:
     """How far a picture is from those a model learned from, as its own encoder sees them.
 
-    A picture is summarised by the mean of each channel of the encoder's map. Its distance from the mean of training
-    pictures is measured in standard deviations, along the directions in which those vary: Mahalanobis's
-    distance over the root of the number of channels, so that 1 is typical.
+    A picture is summarised by the mean of each channel of the encoder's map. Its distance from those of training is
+    Mahalanobis's, in standard deviations, over the root of the number of channels, so that 1 is typical.
 
     Shapes:
         mean ``(c,)``, whitening ``(c, c)``, for an encoder with c channels.
@@ -78,7 +74,6 @@ class Familiarity:
 
     def distance(self, model: VisionLanguageModel, images: Tensor) -> Tensor:
         """Return how far each picture is, in standard deviations: ``(b, 3, h, w)`` → ``(b,)``."""
-        check_rank("images", images, "b c h w")
         difference = _summary(model, images) - self.mean
         return (difference @ self.whitening).square().mean(-1).sqrt()
 

@@ -6,7 +6,6 @@ from itertools import groupby, zip_longest
 
 from torch import Tensor
 
-from vlmcourse._checks import check_rank
 from vlmcourse.course.figures.page import MOST_PICTURES, filled, picture_to_choose
 from vlmcourse.data.questions import ENDING
 from vlmcourse.models.vlm import Answer, VisionLanguageModel
@@ -33,8 +32,7 @@ class AskedPicture:
 def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> list[list[dict[str, object]]]:
     """Return what a model answers to each question of each picture: words, their probabilities, the truth, a verdict.
 
-    ``truth`` is the true answer that is nearest to what the model said, and ``wrong`` holds the places of the words
-    that differ from it.
+    ``truth`` is the true answer nearest to what the model said, ``wrong`` the places of the words that differ from it.
     """
     found = []
     for picture in pictures:
@@ -77,8 +75,6 @@ def ask_a_picture(model: VisionLanguageModel, pictures: Sequence[AskedPicture], 
     """
     if not 1 <= len(pictures) <= MOST_PICTURES:
         raise ValueError(f"pictures must be 1 to {MOST_PICTURES}, received {len(pictures)}")
-    for picture in pictures:
-        check_rank("image", picture.image, "c h w")
     numbers = {len(picture.questions) for picture in pictures}
     if len(numbers) > 1 or numbers == {0}:
         raise ValueError(f"every picture must have as many questions as the others, received {sorted(numbers)}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 
 Settings = tuple[int, int, int]
 
@@ -15,8 +15,7 @@ Settings = tuple[int, int, int]
 def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Settings, label: str) -> str:
     """Return HTML in which a reader turns layers, kernel and stride, and sees what the output in the middle can see.
 
-    The photograph keeps its colours as far as a pixel moves the output. A frame marks the theoretical field: all pixels
-    that move the output at all.
+    The photograph keeps its colours as far as a pixel moves the output; a frame holds all that move it at all.
 
     Shapes:
         image ``(3, h, w)``, from 0 to 1. fields: for every combination of (layers, kernel, stride) a map ``(h, w)``,
@@ -32,7 +31,6 @@ def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Set
     True
     """
     check_floating("image", image, "c h w")
-    check_label(label, "picture")
     axes = [sorted(set(values)) for values in zip(*fields, strict=True)]
     if set(product(*axes)) != set(fields) or not fields:
         raise ValueError(f"fields must hold every combination of its settings, received {sorted(fields)}")

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vlmcourse._checks import check_floating, check_rank
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.models.vlm import PROMPT, VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
@@ -36,12 +36,11 @@ def attention_picture(
     Shapes:
         image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] *
         grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image,
-        without a class token. ``label`` describes the picture to those who do not see it.
+        without a class token.
 
     Options:
-        names: what to call the layers, so that one picture can show several networks. layer: what is shown first, the
-        mean of its heads; left out, the head with the sharpest look. start: (row, column) of the patch that asks
-        first; left out, the middle.
+        names: what to call the layers, which may be several networks. layer: what is shown first, as the mean of its
+        heads, else the head with the sharpest look. start: (row, column) of the patch that asks first, else the middle.
 
     Source:
         Slides S23 and S24.
@@ -53,7 +52,6 @@ def attention_picture(
     """
     rows, columns = grid_size
     _check_attention(image, weights, rows, columns)
-    check_label(label, "picture")
     depth, heads = weights.shape[:2]
     which = "Layer" if names is None else "Shown"
     names = [str(k + 1) for k in range(depth)] if names is None else list(names)
@@ -131,8 +129,7 @@ def path_picture(
     A feature map is shown by its three main components as red, green and blue, and tokens as a matrix, one a row.
 
     Shapes:
-        image ``(3, h, w)``, from 0 to 1. ``links`` are addresses for ``"encoder"``, ``"connector"`` and
-        ``"language_model"``.
+        image ``(3, h, w)``, from 0 to 1. links: addresses for ``encoder``, ``connector`` and ``language_model``.
 
     Source:
         Slide S03.
@@ -199,8 +196,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
     Arrows point where gradient descent would move a view; their length is the gradient times the temperature. A switch
-    chooses between NT-Xent and the slide's loss, with each view the anchor once and all views of other images its
-    negatives.
+    turns NT-Xent into the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Shapes:
         angles ``(2, n)``, the two views of 2 to 6 images, in radians from the right against the clock. temperature from
@@ -218,7 +214,6 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
         raise ValueError(f"angles must be finite and of shape (2, n) with n from 2 to 6, received {angles.tolist()}")
     if not 0.05 <= temperature <= 1:
         raise ValueError(f"temperature must lie on the slider, from 0.05 to 1, received {temperature}")
-    check_label(label, "picture")
     start = [round(angle, 3) for angle in angles.flatten().tolist()]
     n = angles.shape[1]
     turned = torch.tensor(start, dtype=torch.float64, requires_grad=True)

@@ -1,7 +1,6 @@
 """What the pictures in the page share: templates in files of their own, names made from content, images inside HTML.
 
-Colours come from the page's theme, and fall back to plain ones outside the book. ``label`` describes a picture to those
-who do not see it.
+Colours come from the page's theme, and fall back to plain ones outside the book.
 """
 
 import base64
@@ -25,6 +24,8 @@ def filled(template: str, **values: Any) -> str:
     >>> filled("player.html", label="a < b", film="", frames=5, frame=[8, 8], seconds=1, width=240)
     '<figure id="player-...aria-label="a &lt; b"...
     """
+    if "label" in values and not values["label"].strip():
+        raise ValueError("label must describe what is shown for readers who do not see it, received none")
     digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()
     return _TEMPLATES.get_template(template).render(values, name=f"{template.partition('.')[0]}-{digest[:10]}")
 
@@ -41,9 +42,3 @@ def base64_of(image: Tensor, form: str, **options: Any) -> str:
 def picture_to_choose(image: Tensor, alt: str) -> dict[str, str]:
     """Return an image ``(c, h, w)`` and its words as the macro ``picture`` of ``parts.html`` takes them."""
     return {"alt": alt, "pixels": base64_of(image, "PNG", optimize=True)}
-
-
-def check_label(label: str, what: str) -> None:
-    """Raise unless there are words for those who do not see what is shown."""
-    if not label.strip():
-        raise ValueError(f"label must describe the {what} for readers who do not see it, received none")

@@ -6,14 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 from vlmcourse.ops.patches import patchify
 
 
 def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str) -> str:
     """Return HTML in which a reader turns the side of the patches, and sees tokens and pairs become fewer or more.
-
-    Tokens are counted on what :func:`~vlmcourse.ops.patches.patchify` returns.
 
     Shapes:
         image ``(1 or 3, h, w)``, from 0 to 1; every size in pixels divides height and width.
@@ -27,7 +25,6 @@ def patch_slider(image: Tensor, *, sizes: Sequence[int], start: int, label: str)
     (True, True)
     """
     check_floating("image", image, "c h w")
-    check_label(label, "picture")
     sizes = sorted(set(sizes))
     if start not in sizes:
         raise ValueError(f"start must be one of the sizes {sizes}, received {start}")

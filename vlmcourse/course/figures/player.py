@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vlmcourse._checks import check_floating, check_positive
-from vlmcourse.course.figures.page import base64_of, check_label, filled
+from vlmcourse.course.figures.page import base64_of, filled
 
 
 def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, width: int = 240) -> str:
@@ -30,7 +30,6 @@ def clip_player(clip: Tensor, *, label: str, frames_per_second: float = 5.0, wid
         raise ValueError(f"clip must have 1 or 3 channels, received {clip.shape[0]}")
     check_positive("frames_per_second", frames_per_second)
     check_positive("width", width)
-    check_label(label, "clip")
     frames, height, width_of_frame = clip.shape[1:]
     return filled(
         "player.html",

@@ -46,7 +46,8 @@ __all__ = [
     "show_where_words_look", "use_style",
 ]  # fmt: skip
 MARKERS = "osD^vPX"
-Runs = Mapping[str, Measurement | Sequence[float]]  # by a method's name: what a chapter measured, or a number per run
+Result = Measurement | Sequence[float]  # of one method: what a chapter measured, or a number per run
+Runs = Mapping[str, Result]  # by the method's name
 
 
 def _new_axes(width: float, height: float) -> Axes:
@@ -138,8 +139,6 @@ def show_band(
     [1.0, 2.0]
     """
     positions, values = np.asarray(x, dtype=float), np.asarray(runs, dtype=float)
-    if values.ndim != 2 or values.shape[1:] != positions.shape:
-        raise ValueError(f"runs must have shape (seeds, {len(positions)}), received {values.shape}")
     ax.plot(positions, values.mean(0), color=color, label=label)
     _shade(ax, positions, values, color=color)
     return ax
@@ -190,8 +189,7 @@ def show_attention(
 ) -> Axes:
     """Draw where patches look: the image once for each query, lit where the query's attention weights are large.
 
-    The query's patch is framed and keeps its colours. Any other keeps them in proportion to its weight, relative to the
-    largest of that query, and fades to a pale grey copy of itself where the weight is small.
+    A patch keeps its colours in proportion to its weight, relative to the query's largest; the query is framed.
 
     Shapes:
         image ``(1 or 3, h, w)``, weights ``(n, n)`` with a row for each query and ``n = (h / p) * (w / p)``.
@@ -270,9 +268,7 @@ def show_runs(results: Runs, *, chance: float | None = None, label: str = "accur
         _draw_runs(ax, result, k, 0.3, color=colors[name], marker=MARKERS[k % 7], size=40)
     if chance is not None:
         ax.axvline(chance, color="gray", linestyle="--", linewidth=1, zorder=1)
-        ax.annotate(
-            "chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small"
-        )
+        ax.text(chance, 1, "chance", transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize="small")
     ax.set(xlabel=label, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
     return ax
 
@@ -314,16 +310,14 @@ def _steps_of(curve: Sequence[float], steps: Sequence[float] | None) -> Sequence
     return range(1, len(curve) + 1) if steps is None else steps
 
 
-def _runs(result: Measurement | Sequence[float]) -> Sequence[float]:
+def _runs(result: Result) -> Sequence[float]:
     """Return the recorded runs of a measurement, or the one here where none are recorded; numbers as they are."""
     if not isinstance(result, Measurement):
         return result
     return result.recorded or ([] if result.live is None else [result.live])
 
 
-def _draw_runs(
-    ax: Axes, result: Measurement | Sequence[float], y: float, half: float, *, color: str, marker: str, size: float
-) -> None:
+def _draw_runs(ax: Axes, result: Result, y: float, half: float, *, color: str, marker: str, size: float) -> None:
     runs = _runs(result)
     ax.scatter(runs, [y] * len(runs), s=size, color=color, marker=marker, alpha=0.6, linewidths=0, zorder=2)
     ax.vlines(float(np.mean(runs)), y - half, y + half, color=color)
@@ -503,9 +497,7 @@ def show_scores(tables: Mapping[str, pd.DataFrame]) -> list[Axes]:
 
 
 def show_where_words_look(image: Tensor, answer: Answer) -> Axes:
-    """Draw the picture once for each word of an answer, lit where the model looked when it chose the word.
-
-    The weights are the mean of all layers.
+    """Draw the picture once for each word of an answer, lit where the model looked for it, on the mean of all layers.
 
     Shapes:
         image ``(3, h, w)``; the answer comes from ``generate(..., return_attention=True)``.

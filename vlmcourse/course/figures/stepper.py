@@ -1,14 +1,15 @@
 """A 3D convolution, one output at a time: the kernel, the lit cells of the clip, the output cell and its sum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from itertools import product
 from typing import Any
 
 from torch import Tensor
 
 from vlmcourse._checks import check_floating
-from vlmcourse.course.figures.page import check_label, filled
+from vlmcourse.course.figures.page import filled
 from vlmcourse.course.figures.plots import COLORS
 from vlmcourse.ops.convolution import conv3d
 
@@ -20,8 +21,7 @@ MOST_TERMS = 9  # written out in the sum
 def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     """Return HTML in which a reader steps a kernel over a clip, and sees for each output what is summed.
 
-    The outputs are those of :func:`~vlmcourse.ops.convolution.conv3d`. The largest is shown first, and on
-    paper. Products whose weight is zero are left out of the sum.
+    The largest output is shown first, and on paper. Products whose weight is zero are left out of the sum.
 
     Shapes:
         clip ``(1, t, h, w)``, from 0 to 1, weight ``(1, 1, kt, kh, kw)``.
@@ -37,7 +37,6 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     """
     check_floating("clip", clip, "c t h w")
     check_floating("weight", weight, "c_out c_in kt kh kw")
-    check_label(label, "clip")
     if clip.shape[0] != 1 or weight.shape[:2] != (1, 1):
         raise ValueError(
             f"clip and weight must have one channel, received {tuple(clip.shape)} and {tuple(weight.shape)}"
@@ -52,6 +51,7 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
         )
     step = int(outputs.argmax())
     place = list(product(*map(range, outputs.shape)))[step]
+    largest_weight, largest_output = (values.abs().max().clamp(min=1e-12) for values in (kernel, outputs))
     content = {
         "clip": _rounded(frames), "kernel": _rounded(kernel), "outputs": _rounded(outputs), "shape": list(frames.shape),
         "size": list(kernel.shape), "grid": list(outputs.shape), "cell": CELL, "terms": MOST_TERMS,
@@ -59,9 +59,9 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     return filled(
         "stepper.html",
         label=label,
-        weights=_weight_cells(kernel),
-        clip=_gray_cells(frames),
-        outputs=_gray_cells(outputs / outputs.abs().max().clamp(min=1e-12)),
+        weights=_cells(kernel, partial(_weight, largest=largest_weight.item())),
+        clip=_cells(frames, _gray),
+        outputs=_cells(outputs / largest_output, _gray),
         step=step,
         window=_corner(place, frames),
         frames=[_corner((t, 0, 0), frames) for t in range(len(kernel))],
@@ -81,27 +81,20 @@ def _corner(place: Sequence[int], frames: Tensor) -> tuple[int, int]:
     return CELL * (t * (frames.shape[2] + 1) + column), CELL * row
 
 
-def _cells(frames: Tensor) -> list[tuple[float, tuple[int, int]]]:
-    return [(frames[place].item(), _corner(place, frames)) for place in product(*map(range, frames.shape))]
+def _cells(values: Tensor, look: Callable[[float], dict[str, str]]) -> list[dict[str, Any]]:
+    """Return where the cell of each value is drawn, and how it looks."""
+    places = product(*map(range, values.shape))
+    return [{"at": _corner(place, values), **look(values[place].item())} for place in places]
 
 
-def _gray_cells(frames: Tensor) -> list[dict[str, Any]]:
-    greys = [(f"{round(255 * value):02x}", at) for value, at in _cells(frames.clamp(0, 1))]
-    return [{"at": at, "fill": f"#{3 * grey}"} for grey, at in greys]
+def _gray(value: float) -> dict[str, str]:
+    return {"fill": f"#{3 * f'{round(255 * min(max(value, 0), 1)):02x}'}"}
 
 
-def _weight_cells(kernel: Tensor) -> list[dict[str, Any]]:
-    """Return a cell for each weight: blue above zero, orange below, with its value where it is not zero."""
-    largest = kernel.abs().max().clamp(min=1e-12).item()
-    return [
-        {
-            "at": at,
-            "fill": COLORS[0 if value > 0 else 1],
-            "strength": f"{abs(value) / largest:.2f}",
-            "says": _short(value) if value else "",
-        }
-        for value, at in _cells(kernel)
-    ]
+def _weight(value: float, *, largest: float) -> dict[str, str]:
+    """Return the look of a weight: blue above zero, orange below, with its value where it is not zero."""
+    fill, says = COLORS[0 if value > 0 else 1], _short(value) if value else ""
+    return {"fill": fill, "strength": f"{abs(value) / largest:.2f}", "says": says}
 
 
 def _short(value: float) -> str:

@@ -122,10 +122,8 @@ def use_style() -> None:
     plt.style.use(["default", str(files(__package__).joinpath("vlmcourse.mplstyle"))])
     if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
         return
-    try:
-        from matplotlib_inline.config import InlineBackend
-    except ImportError:  # an IPython without notebooks
-        return
+    from matplotlib_inline.config import InlineBackend  # a requirement of IPython
+
     inline = InlineBackend.instance(parent=shell)
     inline.shell = inline.shell or shell
     as_svg = os.environ.get("VLMCOURSE_FIGURES") == "svg"
