@@ -1,6 +1,6 @@
 """Datasets as one thing: all images decoded, uint8, in memory, ready to live on the device that trains on them."""
 
-import tarfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
 from vlmcourse.data._folders import SPLITS, data_root, decode_once, list_classes
-from vlmcourse.data.download import Archive, download, explained
+from vlmcourse.data.download import Archive, download
 from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middle_square, read_picture
 
 ARCHIVES = {  # as torchvision has them, and their sizes
@@ -137,9 +137,8 @@ def _extracted(name: str, root: Path, read: Callable[[], Any]) -> Any:
         return read()
     except RuntimeError:  # not there, or not whole
         archive = download(ARCHIVES[name], root)
-        with explained(root), FileLock(f"{archive}.lock"):
-            with tarfile.open(archive) as file:
-                file.extractall(root, filter="data")
+        with FileLock(f"{archive}.lock"):
+            shutil.unpack_archive(archive, root, filter="data")
             return read()
 
 
