@@ -313,7 +313,7 @@ def test_a_broken_video_is_named_and_refused(tmp_path, harm):
         (
             {"path": "nowhere"},
             FileNotFoundError,
-            r"path must be a folder.*received .*nowhere.*\n.*https://www.crcv.ucf",
+            r"path=.*nowhere lacks 2 of the 2 videos of split='train'.*\n.*https://www.crcv.ucf",
         ),
         ({"annotations": "nowhere"}, FileNotFoundError, r"(?s)trainlist01.txt.*received nowhere.*https://serre-lab"),
         ({"split": "all"}, ValueError, "split must be one of train, validation, test, received 'all'"),

@@ -8,13 +8,13 @@ import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from vlmcourse._files import write_whole
 
@@ -101,10 +101,19 @@ def decode_once(
     """
     key = hashlib.sha256(repr([_VERSION, asked, list(map(_state, files))]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.pt"
-    decoded = _kept(cache)
+    decoded = None
+    try:
+        decoded = torch.load(cache, weights_only=True) if cache.is_file() else None
+    except Exception as error:  # what PyTorch raises depends on the damage
+        warnings.warn(f"decoding again: {cache} is broken ({error})", stacklevel=3)
     if decoded is None:
         decoded = _decode(path, files, read)
-        _keep(cache, decoded)
+        content = io.BytesIO()
+        torch.save(decoded, content)
+        try:
+            write_whole(cache, content.getvalue())
+        except OSError as error:
+            warnings.warn(f"what was decoded could not be kept, and is decoded again next time: {error}", stacklevel=3)
     tensors, notes = decoded
     for note, names in notes.items():
         warnings.warn(f"{note} ({len(names)} files: {_first_of(names, ', ')})", stacklevel=3)
@@ -138,44 +147,26 @@ def _decode(
     broken: list[str] = []
     notes: dict[str, list[str]] = defaultdict(list)
     few = min(4, os.cpu_count() or 1)  # with small pictures more threads only wait for each other
-    with ThreadPoolExecutor(few) as pool, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the decoders, about files that they can decode
-        results = tqdm(pool.map(attempt, files), total=len(files), desc=f"decoding {path.name}", unit=" files")
-        for file, result in zip(files, results, strict=True):
-            name = str(file.relative_to(path))
-            if isinstance(result, str):
-                broken.append(f"{name} ({result})")
-                continue
-            tensor, said = result
-            if tensors and tensor.shape != tensors[0].shape:
-                before, now = (" × ".join(map(str, t.shape[-2:])) for t in (tensors[0], tensor))
-                raise ValueError(
-                    f"pictures must have one size, but others have {before} pixels and {name} has {now}; "
-                    "set image_size to cut and resize them"
-                )
-            tensors.append(tensor)
-            for note in said:
-                notes[note].append(name)
+        shown = {"desc": f"decoding {path.name}", "unit": " files", "tqdm_class": tqdm}
+        results = thread_map(attempt, files, max_workers=few, **shown)
+    for file, result in zip(files, results, strict=True):
+        name = str(file.relative_to(path))
+        if isinstance(result, str):
+            broken.append(f"{name} ({result})")
+            continue
+        tensor, said = result
+        if tensors and tensor.shape != tensors[0].shape:
+            before, now = (" × ".join(map(str, t.shape[-2:])) for t in (tensors[0], tensor))
+            raise ValueError(
+                f"pictures must have one size, but others have {before} pixels and {name} has {now}; "
+                "set image_size to cut and resize them"
+            )
+        tensors.append(tensor)
+        for note in said:
+            notes[note].append(name)
     if broken:
         some = _first_of(broken, "; ")
         raise ValueError(f"{len(broken)} files cannot be decoded: {some}. Repair or remove them")
     return torch.stack(tensors), dict(notes)
-
-
-def _kept(path: Path) -> tuple[Tensor, dict[str, list[str]]] | None:
-    """Return what ``_keep`` wrote, or None where no whole file lies."""
-    try:
-        return torch.load(path, weights_only=True) if path.is_file() else None
-    except Exception as error:  # what PyTorch raises depends on the damage
-        warnings.warn(f"decoding again: {path} is broken ({error})", stacklevel=4)
-        return None
-
-
-def _keep(path: Path, decoded: tuple[Tensor, dict[str, list[str]]]) -> None:
-    """Write a file that runs no code when read; what cannot be kept is only warned of."""
-    content = io.BytesIO()
-    torch.save(decoded, content)
-    try:
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        warnings.warn(f"what was decoded could not be kept, and is decoded again next time: {error}", stacklevel=4)

@@ -193,10 +193,8 @@ def random_affine(
         check_number("translate", part, low=0, high=1)
     check_range("scale", scale, low=1e-3, high=1e3)
     angle, scaling = _uniform(images, -degrees, degrees, generator), _uniform(images, *scale, generator)
-    right, down = (
-        (_uniform(images, -part, part, generator) * side).round()
-        for part, side in zip(translate, (images.shape[3], images.shape[2]), strict=True)
-    )
+    right = (_uniform(images, -translate[0], translate[0], generator) * images.shape[3]).round()
+    down = (_uniform(images, -translate[1], translate[1], generator) * images.shape[2]).round()
     return rotate_shift_scale(images, angle, right, down, scaling)
 
 
@@ -303,8 +301,8 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 def random_recolor(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Turn or mirror the colour space of each image, take 0.7 to 1 of its contrast, move it to where it fits in [0, 1].
 
-    Any colour becomes any other, and only outlines stay, so that colour is no clue. Torchvision has no such transform.
-    A turn alone would keep how far the colours lie apart, which tells one scene from hundreds.
+    Only outlines stay, so that colour is no clue. A turn alone would keep how far the colours lie apart, which tells
+    one scene from hundreds.
 
     Source:
         Mezzadri 2007 (arXiv math-ph/0609050): the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform.
@@ -347,9 +345,8 @@ def two_views(
         images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
 
     Options:
-        steps: name → function of ``(images, generator=...)``, applied in turn: ``SIMCLR_STEPS`` for photographs,
-        ``SCENE_STEPS`` for generated scenes. generator: left out, the global one of the images' device; a CPU one gives
-        the same views on every device, to rounding.
+        steps: functions of ``(images, generator=...)``, applied in turn: ``SIMCLR_STEPS`` for photographs,
+        ``SCENE_STEPS`` for generated scenes. generator: a CPU one gives the same views on every device, to rounding.
 
     Source:
         Chen et al. 2020 (arXiv 2002.05709); slide S07. Departure: crops keep at least 20 % of the area, and no blur.

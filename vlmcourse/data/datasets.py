@@ -1,7 +1,6 @@
 """Datasets as one thing: all images decoded, uint8, in memory, ready to live on the device that trains on them."""
 
-import tarfile
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,30 +8,20 @@ from typing import Any
 import torch
 from einops import rearrange
 from filelock import FileLock
-from torch import Tensor
+from torch import Generator, Tensor
 
 from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
 from vlmcourse.data._folders import SPLITS, data_root, decode_once, list_classes
-from vlmcourse.data.download import Archive, download, explained
-from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middle_square, read_picture
+from vlmcourse.data.download import Archive, download
+from vlmcourse.data.pictures import EXTENSIONS, as_unit_range, middle_square, read_picture
 
-ARCHIVES = {  # as torchvision has them, and their sizes
-    "cifar10": Archive(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
-    ),
-    "stl10": Archive(
-        "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", 2_640_397_119, "91f7769df0f17e558f3565bffb0c7dfb"
-    ),
-}
+ARCHIVE_BYTES = {"CIFAR10": 170_498_071, "STL10": 2_640_397_119}
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class ImageDataset:
-    """Images and labels in memory; 60,000 small images are a few hundred megabytes and need no loader processes.
-
-    ``dataset[index]`` takes what a tensor takes (an integer, a slice, a tensor of positions) and returns the images as
-    float32 in [0, 1] and the labels. ``name`` is the label under which results from this data are reported.
+    """Images and labels in memory; ``data[index]``, as of a tensor, gives images as float32 in [0, 1], and labels.
 
     Shapes:
         images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
@@ -93,17 +82,21 @@ def _digits(root: str | Path | None, split: str) -> ImageDataset:
     bunch = load_digits()
     images = _to_uint8(torch.from_numpy(bunch.images).float()[:, None] / 16)
     data = ImageDataset(images, torch.from_numpy(bunch.target).long(), tuple("0123456789"), "digits", split)
-    generator = torch.Generator().manual_seed(0)
+    return data.subset(_part_of_each_class(data.labels, split, (0.6, 0.8), Generator().manual_seed(0)))
+
+
+def _part_of_each_class(
+    labels: Tensor, split: str, bounds: tuple[float, ...], generator: Generator | None = None
+) -> Tensor:
+    """Return the positions of a split: of each class, in its order or a drawn one, what lies between two bounds."""
     chosen = []
-    for members in _members_by_class(data.labels):
-        members = members[torch.randperm(len(members), generator=generator)]
-        bounds = [round(len(members) * part) for part in (0.6, 0.8)]
-        chosen.append(members.tensor_split(bounds)[SPLITS.index(split)])
-    return data.subset(torch.cat(chosen).sort().values)
-
-
-def _members_by_class(labels: Tensor) -> list[Tensor]:
-    return [(labels == k).nonzero().flatten() for k in range(int(labels.max()) + 1)]
+    for k in range(int(labels.max()) + 1):
+        members = (labels == k).nonzero().flatten()
+        if generator is not None:
+            members = members[torch.randperm(len(members), generator=generator)]
+        cuts = [round(len(members) * bound) for bound in bounds]
+        chosen.append(members.tensor_split(cuts)[SPLITS.index(split)])
+    return torch.cat(chosen).sort().values
 
 
 def _photos(root: str | Path | None, split: str) -> ImageDataset:
@@ -119,8 +112,7 @@ def _photos(root: str | Path | None, split: str) -> ImageDataset:
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
-    with Image.open(str(get_sample_data("grace_hopper.jpg", asfileobj=False))) as picture:
-        portrait = picture.convert("RGB")
+    portrait, _ = read_picture(get_sample_data("grace_hopper.jpg", asfileobj=False))
     pictures = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     images = torch.stack([middle_square(picture, 224) for picture in (*pictures, portrait)])
     return ImageDataset(images, torch.arange(3), ("temple", "flower", "portrait"), "photos", split)
@@ -131,24 +123,23 @@ def _photos(root: str | Path | None, split: str) -> ImageDataset:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _extracted(name: str, root: Path, read: Callable[[], Any]) -> Any:
+def _extracted(dataset: Any, root: str | Path | None, **options: Any) -> Any:
     """Return what torchvision reads and checks below ``root``, where need be after fetching and extracting it."""
+    folder = data_root(root)
     try:
-        return read()
+        return dataset(folder, **options)
     except RuntimeError:  # not there, or not whole
-        archive = download(ARCHIVES[name], root)
-        with explained(root), FileLock(f"{archive}.lock"):
-            with tarfile.open(archive) as file:
-                file.extractall(root, filter="data")
-            return read()
+        archive = download(Archive(dataset.url, ARCHIVE_BYTES[dataset.__name__], dataset.tgz_md5), folder)
+        with FileLock(f"{archive}.lock"):
+            shutil.unpack_archive(archive, folder, filter="data")
+            return dataset(folder, **options)
 
 
 def _cifar10(root: str | Path | None, split: str) -> ImageDataset:
     """Load CIFAR-10 (Krizhevsky 2009), 32 × 32 in ten classes. The last 5,000 training images are for validation."""
     from torchvision.datasets import CIFAR10
 
-    folder = data_root(root)
-    cifar = _extracted("cifar10", folder, lambda: CIFAR10(str(folder), train=split != "test"))
+    cifar = _extracted(CIFAR10, root, train=split != "test")
     images = rearrange(torch.from_numpy(cifar.data), "n h w c -> n c h w").contiguous()
     data = ImageDataset(images, torch.tensor(cifar.targets), tuple(cifar.classes), "CIFAR-10", split)
     held_out = len(data) // 10
@@ -159,32 +150,20 @@ def _stl10(root: str | Path | None, split: str) -> ImageDataset:
     """Load STL-10 (Coates, Ng and Lee 2011), 96 × 96, the labelled part, with a tenth of each class for validation."""
     from torchvision.datasets import STL10
 
-    folder = data_root(root)
-    stl = _extracted("stl10", folder, lambda: STL10(str(folder), split="test" if split == "test" else "train"))
+    stl = _extracted(STL10, root, split="test" if split == "test" else "train")
     images = torch.from_numpy(stl.data.copy())  # height and width come transposed, as strides
     data = ImageDataset(images, torch.from_numpy(stl.labels).long(), tuple(stl.classes), "STL-10", split)
-    if split == "test":
-        return data
-    held_out = torch.zeros(len(data), dtype=torch.bool)
-    for members in _members_by_class(data.labels):
-        held_out[members[len(members) - len(members) // 10 :]] = True
-    return data.subset(held_out if split == "validation" else ~held_out)
+    return data if split == "test" else data.subset(_part_of_each_class(data.labels, split, (0.9,)))
 
 
-_LOADERS: dict[str, Callable[[str | Path | None, str], ImageDataset]] = {
-    "scenes": _scenes,
-    "digits": _digits,
-    "photos": _photos,
-    "cifar10": _cifar10,
-    "stl10": _stl10,
-}
+_LOADERS = {"scenes": _scenes, "digits": _digits, "photos": _photos, "cifar10": _cifar10, "stl10": _stl10}
 
 
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
-    """Load a dataset whole, as uint8.
+    """Load a dataset whole; :func:`image_folder` reads your own pictures.
 
     ``scenes`` (generated shapes), ``digits`` and ``photos`` need no network. ``cifar10`` and ``stl10`` are fetched
-    once, or a ``DownloadError`` says what remains to do by hand. See :func:`image_folder` for your own pictures.
+    once, or a ``DownloadError`` says what remains to do by hand.
 
     Shapes:
         images ``(n, c, h, w)`` uint8, labels ``(n,)`` int64. ``scenes``: 10,000, 2,000 and 2,000 of ``(3, 24, 24)``;
@@ -192,9 +171,8 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
         and 10,000 of ``(3, 32, 32)``; ``stl10``: 4,500, 500 and 8,000 of ``(3, 96, 96)``.
 
     Options:
-        root: where downloads are kept; left out, the environment variable ``VLMCOURSE_DATA``, else
-        ``~/.cache/vlmcourse``. split: ``train``, ``validation`` or ``test``, fixed once, so that all report on the
-        same.
+        root: where downloads are kept; else the environment variable ``VLMCOURSE_DATA``, else ``~/.cache/vlmcourse``.
+        split: ``train``, ``validation`` or ``test``, the same for everyone.
 
     >>> load_dataset("digits", split="test").images.shape
     torch.Size([359, 1, 8, 8])
@@ -224,8 +202,8 @@ def image_folder(
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
     ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
-    eight bits, on black where they are transparent, and kept decoded until a file is added, removed or changed. PNG,
-    JPEG, GIF, WebP, BMP, TIFF and PPM can be read; what phones save as HEIC is a ValueError.
+    eight bits, on black where they are transparent, and kept decoded until a file changes. What phones save as HEIC is
+    a ValueError.
 
     Shapes:
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
@@ -243,7 +221,7 @@ def image_folder(
     if image_size is not None:
         check_int("image_size", image_size)
     path = Path(path).expanduser().resolve()
-    files, labels, names = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
+    files, labels, names = list_classes(path, split, extensions=EXTENSIONS, example="picture.jpg")
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         picture, notes = read_picture(file)

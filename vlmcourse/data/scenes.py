@@ -255,9 +255,8 @@ def images(
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the shape,
-        any colour if left out; the background is a random colour kept apart. texture, object_texture: names from
-        ``TEXTURES``, one drawn for each picture. radius: smallest, largest, in half-widths. noise: standard deviation,
-        of colours from 0 to 1.
+        any colour if left out; the background is kept apart. texture, object_texture: names from ``TEXTURES``, one for
+        each picture. radius: smallest, largest. noise: standard deviation, of colours from 0 to 1.
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
@@ -391,13 +390,12 @@ def captions(
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
-    Objects are drawn uniformly and independently from the allowed combinations, and never touch: one to the left,
-    right, top, bottom or middle, two to opposite sides, more to the corners.
+    Objects never touch: one lies to the left, right, top, bottom or middle, two on opposite sides, more in corners.
 
     Options:
-        num_objects: from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw from. exclude:
-        combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``. only: combinations of
-        which each must show one. phrasings: how many of the three ways of putting a caption are mixed.
+        num_objects: from 1 to 4, or several to draw from. exclude: combinations that no object may show, such as
+        ``[("red", "star"), ("moon", "stripes")]``. only: combinations of which each must show one. phrasings: how many
+        of the three ways of putting a caption are mixed.
 
     >>> captions(2, seed=0, only=[("red", "star")]).captions
     ('a small red star at the top', 'a small red star on the right')
@@ -520,14 +518,12 @@ def clips(
 ) -> Clips:
     """Film ``n`` sprites gliding over a torus; only the motion tells the label.
 
-    What leaves on one side enters on the other. Starts are uniform, steps whole pixels, so a lone frame says nothing.
+    What leaves on one side enters on the other; a lone frame says nothing. Nor does a set of frames without their order
+    say anything about ``order``, nor about ``direction`` where ``classes`` is a pair of opposites.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.
     * ``order``: the sprite stands still and cycles through three brightnesses, upwards or downwards, from a random one.
-
-    The frames as an unordered set say nothing about ``order``, nor about ``direction`` where ``classes`` is a pair of
-    opposites. With all eight directions they do show the axis of motion, though not the sense.
 
     Options:
         classes: names from ``TASKS[task]``; labels count within this selection. sprites: ``(m, h, w)`` in [0, 1] to

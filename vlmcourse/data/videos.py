@@ -60,23 +60,18 @@ def video_folder(
 ) -> VideoDataset:
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    Without ``annotations`` the folders are those of :func:`~vlmcourse.image_folder`. With them, the folder of the
-    official lists (the first of the three), ``path/class/video.avi`` goes where the lists say: videos of one scene look
-    alike and lie on one side. For validation the last sixth of each class's scenes leaves the training list.
-
-    From each video come ``num_frames`` frames, spread evenly over its seconds (with repeats, where it has fewer):
-    upright, the middle square, resized. Clips are kept decoded until a file changes. Decoding needs PyAV:
-    ``pip install av``.
+    Frames are spread evenly over the seconds of a video: upright, the middle square, resized. Clips are kept decoded
+    until a file changes. Decoding needs PyAV: ``pip install av``.
 
     Shapes:
         clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
 
     Options:
-        annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51). split: ``train``,
-        ``validation`` or ``test``; left out, ``train`` or, without lists, all. name, root: as for ``image_folder``.
+        annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
+        three official splits; the last sixth of each class's scenes leaves it for validation. Left out, the folders are
+        as for :func:`~vlmcourse.image_folder`. split: left out, ``train`` or, without lists, all.
 
     Raises:
-        FileNotFoundError: not every listed video is there; the message says where to get them.
         ValueError: videos that cannot be decoded or end early.
 
     Source:
@@ -84,7 +79,7 @@ def video_folder(
 
     >>> video_folder("UCF-101", annotations="ucfTrainTestlist")
     Traceback (most recent call last):
-    FileNotFoundError: path must be a folder with one subfolder of videos per class, received ...UCF-101, ...
+    FileNotFoundError: annotations must be a folder with trainlist01.txt (UCF-101) or *_test_split1.txt ...
     """
     check_positive_ints(num_frames=num_frames, image_size=image_size)
     path = Path(path).expanduser().resolve()
@@ -99,7 +94,6 @@ def video_folder(
     def read(file: Path) -> tuple[Tensor, list[str]]:
         return _read_clip(file, num_frames=num_frames, image_size=image_size), []
 
-    _pyav()  # without it, say so before anything is decoded
     asked = [class_names, num_frames, image_size]
     clips = decode_once(path, files, read, asked=asked, label=split, root=root)
     return VideoDataset(clips, torch.tensor(labels), class_names, name or path.name, split)
@@ -119,10 +113,6 @@ _HMDB = (r"(\S+)\s+([012])", "video.avi 1")
 def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"path must be a folder with one subfolder of videos per class, received {path}, which is none. {SOURCES}"
-        )
     if (annotations / "trainlist01.txt").is_file():
         read = {part: _rows_of(annotations / f"{part}list01.txt", *_UCF) for part in ("train", "test")}
         lists = {part: [name for (name,) in rows] for part, rows in read.items()}
