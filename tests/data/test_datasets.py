@@ -590,3 +590,17 @@ def test_data_sets_are_compared_without_an_error():
 def test_what_is_not_downloaded_needs_no_home_folder(monkeypatch):
     monkeypatch.setattr(Path, "expanduser", lambda path: 1 / 0)
     assert len(load_dataset("digits", split="test").images) == 359
+
+
+def test_a_folder_of_pictures_of_several_sizes_is_refused_before_all_are_read(tmp_path):
+    read = []
+
+    def slowly(file):
+        read.append(file)
+        time.sleep(0.005)
+        return torch.zeros(3, 8, 8 + len(read) % 3), []
+
+    files = [tmp_path / f"{k}.png" for k in range(400)]
+    with pytest.raises(ValueError, match="must have one size"):
+        _folders._decode(tmp_path, files, slowly)
+    assert len(read) < 40

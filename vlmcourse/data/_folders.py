@@ -8,13 +8,13 @@ import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from vlmcourse._files import write_whole
 
@@ -147,25 +147,25 @@ def _decode(
     broken: list[str] = []
     notes: dict[str, list[str]] = defaultdict(list)
     few = min(4, os.cpu_count() or 1)  # with small pictures more threads only wait for each other
-    with warnings.catch_warnings():
+    with ThreadPoolExecutor(few) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the decoders, about files that they can decode
-        shown = {"desc": f"decoding {path.name}", "unit": " files", "tqdm_class": tqdm}
-        results = thread_map(attempt, files, max_workers=few, **shown)
-    for file, result in zip(files, results, strict=True):
-        name = str(file.relative_to(path))
-        if isinstance(result, str):
-            broken.append(f"{name} ({result})")
-            continue
-        tensor, said = result
-        if tensors and tensor.shape != tensors[0].shape:
-            before, now = (" × ".join(map(str, t.shape[-2:])) for t in (tensors[0], tensor))
-            raise ValueError(
-                f"pictures must have one size, but others have {before} pixels and {name} has {now}; "
-                "set image_size to cut and resize them"
-            )
-        tensors.append(tensor)
-        for note in said:
-            notes[note].append(name)
+        results = tqdm(pool.map(attempt, files), total=len(files), desc=f"decoding {path.name}", unit=" files")
+        for file, result in zip(files, results, strict=True):
+            name = str(file.relative_to(path))
+            if isinstance(result, str):
+                broken.append(f"{name} ({result})")
+                continue
+            tensor, said = result
+            if tensors and tensor.shape != tensors[0].shape:
+                before, now = (" × ".join(map(str, t.shape[-2:])) for t in (tensors[0], tensor))
+                pool.shutdown(cancel_futures=True)  # or all the others would be read first, and kept in memory
+                raise ValueError(
+                    f"pictures must have one size, but others have {before} pixels and {name} has {now}; "
+                    "set image_size to cut and resize them"
+                )
+            tensors.append(tensor)
+            for note in said:
+                notes[note].append(name)
     if broken:
         some = _first_of(broken, "; ")
         raise ValueError(f"{len(broken)} files cannot be decoded: {some}. Repair or remove them")

@@ -202,8 +202,8 @@ def image_folder(
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
     ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
-    eight bits, on black where they are transparent, and kept decoded until a file changes. What phones save as HEIC is
-    a ValueError.
+    eight bits, on black where they are transparent, and kept decoded until a file changes. PNG, JPEG, GIF, WebP, BMP,
+    TIFF and PPM can be read; what phones save as HEIC is a ValueError.
 
     Shapes:
         images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.

@@ -256,7 +256,7 @@ def images(
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the shape,
         any colour if left out; the background is kept apart. texture, object_texture: names from ``TEXTURES``, one for
-        each picture. radius: smallest, largest. noise: standard deviation, of colours from 0 to 1.
+        each picture. radius: smallest, largest, in half-widths. noise: standard deviation, of colours from 0 to 1.
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
@@ -393,9 +393,9 @@ def captions(
     Objects never touch: one lies to the left, right, top, bottom or middle, two on opposite sides, more in corners.
 
     Options:
-        num_objects: from 1 to 4, or several to draw from. exclude: combinations that no object may show, such as
-        ``[("red", "star"), ("moon", "stripes")]``. only: combinations of which each must show one. phrasings: how many
-        of the three ways of putting a caption are mixed.
+        num_objects: from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw from. exclude:
+        combinations that no object may show, such as ``[("red", "star"), ("moon", "stripes")]``. only: combinations of
+        which each must show one. phrasings: how many of the three ways of putting a caption are mixed.
 
     >>> captions(2, seed=0, only=[("red", "star")]).captions
     ('a small red star at the top', 'a small red star on the right')
