@@ -485,6 +485,13 @@ def test_attention_is_where_the_token_before_each_word_looked():
     assert model.language_model.blocks[0].attention.backend == "fused"
 
 
+def test_a_model_whose_weights_are_no_numbers_says_so_and_no_word():
+    model = small_model()
+    model.language_model.blocks[0].mlp.out_proj.weight.data[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="look for nan in its weights"):
+        model.generate(pictures(1))
+
+
 def test_answering_leaves_every_parts_mode_as_it_was():
     model = small_model().train()
     model.encoder.eval()

@@ -172,6 +172,11 @@ def test_shuffled_images_give_each_question_the_answer_of_another():
     assert shuffled == [real[-1], *real[:-1]]
 
 
+def test_a_lone_question_cannot_be_asked_of_another_ones_image():
+    with pytest.raises(ValueError, match="asked must hold two questions or more to be shuffled, received 1"):
+        vlm.answers(small_model(), described(1), control="shuffled")
+
+
 def test_an_unknown_control_is_refused():
     with pytest.raises(ValueError, match="control must be one of real image, blank, shuffled, text only"):
         vlm.answers(small_model(), described(), control="noise")

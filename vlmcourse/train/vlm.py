@@ -222,6 +222,8 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
         return None, tuple(map(without_image, asked.prompts))
     if control == "blank":
         return torch.full_like(asked.images, 0.175), asked.prompts  # the middle of the backgrounds
+    if control == "shuffled" and len(asked) < 2:
+        raise ValueError(f"asked must hold two questions or more to be shuffled, received {len(asked)}")
     return asked.images.roll(1, dims=0) if control == "shuffled" else asked.images, asked.prompts
 
 
