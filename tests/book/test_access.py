@@ -25,8 +25,8 @@ SETTINGS = list(product(("light", "dark"), WIDTHS)) if ALL else [("light", 390)]
 OTHER_PAGES = ["genindex", "py-modindex", "search", "_modules/index", "_modules/vlmcourse/ops/attention"]
 CHAPTER = next(name for name in PAGES if name.startswith("lectures/03"))
 
-# A figure is one picture to a screen reader, and a program is one text. axe would look at every line of the one and every
-# word of the other all the same, for three quarters of its time.
+# A figure is one picture to a screen reader, and a program is one text. axe would look at every line of the one and at
+# every word of the other all the same, for two thirds of its time.
 AXE = """
 async everything => {
   const whole = everything ? [] : [...document.querySelectorAll('svg.figure, .highlight pre:not(:has(a, [id]))')];
