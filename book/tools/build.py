@@ -35,7 +35,7 @@ from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import sha256, syntax_of, used_modules
-from book.tools.first_cell import handout, write_address
+from book.tools.first_cell import text_with_address, write_address
 from book.tools.normalize import ROOT, chapters, code_cells, handouts, normalize, read, text_of
 from vlmcourse._files import write_whole
 
@@ -129,7 +129,7 @@ class Book:
         here = address(self.root)
         content["_config.yml"] = site.config(content["_config.yml"].decode(), here, site.address_of_site()).encode()
         for path in handouts(self.root):
-            content[self.name(path)] = handout(read(path), here).encode()
+            content[self.name(path)] = text_with_address(read(path), here).encode()
         for chapter in self.chapters:
             nb, executed = read(chapter), read(self.executed / chapter.name)
             if [cell.source for cell in code_cells(nb)] != [cell.source for cell in code_cells(executed)]:
