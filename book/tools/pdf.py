@@ -19,9 +19,6 @@ from book.tools.templates import filled
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-# What only a screen has a use for. Code that is folded on the page, mostly of pictures, stays away from paper too,
-# but a solution is code.
-SCREEN_ONLY = ".headerlink, .viewcode-link, noscript, .toctree-wrapper, details.hide:not(.solution details)"
 LIVE = ".cell_output *, .live-picture, .live-picture *"  # whose ids their own scripts and styles go by
 READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"
 NUMBER = "numbers => document.querySelectorAll('[data-target]').forEach(e => e.textContent = numbers[e.dataset.target])"
@@ -54,12 +51,10 @@ class Page:
             tag[key] = urljoin(name, tag[key])
         self.name, self.caption, self.head = name, caption, soup.head
         self.article = soup.select_one("article.bd-article")
-        for useless in self.article.select(SCREEN_ONLY):
-            useless.decompose()
+        for mark in self.article.select(".headerlink"):  # else a part of titles
+            mark.decompose()
         for picture in self.article.select("img[loading]"):
             del picture["loading"]  # else Chromium waits until somebody scrolls there
-        for closed in self.article.select("details"):
-            closed["open"] = ""
         for place in self.article.select(f"[id]:not({LIVE})"):
             place["id"] = anchor(name, place["id"])
         self.article["id"] = anchor(name)
