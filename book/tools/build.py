@@ -203,10 +203,9 @@ def ask(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
 def current_machine(root: Path) -> Machine:
     """Return what every chapter's results depend on, besides files."""
     made = ask(root, os.environ)
-    if made["device"].startswith("cpu"):  # with other instructions it computes other last bits
-        made["device"] = made["cpu"]
-    names = {"device": "device", "profile": "profile", "Python": "python", "PyTorch": "torch"}
-    return {**{name: made[key] for name, key in names.items()}, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
+    device = made["cpu"] if made["device"].startswith("cpu") else made["device"]  # other instructions, other last bits
+    versions = {"profile": made["profile"], "Python": made["python"], "PyTorch": made["torch"]}
+    return {"device": device, **versions, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
 
 
 def chapters_at_once(machine: Machine) -> int:
@@ -234,14 +233,13 @@ def build(book: Book) -> int:
     began = time.monotonic()
     book.executed.mkdir(parents=True, exist_ok=True)
     inputs = {chapter: book.inputs(chapter) for chapter in book.chapters}
-    reasons = {chapter: book.why_execute(chapter, inputs[chapter]) for chapter in book.chapters}
-    todo = {chapter: inputs[chapter] for chapter, reason in reasons.items() if reason}
+    reasons = {chapter: why for chapter in inputs if (why := book.why_execute(chapter, inputs[chapter]))}
     where = ", ".join(map(" ".join, book.machine.items()))
-    print(f"{len(todo)} of {len(inputs)} chapters to execute ({where})", flush=True)
-    for chapter in todo:
-        if reasons[chapter] != "no results yet":
-            print(f"  {chapter.stem}: {reasons[chapter]}")
-    execute_all(book, todo)
+    print(f"{len(reasons)} of {len(inputs)} chapters to execute ({where})", flush=True)
+    for chapter, reason in reasons.items():
+        if reason != "no results yet":
+            print(f"  {chapter.stem}: {reason}")
+    execute_all(book, {chapter: inputs[chapter] for chapter in reasons})
     made_from, good = book.stage(), True
     there = (book.html / "index.html").is_file() and book.rendered.is_file()
     if there and book.rendered.read_text(encoding="utf-8") == made_from:
