@@ -25,7 +25,6 @@ from vlmcourse._files import write_whole
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-NOTEBOOK_METADATA = {"kernelspec": KERNEL, "language_info": LANGUAGE}
 KEPT_METADATA = ("tags", "mystnb", "nbgrader", "outputs_made_by")  # editors and front ends leave the rest behind
 MEMORY_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 TEXT_LIMIT = 20_000  # characters of one output: more than anybody reads on a page
@@ -35,7 +34,7 @@ def normalize(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     """Change ``nb`` in place into its committed form, and return it. Doing so twice is the same as once."""
     for holder in (nb, *nb.cells):
         holder.metadata = nbformat.from_dict({k: v for k, v in holder.metadata.items() if k in KEPT_METADATA})
-    nb.metadata |= NOTEBOOK_METADATA
+    nb.metadata |= {"kernelspec": KERNEL, "language_info": LANGUAGE}
     code = code_cells(nb)
     was_executed = any(cell.get("execution_count") or cell.outputs for cell in code)
     for number, cell in enumerate(code, start=1):
