@@ -19,7 +19,7 @@ from book.tools.templates import filled
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-LIVE = ".cell_output *, .live-picture, .live-picture *"  # whose ids their own scripts and styles go by
+LIVE = ".cell_output *, .live-picture, .live-picture *, svg *"  # whose ids their own scripts and styles go by
 READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"
 NUMBER = "numbers => document.querySelectorAll('[data-target]').forEach(e => e.textContent = numbers[e.dataset.target])"
 Part = tuple[str, list[str]]
