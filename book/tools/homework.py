@@ -70,7 +70,7 @@ def instructor(source: str, *, table: bool = True) -> NotebookNode:
         end = match.end()
     if rest := source[end:].strip():
         cells.append(new_markdown_cell(rest))
-    return new_notebook(cells=cells)
+    return normalize(new_notebook(cells=cells))
 
 
 def student(source: str) -> NotebookNode:
@@ -91,10 +91,7 @@ def main() -> int:
     options = parser.parse_args()
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("hw*.md"))}
     if course := options.instructor:
-        wanted = {
-            course / "source" / name / f"{name}.ipynb": text_of(normalize(instructor(sources[name])))
-            for name in sources
-        }
+        wanted = {course / "source" / name / f"{name}.ipynb": text_of(instructor(sources[name])) for name in sources}
         if not (config := course / "nbgrader_config.py").exists():
             wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
