@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from book.tools.first_cell import handout, write_address
-from book.tools.normalize import ROOT, chapters, handouts, normalize, read, rewrite, text_of
+from book.tools.first_cell import text_with_address
+from book.tools.normalize import ROOT, chapters, handouts, read, rewrite
 from book.tools.templates import filled
 
 # git@host:owner/name.git, ssh://git@host/owner/name, https://user:token@host/owner/name.git; a host has a dot in it.
@@ -69,8 +69,7 @@ def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
     options = parser.parse_args(argv)
     here = address(root)
     print(f"The repository's address: {here or 'none; VLMCOURSE_REPOSITORY sets one'}")
-    wanted = {path: text_of(normalize(write_address(read(path), here))) for path in chapters(root)}
-    wanted |= {path: handout(read(path), here) for path in handouts(root)}
+    wanted = {path: text_with_address(read(path), here) for path in [*chapters(root), *handouts(root)]}
     readme = root / "README.md"
     wanted[readme] = BADGES.sub(lambda _: filled("badges.md", address=here), readme.read_text(encoding="utf-8"))
     return rewrite(wanted, check=options.check, hint="has another address; run: make address")

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +34,7 @@ from book.tools.address import address, commit_of
 from book.tools.check import CORES
 from book.tools.execute import execute, failure, failures
 from book.tools.fingerprint import sha256, syntax_of, used_modules
-from book.tools.first_cell import handout, write_address
+from book.tools.first_cell import text_with_address, write_address
 from book.tools.normalize import ROOT, chapters, code_cells, handouts, normalize, read, text_of
 from vlmcourse._files import write_whole
 
@@ -122,31 +121,28 @@ class Book:
 
     def stage(self) -> str:
         """Write the pages to _build/source/, and return the hash of all that the rendered book is made from."""
-        hidden = {"tools", "experiments", "sources", "__pycache__", ".ipynb_checkpoints"}
-        found = [self.root / "_config.yml", *self.root.glob("*.md"), *self.root.glob("book/**/*")]
-        pages = [page for page in found if page.is_file() and not hidden & set(page.relative_to(self.root).parts)]
-        content = {self.name(page): page.read_bytes() for page in pages}
+        unread = shutil.ignore_patterns("tools", "experiments", "sources", "__pycache__", ".ipynb_checkpoints")
+        shutil.rmtree(self.source, ignore_errors=True)
+        shutil.copytree(self.root / "book", self.source / "book", ignore=unread)
+        for page in self.root.glob("*.md"):
+            shutil.copy(page, self.source)
         here = address(self.root)
-        content["_config.yml"] = site.config(content["_config.yml"].decode(), here, site.address_of_site()).encode()
-        for path in handouts(self.root):
-            content[self.name(path)] = handout(read(path), here).encode()
+        config = (self.root / "_config.yml").read_text(encoding="utf-8")
+        written = {"_config.yml": site.config(config, here, site.address_of_site())}
+        written |= {self.name(path): text_with_address(read(path), here) for path in handouts(self.root)}
         for chapter in self.chapters:
             nb, executed = read(chapter), read(self.executed / chapter.name)
             if [cell.source for cell in code_cells(nb)] != [cell.source for cell in code_cells(executed)]:
-                nb = deepcopy(executed)  # somebody edited it meanwhile: outputs stand below the code that gave them
+                nb = read(self.executed / chapter.name)  # edited meanwhile: outputs stand below the code that gave them
             nb = write_address(nb, here)
-            content[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here).encode()
-            page = page_of(nb, executed)
-            content[self.name(chapter)] = text_of(normalize(page, root=self.root)).encode()
+            written[f"{site.SCRIPTS}/{chapter.stem}.py"] = site.script(nb, here)
+            written[self.name(chapter)] = text_of(normalize(page_of(nb, executed), root=self.root))
+        for name, text in written.items():
+            write_whole(self.source / name, text.encode())
         # Docstrings and records become pages too, and a new version of the renderer may render differently.
-        others = [*self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
-        others += [Path(site.__file__), *templates.FOLDER.glob("*.*"), *self.root.glob("requirements.lock")]
-        hashes = {name: sha256(data) for name, data in content.items()}
-        hashes |= {str(file): sha256(file.read_bytes()) for file in sorted(others)}
-        shutil.rmtree(self.source, ignore_errors=True)
-        for name, data in content.items():
-            (self.source / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.source / name).write_bytes(data)
+        files = [*self.source.rglob("*"), *self.root.glob("vlmcourse/**/*.py"), *self.executed.glob("*.json")]
+        files += [Path(site.__file__), *templates.FOLDER.glob("*.*"), *self.root.glob("requirements.lock")]
+        hashes = {str(file): sha256(file.read_bytes()) for file in sorted(files) if file.is_file()}
         return sha256(json.dumps([version("jupyter-book"), version("sphinx"), hashes]).encode())
 
     def render(self) -> bool:
@@ -207,10 +203,9 @@ def ask(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
 def current_machine(root: Path) -> Machine:
     """Return what every chapter's results depend on, besides files."""
     made = ask(root, os.environ)
-    if made["device"].startswith("cpu"):  # with other instructions it computes other last bits
-        made["device"] = made["cpu"]
-    names = {"device": "device", "profile": "profile", "Python": "python", "PyTorch": "torch"}
-    return {**{name: made[key] for name, key in names.items()}, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
+    device = made["cpu"] if made["device"].startswith("cpu") else made["device"]  # other instructions, other last bits
+    versions = {"profile": made["profile"], "Python": made["python"], "PyTorch": made["torch"]}
+    return {"device": device, **versions, "seed": os.environ.get("VLMCOURSE_SEED") or "0"}
 
 
 def chapters_at_once(machine: Machine) -> int:
@@ -238,14 +233,13 @@ def build(book: Book) -> int:
     began = time.monotonic()
     book.executed.mkdir(parents=True, exist_ok=True)
     inputs = {chapter: book.inputs(chapter) for chapter in book.chapters}
-    reasons = {chapter: book.why_execute(chapter, inputs[chapter]) for chapter in book.chapters}
-    todo = {chapter: inputs[chapter] for chapter, reason in reasons.items() if reason}
+    reasons = {chapter: why for chapter in inputs if (why := book.why_execute(chapter, inputs[chapter]))}
     where = ", ".join(map(" ".join, book.machine.items()))
-    print(f"{len(todo)} of {len(inputs)} chapters to execute ({where})", flush=True)
-    for chapter in todo:
-        if reasons[chapter] != "no results yet":
-            print(f"  {chapter.stem}: {reasons[chapter]}")
-    execute_all(book, todo)
+    print(f"{len(reasons)} of {len(inputs)} chapters to execute ({where})", flush=True)
+    for chapter, reason in reasons.items():
+        if reason != "no results yet":
+            print(f"  {chapter.stem}: {reason}")
+    execute_all(book, {chapter: inputs[chapter] for chapter in reasons})
     made_from, good = book.stage(), True
     there = (book.html / "index.html").is_file() and book.rendered.is_file()
     if there and book.rendered.read_text(encoding="utf-8") == made_from:

@@ -4,7 +4,7 @@ import re
 
 from nbformat import NotebookNode
 
-from book.tools.normalize import code_cells, name_cells, text_of
+from book.tools.normalize import code_cells, normalize, text_of
 from book.tools.templates import filled
 
 FORM = re.compile(
@@ -38,10 +38,9 @@ def write_address(nb: NotebookNode, address: str | None) -> NotebookNode:
     return nb
 
 
-def handout(nb: NotebookNode, address: str | None) -> str:
-    """Return the text of an assignment that installs from ``address``; a chapter's normal form would lose its marks."""
-    name_cells(write_address(nb, address).cells)
-    return text_of(nb)
+def text_with_address(nb: NotebookNode, address: str | None) -> str:
+    """Return the committed form of a chapter or an assignment that installs from ``address``."""
+    return text_of(normalize(write_address(nb, address)))
 
 
 def address_in(nb: NotebookNode) -> str | None:

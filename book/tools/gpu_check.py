@@ -114,8 +114,7 @@ def check(
         print(f"  {part:<34} ...", flush=True)
         result = run(parts[part], folder / f"{part.replace(' ', '_')}.log", environment, left)
         if result is None and part == waiting[0]:  # the next call would not get any further
-            too_long = {"outcome": "FAILED (too long)", "said": "allow more with --slice"}
-            result = {**too_long, "seconds": round(seconds, 1)}
+            result = {"outcome": "FAILED (too long)", "seconds": round(seconds, 1), "said": "allow more with --slice"}
         if result is None:
             print(f"  {part:<34} cut off by the end of this call")
             return

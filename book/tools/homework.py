@@ -20,8 +20,8 @@ from pathlib import Path
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book.tools.first_cell import address_in, handout
-from book.tools.normalize import NOTEBOOK_METADATA, ROOT, chapters, name_cells, read, rewrite, text_of
+from book.tools.first_cell import address_in, text_with_address
+from book.tools.normalize import ROOT, chapters, normalize, read, rewrite, text_of
 from book.tools.templates import filled
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
@@ -70,8 +70,7 @@ def instructor(source: str, *, table: bool = True) -> NotebookNode:
         end = match.end()
     if rest := source[end:].strip():
         cells.append(new_markdown_cell(rest))
-    name_cells(cells)
-    return new_notebook(cells=cells, metadata=NOTEBOOK_METADATA)
+    return normalize(new_notebook(cells=cells))
 
 
 def student(source: str) -> NotebookNode:
@@ -83,7 +82,6 @@ def student(source: str) -> NotebookNode:
             cell.source = EMPTY
         elif marks:
             cell.source = HIDDEN.sub("", SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source)).strip()
-    name_cells(notebook.cells)
     return notebook
 
 
@@ -98,7 +96,7 @@ def main() -> int:
             wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
         here = address_in(read(chapters()[0]))
-        wanted = {PAGES / f"{name}.ipynb": handout(student(source), here) for name, source in sources.items()}
+        wanted = {PAGES / f"{name}.ipynb": text_with_address(student(source), here) for name, source in sources.items()}
     return rewrite(wanted)
 
 

@@ -9,7 +9,6 @@ import argparse
 import base64
 import hashlib
 import io
-import json
 import os
 import re
 import sys
@@ -26,18 +25,16 @@ from vlmcourse._files import write_whole
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-NOTEBOOK_METADATA = {"kernelspec": KERNEL, "language_info": LANGUAGE}
-KEPT_METADATA = ("tags", "mystnb", "outputs_made_by")  # editors and front ends leave the rest behind
+KEPT_METADATA = ("tags", "mystnb", "nbgrader", "outputs_made_by")  # editors and front ends leave the rest behind
 MEMORY_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 TEXT_LIMIT = 20_000  # characters of one output: more than anybody reads on a page
-DATA_LIMIT = 4_000_000  # characters of all outputs of a cell together, pictures included
 
 
 def normalize(nb: NotebookNode, *, root: Path = ROOT) -> NotebookNode:
     """Change ``nb`` in place into its committed form, and return it. Doing so twice is the same as once."""
     for holder in (nb, *nb.cells):
         holder.metadata = nbformat.from_dict({k: v for k, v in holder.metadata.items() if k in KEPT_METADATA})
-    nb.metadata |= NOTEBOOK_METADATA
+    nb.metadata |= {"kernelspec": KERNEL, "language_info": LANGUAGE}
     code = code_cells(nb)
     was_executed = any(cell.get("execution_count") or cell.outputs for cell in code)
     for number, cell in enumerate(code, start=1):
@@ -66,7 +63,7 @@ def digest(cell: NotebookNode) -> str:
 
 
 def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
-    """Drop stderr, join streams, take this machine out of the text, and cut what no page can show."""
+    """Drop stderr, join streams, take this machine out of the text, and cut what nobody reads."""
 
     def tidy(text: str) -> str:
         return portable(shortened(overwrite_lines(text)), root)
@@ -79,8 +76,7 @@ def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
             text = tidy("".join(output.text for output in group))
             group = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
         kept += group
-    room = DATA_LIMIT
-    for index, output in enumerate(kept):
+    for output in kept:
         if output.output_type == "error":
             output.evalue, output.traceback = tidy(output.evalue), tidy("\n".join(output.traceback)).split("\n")
         for mime, value in output.get("data", {}).items():
@@ -88,12 +84,6 @@ def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
                 output.data[mime] = portable(value if mime == "text/html" else shortened(value), root)
             if mime == "image/png":
                 output.data[mime] = lightened(value)
-        size = len(json.dumps(output))
-        if size > max(room, 1000):
-            note = {"text/plain": f"[an output of {size:,} characters is left out here]"}
-            kept[index] = nbformat.v4.new_output("display_data", note)
-        else:
-            room -= size
     return kept
 
 

@@ -4,7 +4,6 @@ The articles of all pages become one document, the solutions of the exercises mo
 twice: the first print tells on which page each entry of the contents lands, the second shows the numbers.
 """
 
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from book.tools.templates import filled
 NAME = "neural-networks-for-vision.pdf"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-# What only a screen has a use for. Code that is folded on the page, mostly of pictures, stays away from paper too,
-# but a solution is code.
-SCREEN_ONLY = ".headerlink, .viewcode-link, noscript, .toctree-wrapper, details.hide:not(.solution details)"
+LIVE = ".cell_output *, .live-picture, .live-picture *, svg *"  # whose ids their own scripts and styles go by
 READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"
 NUMBER = "numbers => document.querySelectorAll('[data-target]').forEach(e => e.textContent = numbers[e.dataset.target])"
 Part = tuple[str, list[str]]
@@ -47,37 +44,33 @@ def anchor(page: str, place: str = "") -> str:
 class Page:
     """One page of the rendered book, on its way into the document; with a caption it begins a part."""
 
-    def __init__(self, html: Path, name: str, caption: str) -> None:
+    def __init__(self, html: Path, name: str, caption: str, names: list[str]) -> None:
         soup: Tag = BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
         for tag in soup.select("[src], link[href]"):  # found from the folder of the book, where the document lies
             key = "src" if "src" in tag.attrs else "href"
             tag[key] = urljoin(name, tag[key])
         self.name, self.caption, self.head = name, caption, soup.head
         self.article = soup.select_one("article.bd-article")
-        for useless in self.article.select(SCREEN_ONLY):
-            useless.decompose()
+        for mark in self.article.select(".headerlink"):  # else a part of titles
+            mark.decompose()
         for picture in self.article.select("img[loading]"):
             del picture["loading"]  # else Chromium waits until somebody scrolls there
-        for closed in self.article.select("details"):
-            closed["open"] = ""
+        for place in self.article.select(f"[id]:not({LIVE})"):
+            place["id"] = anchor(name, place["id"])
         self.article["id"] = anchor(name)
+        self.mend_links(names)
         self.title = " ".join(self.article.h1.get_text().split())
-        self.solutions: list[Tag] = []
+        self.solutions = [solution.extract() for solution in self.article.select("div.solution")]
 
-    def mend_links(self, names: list[str]) -> set[str]:
-        """Let links lead to places of the document, and return these and the headings."""
-        headings = self.article.select("section > :is(h1, h2, h3)")
-        targets = {anchor(self.name, heading.parent["id"]) for heading in headings}
+    def mend_links(self, names: list[str]) -> None:
+        """Let links to the pages called ``names`` lead to places of the document."""
         for link in self.article.select("a[href]"):
             path, place = urldefrag(urljoin(f"https://book/{self.name}.html", link["href"]))
             page = unquote(path.removeprefix("https://book/")).removesuffix(".html")
             if page in names:
-                target = anchor(page, unquote(place))
-                targets.add(target)
-                link["href"] = f"#{target}"
+                link["href"] = f"#{anchor(page, unquote(place))}"
             elif path.startswith("https://book/"):  # sources and indices are not in the PDF
                 del link["href"]
-        return targets
 
     def contents(self) -> list[tuple[str, str, str]]:
         """Return what leads here from the contents: each entry's kind, target and words."""
@@ -90,14 +83,7 @@ def pages_of(html: Path, parts: list[Part]) -> list[Page]:
     """Return all pages, with ids that no two of them share, and their solutions taken out."""
     names = [name for _, pages in parts for name in pages]
     captions = {pages[0]: caption for caption, pages in parts}
-    pages = [Page(html, name, captions.get(name, "")) for name in names]
-    targets = set().union(*(page.mend_links(names) for page in pages))
-    for page in pages:
-        for tag in page.article.select("[id]"):
-            if anchor(page.name, tag["id"]) in targets:  # what only scripts use keeps its name
-                tag["id"] = anchor(page.name, tag["id"])
-        page.solutions = [solution.extract() for solution in page.article.select("div.solution")]
-    return pages
+    return [Page(html, name, captions.get(name, ""), names) for name in names]
 
 
 def whole(pages: list[Page], about: list[str]) -> str:
@@ -123,23 +109,6 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
     return len(reader.pages), {name: reader.get_destination_page_number(places[name]) + 1 for name in places}
 
 
-def mend_bookmarks(pdf: Path) -> None:
-    """Say once what Chromium says twice: the title of a section at the top of a page, in its bookmark."""
-    from pypdf import PdfWriter
-    from pypdf.generic import NameObject, TextStringObject
-
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # Chromium's count of objects is off by some; it warns of that
-    writer = PdfWriter(clone_from=pdf)
-    pending = [writer.root_object["/Outlines"].get_object()]
-    for mark in pending:  # which grows meanwhile
-        pending += [mark[key].get_object() for key in ("/First", "/Next") if key in mark]
-        title = str(mark.get("/Title", ""))
-        once = title[: len(title) // 2]
-        if title and title == 2 * once:
-            mark[NameObject("/Title")] = TextStringObject(once)
-    writer.write(pdf)
-
-
 def print_book(html: Path, parts: list[Part], pdf: Path, *, about: list[str], chromium: str) -> int:
     """Print pages of the book in ``html``, their contents with the numbers of pages, and return how many pages it took.
 
@@ -161,7 +130,6 @@ def print_book(html: Path, parts: list[Part], pdf: Path, *, about: list[str], ch
                 count, numbers = page_numbers(pdf)
                 page.evaluate(NUMBER, numbers)
             browser.close()
-        mend_bookmarks(pdf)
     finally:
         document.unlink(missing_ok=True)
     return count

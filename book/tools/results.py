@@ -82,15 +82,13 @@ class Result:
         if changed := git(self.root, "status", "--porcelain", "--", *map(str, (self.notebook, *used))):
             raise ChapterError(f"{self.chapter} uses files that differ from the last commit; commit first:\n{changed}")
 
-    def log(self, condition: Condition) -> Path:
-        """Return where a run leaves what it measured."""
-        return self.runs / f"seed{condition.seed}_threads{condition.threads}_{condition.capability}.json"
-
-    def run(self, condition: Condition) -> dict[str, Any]:
-        """Return what a run of the chapter measured: the one kept from before, or a new one."""
-        log = self.log(condition)
+    def run(self, condition: Condition) -> dict[str, Any] | None:
+        """Return what a run of the chapter measured: the one kept from before, or a new one where there is time."""
+        log = self.runs / f"seed{condition.seed}_threads{condition.threads}_{condition.capability}.json"
         if log.is_file():
             return json.loads(log.read_text(encoding="utf-8"))
+        if time.monotonic() >= self.deadline:
+            return None
         nb = read(self.notebook)
         nb.cells = measured_cells(nb)
         name = f"{self.chapter}, seed {condition.seed}, {condition.threads} threads, {condition.capability}"
@@ -110,16 +108,11 @@ class Result:
 
     def run_all(self, wanted: list[Condition]) -> list[dict[str, Any]]:
         """Run what is not there yet, runs of one thread two at a time; return what is there."""
-
-        def start(condition: Condition) -> None:
-            if time.monotonic() < self.deadline:
-                self.run(condition)
-
         at_once = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
         for threads, jobs in ((1, at_once), (2, 1)):
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(start, [condition for condition in wanted if condition.threads == threads]))
-        return [self.run(condition) for condition in wanted if self.log(condition).is_file()]
+                list(pool.map(self.run, [condition for condition in wanted if condition.threads == threads]))
+        return [found for found in map(self.run, wanted) if found]  # in the order wanted, from their files
 
     def holds_still(self) -> bool:
         """Repeat one recorded run with the changed code; keep the result where it gives every number again."""

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from book.tools import address as tool
 from book.tools import package, site
 from book.tools.address import address, hosted
-from book.tools.first_cell import FORM, address_in, handout, template, with_address
+from book.tools.first_cell import FORM, address_in, template, text_with_address, with_address
 from book.tools.normalize import code_cells, read
 
 ROOT = Path(__file__).parents[2]
@@ -138,10 +138,12 @@ def test_an_address_comes_into_a_first_cell_and_out_again_and_the_rest_stays():
 
 def test_an_assignment_gets_an_address_and_keeps_its_marks():
     plain = (ROOT / "book" / "homework" / "hw1.ipynb").read_text(encoding="utf-8")
-    told = handout(nbformat.reads(plain, as_version=4), HERE)
+    told = text_with_address(nbformat.reads(plain, as_version=4), HERE)
     assert f"%pip install --quiet git+{HERE}" in told
     assert told.count('"nbgrader"') == plain.count('"nbgrader"') > 0
-    assert handout(nbformat.reads(told, as_version=4), address_in(nbformat.reads(plain, as_version=4))) == plain
+    assert (
+        text_with_address(nbformat.reads(told, as_version=4), address_in(nbformat.reads(plain, as_version=4))) == plain
+    )
 
 
 def test_the_command_writes_the_address_into_chapters_and_badges_into_the_readme(tmp_path, monkeypatch, capsys):

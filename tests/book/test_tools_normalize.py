@@ -143,17 +143,6 @@ def test_output_without_end_is_cut_in_seconds_with_a_line_that_says_so(pieces):
     assert tool.text_of(tool.normalize(copy.deepcopy(nb))) == tool.text_of(nb)
 
 
-def test_an_output_too_large_for_a_page_is_left_out_by_name_and_the_others_are_kept():
-    picture = {"image/svg+xml": "A" * 3_000_000}
-    outputs = [new_output("display_data", data) for data in (picture, picture, {"text/plain": "'small'"})]
-    nb = tool.normalize(new_notebook(cells=[new_code_cell("1", outputs=outputs)]))
-    first, second, third = nb.cells[0].outputs
-    assert first.data == picture
-    assert second.data["text/plain"].startswith("[an output of 3,000,")
-    assert third.data["text/plain"] == "'small'"
-    assert tool.text_of(tool.normalize(copy.deepcopy(nb))) == tool.text_of(nb)
-
-
 def test_the_text_of_an_endless_error_is_cut_too():
     error = new_output("error", ename="ValueError", evalue="x" * 10**6, traceback=["a", "x" * 10**6])
     (output,) = tool.normalize(new_notebook(cells=[new_code_cell("1", outputs=[error])])).cells[0].outputs

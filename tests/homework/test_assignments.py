@@ -15,7 +15,7 @@ from browsers import unavailable
 from einops import rearrange
 
 from book.tools import homework
-from book.tools.first_cell import address_in, handout
+from book.tools.first_cell import address_in, text_with_address
 from vlmcourse.homework import CHECKS, Report, grading, notebook
 
 pytestmark = pytest.mark.slow  # nearly every test below starts a kernel
@@ -54,7 +54,7 @@ def test_the_students_file_is_what_the_source_gives_and_holds_no_solution(path):
     source = path.read_text(encoding="utf-8")
     file = (homework.PAGES / f"{path.stem}.ipynb").read_text(encoding="utf-8")
     here = address_in(nbformat.reads(file, as_version=4))
-    assert file == handout(homework.student(source), here), "run python -m book.tools.homework"
+    assert file == text_with_address(homework.student(source), here), "run python -m book.tools.homework"
     assert len(solutions(source)) > 8
     text = "\n".join("".join(cell["source"]) for cell in json.loads(file)["cells"])
     assert [line for line in solutions(source) if line in text] == []
