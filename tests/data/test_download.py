@@ -151,16 +151,21 @@ def test_leftovers_longer_than_the_file_are_thrown_away_unasked(server, tmp_path
     assert server.requests == [0]
 
 
+def test_an_attempt_that_brought_a_megabyte_does_not_count(server, tmp_path):
+    server.plan = ["truncate", "truncate"]
+    assert download(server.archive, tmp_path, attempts=2, **QUICK).read_bytes() == BODY
+
+
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [
-        (["corrupt"] * 5, "what arrived has a wrong checksum.*after 5 attempts"),
-        (["web page"] * 5, "the server has 42 bytes where 3,013,757 are expected"),
-        (["longer"] * 5, "the server has 3,013,762 bytes"),
-        (["endless"] * 5, "3,013,757 are expected"),
-        (["truncate"] + ["endless"] * 4, "3,013,757 are expected"),
-        ([404] * 5, "HTTP Error 404"),
-        ([403] * 5, "HTTP Error 403"),
+        (["corrupt", "corrupt"], "arrived twice with a wrong checksum"),
+        (["web page"], "the server has 42 bytes where 3,013,757 are expected"),
+        (["longer"], "the server has 3,013,762 bytes"),
+        (["endless"], "3,013,757 are expected"),
+        (["truncate", "endless"], "3,013,757 are expected"),
+        ([404], "the server answers HTTP Error 404"),
+        ([403], "the server answers HTTP Error 403"),
         ([500] * 5, "HTTP Error 500.*after 5 attempts"),
     ],
 )
@@ -241,7 +246,7 @@ def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_full)
-        with pytest.raises(DownloadError, match=f"into {tmp_path}: .*No space left.*root=.*VLMCOURSE_DATA"):
+        with pytest.raises(DownloadError, match=f"no space left in {tmp_path}.*root=.*VLMCOURSE_DATA"):
             download(server.archive, tmp_path, **QUICK)
     assert not (tmp_path / "set.tar.gz").exists()
     assert download(server.archive, tmp_path, **QUICK).read_bytes() == BODY
@@ -250,7 +255,7 @@ def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(server, tmp_path):
     tmp_path.chmod(0o555)
-    with pytest.raises(DownloadError, match="Permission denied"):
+    with pytest.raises(DownloadError, match="cannot write to"):
         download(server.archive, tmp_path, **QUICK)
     tmp_path.chmod(0o755)
 
@@ -261,13 +266,13 @@ def test_a_read_only_disk_is_named(server, tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(DownloadError, match=rf"{os.strerror(code)}.*choose another folder with root=\.\.\."):
+    with pytest.raises(DownloadError, match=r"cannot write to .*choose another folder with root=\.\.\."):
         download(server.archive, tmp_path / "new", **QUICK)
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(server, tmp_path):
     (tmp_path / "root").write_text("a file")
-    with pytest.raises(DownloadError, match="choose another folder"):
+    with pytest.raises(DownloadError, match="cannot write to"):
         download(server.archive, tmp_path / "root", **QUICK)
 
 

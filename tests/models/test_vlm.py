@@ -177,7 +177,7 @@ def test_a_cache_of_another_batch_is_refused_and_left_as_it_was():
     model = small_language_model()
     cache = model.new_cache()
     model(torch.zeros(2, 3, dtype=torch.int64), cache=cache)
-    with pytest.raises(RuntimeError, match="Expected size 2 but got size 5"):
+    with pytest.raises(ValueError, match="cache must be that of this batch of 5, received one of 2"):
         model(torch.zeros(5, 1, dtype=torch.int64), cache=cache)
     assert cache.attention_mask.shape == (2, 3)
 
@@ -490,6 +490,22 @@ def test_a_model_whose_weights_are_no_numbers_says_so_and_no_word():
     model.language_model.blocks[0].mlp.out_proj.weight.data[0, 0] = math.nan
     with pytest.raises(FloatingPointError, match="look for nan in its weights"):
         model.generate(pictures(1))
+
+
+def test_what_follows_the_end_of_an_answer_may_be_no_numbers():
+    model = small_model()
+    words = torch.tensor([model.tokenizer.end_id, 5])
+
+    class Ends(Oracle):
+        """Row 0 says the end at once, and afterwards looks nowhere; some kernels then give nan."""
+
+        def forward(self, tokens, *, attention_mask, **_options):
+            logits = F.one_hot(words, len(self.token_embedding))[:, None].expand(-1, tokens.shape[1], -1).double()
+            return logits.masked_fill(~attention_mask[:, -1:, None], math.nan)
+
+    model.language_model = Ends(len(model.tokenizer), context_length=47, embed_dim=12, depth=1, num_heads=2)
+    short, long = model.generate(prompt=["What is", "a star"], max_new_tokens=4)
+    assert (short.finished, len(long.words)) == (True, 4)
 
 
 def test_answering_leaves_every_parts_mode_as_it_was():

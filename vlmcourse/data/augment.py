@@ -345,8 +345,9 @@ def two_views(
         images ``(b, c, h, w)`` in [0, 1]; both views ``(b, c, h', w')`` in [0, 1], with the steps' size.
 
     Options:
-        steps: functions of ``(images, generator=...)``, applied in turn: ``SIMCLR_STEPS`` for photographs,
-        ``SCENE_STEPS`` for generated scenes. generator: a CPU one gives the same views on every device, to rounding.
+        steps: name → function of ``(images, generator=...)``, applied in turn: ``SIMCLR_STEPS`` for photographs,
+        ``SCENE_STEPS`` for generated scenes. generator: left out, the global one of the images' device; a CPU one gives
+        the same views on every device, to rounding.
 
     Source:
         Chen et al. 2020 (arXiv 2002.05709); slide S07. Departure: crops keep at least 20 % of the area, and no blur.

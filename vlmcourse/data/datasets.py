@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 from vlmcourse._checks import check_int
 from vlmcourse.data import scenes
 from vlmcourse.data._folders import SPLITS, data_root, decode_once, list_classes
-from vlmcourse.data.download import Archive, download
-from vlmcourse.data.pictures import EXTENSIONS, as_unit_range, middle_square, read_picture
+from vlmcourse.data.download import Archive, download, explained
+from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middle_square, read_picture
 
 ARCHIVE_BYTES = {"CIFAR10": 170_498_071, "STL10": 2_640_397_119}
 
@@ -22,6 +22,8 @@ ARCHIVE_BYTES = {"CIFAR10": 170_498_071, "STL10": 2_640_397_119}
 @dataclass(frozen=True, eq=False)  # tensors have no one truth value
 class ImageDataset:
     """Images and labels in memory; ``data[index]``, as of a tensor, gives images as float32 in [0, 1], and labels.
+
+    ``name`` is the label under which results from this data are reported.
 
     Shapes:
         images: ``(n, c, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
@@ -130,7 +132,7 @@ def _extracted(dataset: Any, root: str | Path | None, **options: Any) -> Any:
         return dataset(folder, **options)
     except RuntimeError:  # not there, or not whole
         archive = download(Archive(dataset.url, ARCHIVE_BYTES[dataset.__name__], dataset.tgz_md5), folder)
-        with FileLock(f"{archive}.lock"):
+        with explained(folder), FileLock(f"{archive}.lock"):
             shutil.unpack_archive(archive, folder, filter="data")
             return dataset(folder, **options)
 
@@ -221,7 +223,7 @@ def image_folder(
     if image_size is not None:
         check_int("image_size", image_size)
     path = Path(path).expanduser().resolve()
-    files, labels, names = list_classes(path, split, extensions=EXTENSIONS, example="picture.jpg")
+    files, labels, names = list_classes(path, split, extensions=EXTENSIONS | UNREADABLE, example="picture.jpg")
 
     def read(file: Path) -> tuple[Tensor, list[str]]:
         picture, notes = read_picture(file)

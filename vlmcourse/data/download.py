@@ -3,16 +3,23 @@
 What arrives goes to ``NAME.part``, renamed when size and checksum are right. A second process waits and finds it there.
 """
 
+import errno
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
 from tqdm import tqdm
+
+_BROKEN = (ConnectionError, TimeoutError, HTTPException, URLError, SSLError)  # of the network, and not of the disk
 
 
 class DownloadError(RuntimeError):
@@ -38,54 +45,80 @@ class Archive:
 
         return path.is_file() and path.stat().st_size == self.size and check_md5(str(path), self.md5)
 
+    def error(self, folder: Path, reason: str) -> DownloadError:
+        """Return what to raise where the file cannot be fetched into ``folder``."""
+        return DownloadError(
+            f"could not fetch {self.filename} from {urlsplit(self.url).netloc}: {reason}. Call again to go on from "
+            f"where it stopped, or fetch {self.url} with a browser and put it at {folder / self.filename} "
+            f"({self.size:,} bytes, md5 {self.md5}); it is checked before it is used"
+        )
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that may not be written into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        elsewhere = "choose another folder with root=... or the environment variable VLMCOURSE_DATA"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError(f"no space left in {folder}; make room, or {elsewhere}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise DownloadError(f"cannot write to {folder} ({error.strerror}); {elsewhere}") from error
+        raise
+
 
 def download(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: int = 5, pause: float = 1.0) -> Path:
     """Return the path of ``archive`` in ``folder``, fetching it if it is not there yet.
 
-    What fails is tried ``attempts`` times, with a longer ``pause`` (seconds) each time, and goes on from where it
-    stopped; silence for ``timeout`` seconds is a failure, and so is a wrong checksum, after which all is fetched anew.
+    A transfer that breaks, or is silent for ``timeout`` seconds, is tried ``attempts`` times, pausing ``pause`` seconds
+    and more; an attempt that brought a megabyte does not count. A file with the wrong checksum is fetched once more.
     """
     path = folder / archive.filename
-    part = path.with_name(f"{path.name}.part")
-    failures = 0
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
-                if archive.is_at(path):  # perhaps another process was faster
-                    return path
-                if _size(part) < archive.size:
-                    _receive(archive, part, timeout)
+    if archive.is_at(path):
+        return path
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if archive.is_at(path):  # another process was faster
+                return path
+            part = path.with_name(f"{path.name}.part")
+            print(f"Fetching {archive.url} ({archive.size / 1e6:,.1f} MB) into {folder}", file=sys.stderr)
+            for _ in range(2):
+                _complete(archive, part, timeout, attempts, pause)
                 if archive.is_at(part):
                     return part.replace(path)
                 part.unlink()  # nothing in it can be trusted
-                raise OSError("what arrived has a wrong checksum")
-        except (OSError, HTTPException) as error:  # of the network or of the disk
-            failures += 1
-            if failures == attempts:
-                raise DownloadError(
-                    f"could not fetch {archive.url} into {folder}: {str(error) or repr(error)}, after {attempts} "
-                    "attempts. Call again to go on from where it stopped; choose another folder with root=... or the "
-                    f"environment variable VLMCOURSE_DATA; or fetch it with a browser and put it at {path} "
-                    f"({archive.size:,} bytes, md5 {archive.md5}), where it is checked before it is used"
-                ) from error
-            time.sleep(pause * 2 ** (failures - 1))
+            raise archive.error(folder, "the file arrived twice with a wrong checksum")
 
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _receive(archive: Archive, part: Path, timeout: float) -> None:
-    have = _size(part)
-    print(f"Fetching {archive.url} ({archive.size / 1e6:,.1f} MB) into {part.parent}", file=sys.stderr)
+def _complete(archive: Archive, part: Path, timeout: float, attempts: int, pause: float) -> None:
+    failures = 0
+    while (before := _size(part)) != archive.size:
+        try:
+            _receive(archive, part, before if before < archive.size else 0, timeout)
+        except _BROKEN as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, HTTPError) and error.code < 500 and error.code not in (408, 429):
+                raise archive.error(part.parent, f"the server answers {reason}") from error
+            failures = 1 if _size(part) - before >= 2**20 else failures + 1
+            if failures >= attempts:
+                raise archive.error(part.parent, f"{reason}, after {attempts} attempts") from error
+            time.sleep(pause * 2 ** (failures - 1))
+
+
+def _receive(archive: Archive, part: Path, have: int, timeout: float) -> None:
     headers = {"User-Agent": "vlmcourse", "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     with urlopen(Request(archive.url, headers=headers), timeout=timeout) as response:
         if response.status != 206:  # the server cannot resume and sends everything
             have = 0
         total = have + int(response.headers.get("Content-Length", 0))
         if total != archive.size:
-            raise OSError(f"the server has {total:,} bytes where {archive.size:,} are expected")
+            raise archive.error(part.parent, f"the server has {total:,} bytes where {archive.size:,} are expected")
         bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=archive.filename)
         with part.open("ab" if have else "wb") as file, bar:
             while chunk := response.read1(2**16):

@@ -11,9 +11,9 @@ from torch import Tensor
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
 EXTENSIONS |= {".apng", ".jpe", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
-# The rest cannot be read, and is named rather than passed over where it lies among the others.
-EXTENSIONS |= {".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".ico", ".tga", ".dds"}
-EXTENSIONS |= {".exr", ".pfm", ".dng", ".cr2", ".nef", ".arw"}
+# Pictures too, which are named rather than passed over where they lie among the others.
+UNREADABLE = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".ico", ".tga", ".dds"})
+UNREADABLE |= {".exr", ".pfm", ".dng", ".cr2", ".nef", ".arw"}
 LARGEST = 50_000_000  # pixels: more than any camera in class, less than what fills a small memory
 HEAVIEST = 6 * LARGEST  # bytes: 16 bits a channel, not compressed
 
@@ -30,11 +30,14 @@ def read_picture(path: str | Path) -> tuple[Any, list[str]]:
     from PIL import Image
 
     path = Path(path)
-    if path.stat().st_size > HEAVIEST:
-        raise ValueError(f"{path} has too many bytes; make it smaller, at most {HEAVIEST // 10**6} million")
+    with path.open("rb") as file:
+        content = file.read(2**20)  # asking for the most at once would fetch that much memory for every small file
+        content += file.read(HEAVIEST + 1 - len(content)) if len(content) == 2**20 else b""
     try:
+        if len(content) > HEAVIEST:
+            raise Image.DecompressionBombError(f"more than {HEAVIEST // 10**6} million bytes")
         # From memory, where a damaged file that asks for gigabytes gets what there is.
-        with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > LARGEST:
                 raise Image.DecompressionBombError(f"{width} × {height}")
@@ -74,7 +77,7 @@ def _as_rgb(picture: Any, notes: list[str]) -> Any:
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(np.asarray(upright, dtype=np.float32), picture)).convert("RGB")
-    if upright.has_transparency_data:
+    if "A" in upright.getbands() or "transparency" in upright.info:
         upright = upright.convert("RGBA")
         if upright.getchannel("A").getextrema()[0] < 255:
             notes.append(ON_BLACK)

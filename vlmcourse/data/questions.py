@@ -83,10 +83,10 @@ def questions(
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
 
     Options:
-        kinds: names from ``KINDS``, twice to be asked twice as often; relations and numbers need two objects.
-        phrasings: how many ways of asking are mixed. drop: the probability with which a description leaves out an
-        attribute, as in ``{"color": 0.5}``. The rest is as in :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and
-        ``only`` hold for the words of a question, too.
+        kinds: names from ``KINDS``, twice to be asked twice as often. num_objects: 1, 2 or both; without two, relations
+        and numbers are not asked for. phrasings: how many ways of asking are mixed. drop: the probability with which a
+        description leaves out an attribute, as in ``{"color": 0.5}``. The rest is as in
+        :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a question, too.
 
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
     >>> asked.images.shape, asked.prompts[1]

@@ -390,7 +390,8 @@ def captions(
 ) -> CaptionedImages:
     """Draw ``n`` pictures of one to four named objects, each with a caption such as "a small red star on the left".
 
-    Objects never touch: one lies to the left, right, top, bottom or middle, two on opposite sides, more in corners.
+    Objects are drawn uniformly and independently from the allowed combinations, and never touch: one to the left,
+    right, top, bottom or middle, two to opposite sides, more to the corners.
 
     Options:
         num_objects: from 1 to 4, or several to draw from. shapes, colors, sizes, textures: names to draw from. exclude:
@@ -519,7 +520,8 @@ def clips(
     """Film ``n`` sprites gliding over a torus; only the motion tells the label.
 
     What leaves on one side enters on the other; a lone frame says nothing. Nor does a set of frames without their order
-    say anything about ``order``, nor about ``direction`` where ``classes`` is a pair of opposites.
+    say anything about ``order``, nor about ``direction`` where ``classes`` is a pair of opposites; with all eight
+    directions it shows the axis of motion, though not the sense.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.

@@ -60,19 +60,21 @@ def video_folder(
 ) -> VideoDataset:
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    Frames are spread evenly over the seconds of a video: upright, the middle square, resized. Clips are kept decoded
-    until a file changes. Decoding needs PyAV: ``pip install av``.
+    ``num_frames`` frames are spread evenly over the seconds of a video, with repeats where it has fewer: upright, the
+    middle square, resized. Clips are kept decoded until a file changes. Decoding needs PyAV: ``pip install av``.
 
     Shapes:
         clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
-        three official splits; the last sixth of each class's scenes leaves it for validation. Left out, the folders are
-        as for :func:`~vlmcourse.image_folder`. split: left out, ``train`` or, without lists, all.
+        three official splits, for videos in ``path/class/video.avi``; the last sixth of each class's scenes leaves it
+        for validation. Left out, the folders are as for :func:`~vlmcourse.image_folder`. split: ``train``,
+        ``validation`` or ``test``; left out, ``train`` or, without lists, all. name, root: as for ``image_folder``.
 
     Raises:
-        ValueError: videos that cannot be decoded or end early.
+        FileNotFoundError: not every listed video is there; the message says where to get them. ValueError: videos that
+        cannot be decoded or end early.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.

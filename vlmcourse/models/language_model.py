@@ -103,6 +103,8 @@ class LanguageModel(nn.Module):
             received = f"{attention_mask.dtype} of shape {tuple(attention_mask.shape)}"
             raise ValueError(f"attention_mask must be boolean of shape {tuple(x.shape[:2])}, received {received}")
         if cache is not None and cache.attention_mask is not None:
+            if (batch := len(cache.attention_mask)) != len(x):
+                raise ValueError(f"cache must be that of this batch of {len(x)}, received one of {batch}; begin anew")
             attention_mask = torch.cat([cache.attention_mask, attention_mask], dim=1)
         limit = self.context_length
         if attention_mask.shape[1] > limit and (longest := int(attention_mask.sum(1).max())) > limit:

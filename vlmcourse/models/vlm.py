@@ -174,7 +174,7 @@ class VisionLanguageModel(nn.Module):
             running = room > 0
             for step in range(max_new_tokens):
                 logits = language_model(tokens, attention_mask=attention_mask, cache=cache)[:, -1].float().cpu()
-                if logits.isnan().any():  # the likeliest of them would be whichever comes first
+                if logits[running.cpu()].isnan().any():  # the likeliest of them would be whichever comes first
                     raise FloatingPointError("the model's logits are not numbers; look for nan in its weights")
                 logits[:, [tokenizer.pad_id, tokenizer.image_id]] = -inf  # these cannot be said
                 chosen = logits.argmax(-1, keepdim=True)

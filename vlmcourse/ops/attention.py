@@ -1,7 +1,6 @@
 """Self-attention: every token becomes a weighted average of all tokens (slides S23 and S24)."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +72,10 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
     return einsum(weights, values, "... i j, ... j d -> ... i d")
 
 
-@dataclass
 class KeyValueCache:
-    """The keys and values of the tokens read so far: each call of an attention gets it with the new tokens alone.
+    """The keys and values of the tokens read so far: what a text that grows word by word need not compute again.
+
+    Hand one cache to every call of :class:`MultiHeadSelfAttention`, together with the new tokens alone.
 
     Shapes:
         keys and values ``(b, num_heads, j, d)``, with j growing; None before the first call.
@@ -89,12 +89,16 @@ class KeyValueCache:
     True
     """
 
-    keys: Tensor | None = None
-    values: Tensor | None = None
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append those of the new tokens, and return those of all tokens."""
         if self.keys is not None and self.values is not None:
+            old, new = self.keys.shape, keys.shape
+            if (*old[:2], old[3]) != (*new[:2], new[3]):
+                raise ValueError(f"cache holds keys (b, num_heads, j, d) of shape {tuple(old)}, received {tuple(new)}")
             keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
         self.keys, self.values = keys, values
         return keys, values
@@ -104,13 +108,13 @@ class MultiHeadSelfAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the embedding.
 
     ``backend="fused"`` runs PyTorch's kernel; ``"einops"`` computes the same in readable form, can return α, and costs
-    memory quadratic in the number of tokens; it may be changed at any time. The weights are laid out as in
+    memory quadratic in the number of tokens. ``backend`` may be changed at any time. The weights are laid out as in
     :class:`torch.nn.MultiheadAttention`. No dropout.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
-        ``(b, num_heads, n, n)``, to which a boolean ``mask``, True where i may look at j, can be broadcast. With a
-        ``cache`` the last n counts the tokens in it too.
+        ``(b, num_heads, n, n)``. A boolean ``mask``, broadcastable to ``(b, num_heads, n, n)``, is True where i may
+        look at j. With a ``cache`` the last n counts the tokens in it too.
 
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.

@@ -20,14 +20,15 @@ def conv3d(
 ) -> Tensor:
     """Convolve clips over time, height and width, in readable form.
 
-    The sum over the kernel's window is taken one place at a time: there, a kernel of one frame and one pixel meets the
-    shifted clip. It equals :func:`torch.nn.functional.conv3d`, more slowly, and sums half precision in float32. The
-    terms are computed again for the gradient, which ``torch.func`` does not support.
+    Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
+    sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
+    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32. The terms
+    are computed again for the gradient, which ``torch.func`` does not support.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
         ``(b, c_out, t', h', w')`` with ``t' = (t + 2·padding - kt) // stride + 1``, and so for the other axes.
-        ``stride`` and ``padding`` are one integer, or three as (time, height, width).
+        ``stride`` and ``padding`` count frames and pixels: one integer, or three as (time, height, width).
 
     Source:
         Slide S12, its indices repaired as the errata say; Tran et al. 2015 (arXiv 1412.0767).
@@ -67,7 +68,7 @@ def conv3d(
 class Conv3d(nn.Conv3d):
     """A 3D convolution layer with the weights and initialisation of :class:`torch.nn.Conv3d`.
 
-    ``backend="fused"`` runs PyTorch's kernel, ``"einops"`` the readable :func:`conv3d`; it may be changed at any time.
+    ``backend="fused"`` runs PyTorch's kernel, ``"einops"`` the readable :func:`conv3d`; ``backend`` may change.
 
     Shapes:
         clips ``(b, in_channels, t, h, w)`` → ``(b, out_channels, t', h', w')``, as for :func:`conv3d`.
