@@ -121,7 +121,7 @@ class Book:
 
     def stage(self) -> str:
         """Write the pages to _build/source/, and return the hash of all that the rendered book is made from."""
-        unread = shutil.ignore_patterns("tools", "experiments", "sources", "__pycache__", ".ipynb_checkpoints")
+        unread = shutil.ignore_patterns("tools", "experiments", "sources", "__pycache__", ".*")
         shutil.rmtree(self.source, ignore_errors=True)
         shutil.copytree(self.root / "book", self.source / "book", ignore=unread)
         for page in self.root.glob("*.md"):

@@ -100,6 +100,12 @@ def test_a_second_build_executes_nothing_and_renders_nothing(built, capsys):
     assert "0 of 2 chapters to execute" in capsys.readouterr().out
 
 
+def test_the_lock_that_an_editor_puts_beside_an_open_page_is_no_page(built):
+    (built.root / "book" / ".#intro.md").symlink_to("somebody@host.1234:1700000000")  # leads nowhere
+    assert built.build() == (0, [])
+    assert built.rendered == 1
+
+
 def test_an_edited_module_executes_only_the_chapters_that_use_it(built, capsys):
     built.write("vlmcourse/ops.py", "def area(a, b):\n    return b * a + 2\n")
     assert built.build() == (0, ["01_alpha"])

@@ -151,10 +151,11 @@ def test_the_same_data_give_the_same_html_and_other_data_another_id():
     assert len(names) == 3
 
 
-def test_it_stays_below_200_kilobytes_in_the_worst_case():
+@pytest.mark.parametrize("size", [32, 96])
+def test_it_stays_below_200_kilobytes_in_the_worst_case(size):
     torch.manual_seed(0)
-    noise = replace(ASKED, images=torch.rand(len(ASKED), 3, 64, 64))
-    model = vlm.build_vlm(ConvEncoder(width=2), image_size=64, embed_dim=8, depth=1, num_heads=2)
+    noise = replace(ASKED, images=torch.rand(len(ASKED), 3, size, size))
+    model = vlm.build_vlm(ConvEncoder(width=2), image_size=size, embed_dim=8, depth=1, num_heads=2)
     text = make(dict.fromkeys(("one", "two", "three"), model), noise, rows=range(8))
     assert len(text.encode()) < 200_000
 
@@ -166,13 +167,18 @@ def two_objects():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"models": MODELS["before"]}, TypeError, r"received VisionLanguageModel; try \{"),
         ({"models": {}}, ValueError, "models must hold from 1 to 3, received 0"),
+        ({"models": {"a": torch.nn.Linear(2, 2)}}, TypeError, r"models\['a'\] must be a Vision.*received Linear"),
+        ({"models": {" ": MODELS["before"]}}, ValueError, "models must have names"),
         ({"colors": ["red", "purpel"]}, ValueError, "colors has unknown 'purpel'; known: red"),
         ({"shapes": ["star", "star"]}, ValueError, "shapes must hold at least one name and none twice"),
         ({"shapes": ["star", "cross"]}, ValueError, "shapes must hold the shape of each picture.* a circle"),
         ({"usual": [("circle", "red")]}, ValueError, r"pairs such as \('red', 'circle'\), received \('circle', 'red'"),
+        ({"usual": [1]}, ValueError, r"usual must hold pairs.*received \(1,\)"),
         ({"rows": range(9)}, ValueError, r"from 1 to 8 pictures, received 9; try range\(6\)"),
         ({"rows": []}, ValueError, "from 1 to 8 pictures, received 0"),
+        ({"rows": [0, 40]}, ValueError, r"rows must be from 0 to 39, received \[0, 40\]"),
         ({"start": (6, "red")}, ValueError, r"a picture from 0 to 5 and one of red.*received \(6, 'red'\)"),
         ({"start": (0, "pink")}, ValueError, "start must be a picture"),
         ({"asked": two_objects(), "rows": [0, 1]}, ValueError, "pictures of one object, received 2 in picture 0; try"),

@@ -152,6 +152,7 @@ def test_a_timeline_is_to_scale_and_has_a_lane_for_each_group():
             "each of 2 distances, a does not",
         ),
         (lambda: plots.show_timeline([(2000, "x", 2)], names=["a", "b"]), "groups 0 to 1"),
+        (lambda: plots.show_band([1, 2], [[1, 2, 3]], label="", ax=plt.gca()), r"\(seeds, 2\), received \(1, 3\)"),
         (lambda: plots.show_on_circle(torch.rand(4, 3), torch.rand(4, 3)), r"received \(4, 3\)"),
         (lambda: plots.show_on_circle(torch.rand(4, 2), torch.rand(2, 3)), r"colors \(2, 3\)"),
     ],

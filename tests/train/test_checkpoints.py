@@ -316,6 +316,21 @@ def test_what_the_methods_of_a_loss_use_belongs_to_it(tmp_path, monkeypatch, wha
         train(loss=WithHelper(), checkpoint=tmp_path / "run.pt")
 
 
+class Noting:
+    """A loss that keeps, on its first call, its first attribute: a private one."""
+
+    def __call__(self, model, batch):
+        self._seen = len(batch[0])
+        return loss_fn(model, batch)
+
+
+def test_what_a_loss_keeps_for_itself_makes_no_other_run_of_it(tmp_path):
+    loss = Noting()
+    train(loss=loss, checkpoint=tmp_path / "run.pt", steps=2)
+    assert loss._seen
+    assert len(train(loss=loss, checkpoint=tmp_path / "run.pt", steps=4)[1]) == 4
+
+
 def test_a_dictionary_in_another_order_is_the_same(tmp_path):
     weights, _ = train(loss=holding({"a": 1, "b": 2}), checkpoint=tmp_path / "run.pt")
     assert_same(train(loss=holding({"b": 2, "a": 1}), checkpoint=tmp_path / "run.pt")[0], weights)

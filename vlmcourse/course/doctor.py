@@ -79,7 +79,7 @@ def missing() -> list[str]:
 def recorded_seconds() -> dict[str, str]:
     """Return how long each chapter took where its runs were recorded, one thread each."""
     seconds: dict[str, str] = {}
-    for folder in reversed(folders()):
+    for folder in filter(Path.is_absolute, reversed(folders())):  # not one's own, where there is no checkout
         for file in sorted(folder.glob(f"[0-9]*_{profile()}.json")):
             runs = json.loads(file.read_text(encoding="utf-8")).get("runs", [])
             if took := [run["seconds"] for run in runs if run.get("threads") == 1]:

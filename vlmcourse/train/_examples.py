@@ -60,7 +60,8 @@ class Fetched:
     def __init__(self, data: Dataset | DataLoader) -> None:
         loader: Any = data if isinstance(data, DataLoader) else DataLoader(data)
         sampler = loader.sampler
-        plain = type(sampler) in (SequentialSampler, RandomSampler) and not getattr(sampler, "replacement", False)
+        shuffled = isinstance(sampler, RandomSampler) and not sampler.replacement
+        plain = shuffled or type(sampler) is SequentialSampler
         if loader.batch_size is None or not plain or len(sampler) != len(loader.dataset):  # others have their own order
             kinds = f"{type(loader.dataset).__name__} with {type(sampler).__name__}"
             raise TypeError(

@@ -69,7 +69,7 @@ def _parts(value: Any) -> dict[str, Any]:
     own = [vars(kind) for kind in reversed(type(value).__mro__) if not _is_library(kind)]
     methods = {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
     state = object.__getstate__(value)  # attributes, also those in slots; nothing where there are none, as in a date
-    if state is None:  # what it shows, without its place in memory
+    if state is None and not hasattr(value, "__dict__"):  # what it shows, without its place in memory
         state = {"value": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))}
     attributes, slots = state if isinstance(state, tuple) else (state, {})
     weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()

@@ -33,8 +33,8 @@ def train_simclr(
     generator, so call ``seed_everything`` before.
 
     Shapes:
-        images ``(n, c, h, w)``, or a dataset with ``images``; the encoder returns ``(b, d)``, the model
-        ``(b, embed_dim)``.
+        images ``(n, c, h, w)``, or a dataset with ``images``, whose labels are not looked at; the encoder returns
+        ``(b, d)``, the model ``(b, embed_dim)``.
 
     Options:
         views: the steps of :func:`~vlmcourse.data.augment.two_views`; for generated scenes ``SCENE_STEPS``. Others:

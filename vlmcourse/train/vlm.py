@@ -75,9 +75,9 @@ def build_vlm(
     num_heads: int = 4,
     context_length: int | None = None,
 ) -> VisionLanguageModel:
-    """Return an untrained model for the drawn world, with weights from the global generator.
+    """Return an untrained model for the drawn world, around ``encoder`` if one is given.
 
-    By default the context has room for one image and 48 words.
+    By default the context has room for one image and 48 words. New weights come from the global generator.
     """
     encoder = ConvEncoder() if encoder is None else encoder
     if not isinstance(encoder, ConvEncoder):
@@ -229,7 +229,10 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 
 @torch.no_grad()
 def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
-    """Return how probable each right word, then the end, is after those before it, on average: ``(words + 1,)``."""
+    """Return how probable each right word, then the end, is after those before it: ``(words + 1,)``.
+
+    Averaged over questions, whose answers must have one length.
+    """
     images, prompts = _under(control, asked)
     ids, is_answer = model.tokenize(prompts, asked.answers)
     lengths = is_answer.sum(1)

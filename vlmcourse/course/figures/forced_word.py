@@ -1,9 +1,10 @@
 """Put a colour word into a model's mouth, and see how probable each shape becomes: HTML that needs no kernel."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmcourse._checks import choose_names
@@ -15,6 +16,7 @@ from vlmcourse.models.vlm import VisionLanguageModel
 from vlmcourse.ops._modes import evaluating
 
 MOST_MODELS = 3  # side by side at 390 pixels
+SIDE = 64  # pixels; larger pictures are reduced, since none is shown larger than a thumb
 PARTS = 10_000  # probabilities are stored as whole numbers of this many parts
 
 
@@ -52,9 +54,10 @@ def forced_word(
     in the picture and the shapes usual with the *said* colour are marked.
 
     Options:
-        models: one to three, by the name above their bars. asked: pictures of one object, as from
-        ``questions(..., kinds="describe")``. usual: pairs of a colour and a shape, such as ``vlm.pairings``. rows:
-        which 1 to 8 pictures of ``asked``. start: what is shown first and on paper, a place in ``rows`` and a colour.
+        models: one to three, by the name that stands above their bars. asked: pictures of one object, as
+        ``questions(..., kinds="describe")`` draws them. usual: pairs of a colour and a shape, as
+        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which 1 to 8 pictures of ``asked``. start: what is
+        shown first, and on paper: a position in ``rows`` and a colour.
 
     Source:
         Slides S03 and S05.
@@ -68,20 +71,11 @@ def forced_word(
     >>> picture.count('type="radio"'), "http" in picture
     (8, False)
     """
-    if not 1 <= len(models) <= MOST_MODELS:
-        raise ValueError(f"models must hold from 1 to {MOST_MODELS}, received {len(models)}: {list(models)}")
-    rows, pairs = list(rows), {tuple(pair) for pair in usual}
+    _check_models(models)
+    rows = list(rows)
     colors, shapes = choose_names("colors", colors, scenes.COLORS), choose_names("shapes", shapes, scenes.SHAPES)
-    if unknown := pairs - set(product(scenes.COLORS, scenes.SHAPES)):
-        raise ValueError(
-            f"usual must hold pairs such as ('red', 'circle'), received {min(unknown)}; try vlm.pairings(2)"
-        )
-    if not 1 <= len(rows) <= MOST_PICTURES:
-        raise ValueError(f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; try range(6)")
-    if not 0 <= start[0] < len(rows) or start[1] not in colors:
-        raise ValueError(
-            f"start must be a picture from 0 to {len(rows) - 1} and one of {', '.join(colors)}, received {start!r}"
-        )
+    pairs = _checked_pairs(usual)
+    _check_choice(rows, start, colors, len(asked))
     openings, seen = zip(*(_opening(asked, row, shapes) for row in rows), strict=True)
     prompts = [
         f"{asked.prompts[row]} {opening} {color}"
@@ -94,7 +88,7 @@ def forced_word(
         "forced_word.html",
         in_picture=COLORS[0],
         by_habit=COLORS[1],
-        images=[picture_to_choose(asked.images[row], asked.answers[row]) for row in rows],
+        images=[picture_to_choose(_reduced(asked.images[row]), asked.answers[row]) for row in rows],
         models=list(models),
         words=[*shapes, "another word"],
         start=(start[0], colors.index(start[1])),
@@ -106,6 +100,49 @@ def forced_word(
             "chances": [parts.round().int().unflatten(0, (len(rows), -1)).tolist() for parts in found],
         },
     )
+
+
+def _reduced(image: Tensor) -> Tensor:
+    """Return an image ``(c, h, w)`` whose longer side has at most ``SIDE`` pixels."""
+    scale = min(1.0, SIDE / max(image.shape[1:]))
+    size = [max(1, round(scale * side)) for side in image.shape[1:]]
+    return F.interpolate(image.detach().float().cpu()[None], size=size, mode="area")[0]
+
+
+def _check_models(models: Any) -> None:
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"models must be a mapping of names to models, received {type(models).__name__}; "
+            f'try {{"before": model, "after": repaired}}'
+        )
+    if not 1 <= len(models) <= MOST_MODELS:
+        raise ValueError(f"models must hold from 1 to {MOST_MODELS}, received {len(models)}: {list(models)}")
+    for name, model in models.items():
+        if not isinstance(model, VisionLanguageModel):
+            raise TypeError(f"models[{name!r}] must be a VisionLanguageModel, received {type(model).__name__}")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"models must have names to stand above their bars, received {name!r}")
+
+
+def _checked_pairs(usual: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    pairs = [tuple(pair) if isinstance(pair, Sequence) else (pair,) for pair in usual]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] not in scenes.COLORS or pair[1] not in scenes.SHAPES:
+            raise ValueError(f"usual must hold pairs such as ('red', 'circle'), received {pair}; try vlm.pairings(2)")
+    return {(color, shape) for color, shape in pairs}
+
+
+def _check_choice(rows: Sequence[int], start: tuple[int, str], colors: Sequence[str], count: int) -> None:
+    if not 1 <= len(rows) <= MOST_PICTURES:
+        raise ValueError(
+            f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; try range({min(count, 6)})"
+        )
+    if any(not 0 <= row < count for row in rows):
+        raise ValueError(f"rows must be from 0 to {count - 1}, received {rows}")
+    if not 0 <= start[0] < len(rows) or start[1] not in colors:
+        raise ValueError(
+            f"start must be a picture from 0 to {len(rows) - 1} and one of {', '.join(colors)}, received {start!r}"
+        )
 
 
 def _opening(asked: Questions, row: int, shapes: Sequence[str]) -> tuple[str, int]:

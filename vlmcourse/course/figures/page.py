@@ -1,6 +1,7 @@
 """What the pictures in the page share: templates in files of their own, names made from content, images inside HTML.
 
-Colours come from the page's theme, and fall back to plain ones outside the book.
+Colours come from the page's theme, and fall back to plain ones outside the book. ``label`` describes a picture to those
+who do not see it.
 """
 
 import base64

@@ -139,6 +139,8 @@ def show_band(
     [1.0, 2.0]
     """
     positions, values = np.asarray(x, dtype=float), np.asarray(runs, dtype=float)
+    if values.ndim != 2 or values.shape[1:] != positions.shape:
+        raise ValueError(f"runs must have shape (seeds, {len(positions)}), received {values.shape}")
     ax.plot(positions, values.mean(0), color=color, label=label)
     _shade(ax, positions, values, color=color)
     return ax
