@@ -37,10 +37,12 @@ def pdf(address, tmp_path_factory):
         unavailable("there is no pypdf; install it")
     from pypdf import PdfReader
 
-    path = tmp_path_factory.mktemp("pdf") / "some.pdf"
+    html, path = tmp_path_factory.mktemp("html"), tmp_path_factory.mktemp("pdf") / "some.pdf"
+    for entry in HTML.iterdir():  # the document that is printed lies beside the pages, which other tests are reading
+        (html / entry.name).symlink_to(entry)
     chromium = CHROMIUM or unavailable("there is no Chromium")
     with ThreadPoolExecutor() as pool:  # playwright starts a second browser in another thread only
-        pool.submit(print_book, HTML, PARTS, path, about=["Some pages"], chromium=chromium).result()
+        pool.submit(print_book, html, PARTS, path, about=["Some pages"], chromium=chromium).result()
     return PdfReader(path)
 
 

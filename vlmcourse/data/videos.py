@@ -73,8 +73,8 @@ def video_folder(
         ``validation`` or ``test``; left out, ``train`` or, without lists, all. name, root: as for ``image_folder``.
 
     Raises:
-        FileNotFoundError: not every listed video is there; the message says where to get them. ValueError: videos that
-        cannot be decoded or end early.
+        FileNotFoundError: not every listed video is there; the message says where to get them.
+        ValueError: videos that cannot be decoded or end early.
 
     Source:
         Soomro, Zamir and Shah 2012 (arXiv 1212.0402); Kuehne et al. 2011. Slide S10.
