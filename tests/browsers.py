@@ -72,6 +72,7 @@ class Reader:
     def __init__(self, chromium: Any, address: str) -> None:
         self.chromium, self.address = chromium, address
         self.name, self.noticed, self.page = "", Noticed(), None
+        self.size: dict[str, int] = {}
 
     def shown(
         self, name: str, *, theme: str = "light", size: Mapping[str, int] = DESKTOP, media: str = "screen"
@@ -83,10 +84,14 @@ class Reader:
             self.page = open_page(self.chromium, self.address, self.noticed)
             self.page.goto(f"{self.address}{name}.html", wait_until="load")
             self.page.wait_for_function(TYPESET)
+            self.page.add_style_tag(content="* { transition: none !important; }")  # colours would fade over
+            self.size = {}
         self.page.emulate_media(media=media, color_scheme="light")
-        self.page.set_viewport_size(dict(size))
         self.page.evaluate(f"() => document.documentElement.dataset.theme = '{theme}'")
-        self.page.wait_for_timeout(400)  # colours fade over; the theme looks again for what scrolls
+        if self.size != size:
+            self.page.set_viewport_size(dict(size))
+            self.page.wait_for_timeout(400)  # until the theme has looked again for what scrolls
+            self.size = dict(size)
         return self.page
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from hypothesis import settings
 torch.set_num_threads(1)  # the tests run in parallel, and their tensors are tiny
 
 # How many examples hypothesis tries of each property; a slow machine is no reason to fail.
-settings.register_profile("full", max_examples=300, deadline=None)
+settings.register_profile("full", max_examples=100, deadline=None)
 settings.register_profile("fast", max_examples=50, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "full")
 

@@ -18,15 +18,16 @@ API_PAGES = PACKAGE.parent / "book" / "api"
 
 # What each room may import from the others. ops is the ground floor; nothing may import the command line.
 MAY_IMPORT = {
-    "ops": {"ops", "_checks", "_precision"},
-    "models": {"ops", "models", "_checks", "_precision", "_files"},
-    "data": {"data", "_checks", "_precision", "_files"},
-    "train": {"ops", "models", "data", "train", "_checks", "_precision", "_files"},
-    "course": {"ops", "models", "data", "train", "course", "_checks", "_precision", "_files", ""},
-    "homework": {"ops", "models", "data", "train", "homework", "_checks", "_precision", "_files"},
+    "ops": {"ops", "_checks", "_devices", "_precision"},
+    "models": {"ops", "models", "_checks", "_devices", "_precision", "_files"},
+    "data": {"data", "_checks", "_devices", "_precision", "_files"},
+    "train": {"ops", "models", "data", "train", "_checks", "_devices", "_precision", "_files"},
+    "course": {"ops", "models", "data", "train", "course", "_checks", "_devices", "_precision", "_files", ""},
+    "homework": {"ops", "models", "data", "train", "homework", "_checks", "_devices", "_precision", "_files"},
     "cli": {"ops", "models", "data", "train", "course", "homework", "cli", ""},
     "__main__": {"cli"},
     "_checks": set(),
+    "_devices": set(),
     "_precision": set(),
     "_files": set(),
     "": {""},

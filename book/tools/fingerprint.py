@@ -17,7 +17,7 @@ import vlmcourse
 from book.tools.count_lines import has_docstring
 from book.tools.normalize import read
 
-COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train", "_checks", "_precision"))
+COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train", "_checks", "_devices", "_precision"))
 DRAWS_ONLY = "vlmcourse.course.figures"
 SHIPPED = "vlmcourse.course.shipped"
 # Fields of syntax that change no number, or that only some versions of Python have.

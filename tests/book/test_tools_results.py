@@ -111,7 +111,9 @@ def test_a_call_that_was_stopped_goes_on_where_it_was(project):
 
 
 @pytest.mark.slow
-def test_a_stale_result_stands_where_one_run_gives_every_number_again_and_else_is_measured_anew(project):
+def test_a_stale_result_stands_where_one_run_gives_every_number_again_and_else_is_measured_anew(project, monkeypatch):
+    two = tool.conditions()[:2]
+    monkeypatch.setattr(tool, "conditions", lambda: two)
     project.commit()
     project.update()
     runs = project.result["runs"]
@@ -122,12 +124,12 @@ def test_a_stale_result_stands_where_one_run_gives_every_number_again_and_else_i
     assert "recorded runs stand" in project.update()
     assert project.result["made_from"] == project.hash
     assert project.result["runs"] == runs
-    assert project.result["values"]["x is not small"] == [0.601, 0.602, 0.603]
+    assert project.result["values"]["x is not small"] == [0.601, 0.602]
     assert project.result["claims"][0]["above"] == 0.3
     project.chapter(MEASURE.replace("0.5 +", "0.6 +"), better)
     project.commit()
     assert project.update().startswith("measured anew")
-    assert project.result["values"]["x"] == [0.701, 0.702, 0.703]
+    assert project.result["values"]["x"] == [0.701, 0.702]
 
 
 def test_files_that_differ_from_the_commit_are_refused_before_anything_runs(project):

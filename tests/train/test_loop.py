@@ -68,6 +68,38 @@ def test_fit_equals_the_loop_written_out(optimizer):
     np.testing.assert_allclose(history["loss"], losses, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [lambda: torch.zeros(4, 6)[:, ::2], lambda: torch.zeros(3, 4).t(), lambda: torch.zeros(4, 3, dtype=torch.cfloat)],
+    ids=["with gaps", "columns first", "complex"],
+)
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_weights_move_as_pytorch_moves_them_one_by_one_however_they_are_stored(stored, optimizer):
+    target = torch.randn(4, 3, dtype=stored().dtype)
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(stored())
+
+        def forward(self):
+            return (self.weight - target).abs().square().sum()
+
+    mine, reference = Table(), Table()
+    options = {"momentum": 0.9, "nesterov": True} if optimizer is torch.optim.SGD else {}
+    one_by_one = optimizer(reference.parameters(), lr=0.1, weight_decay=0.1, foreach=False, **options)
+    for step in range(5):
+        one_by_one.param_groups[0]["lr"] = 0.1 * warmup_cosine(step, steps=5)
+        one_by_one.zero_grad()
+        reference().backward()
+        one_by_one.step()
+    fit(
+        mine, lambda model, batch: model(), torch.zeros(8, 1), steps=5, batch_size=8, lr=0.1, weight_decay=0.1,
+        warmup=0, optimizer=optimizer.__name__.lower(), autocast=False, **QUIET,
+    )  # fmt: skip
+    torch.testing.assert_close(mine.weight, reference.weight)
+
+
 def test_the_rate_warms_up_to_one_and_ends_near_zero():
     rates = [warmup_cosine(step, steps=100, warmup=10) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
@@ -396,6 +428,7 @@ def test_weights_are_contiguous_after_training_as_files_of_weights_must_have_the
     train(model, watching)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     assert formats == [True] * 6
+    assert model[0].weight.grad.is_contiguous()
     with pytest.raises(ZeroDivisionError):
         train(model, lambda model, batch: 1 / 0)
     assert model[0].weight.is_contiguous()

@@ -9,6 +9,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
+from vlmcourse._devices import on_cpu
 from vlmcourse.models.vlm import VisionLanguageModel, load_vlm
 from vlmcourse.ops._modes import evaluating
 
@@ -56,6 +57,7 @@ class Familiarity:
     threshold: float
 
     @classmethod
+    @on_cpu
     def measure(cls, model: VisionLanguageModel, images: Tensor, held_back: Tensor) -> "Familiarity":
         """Learn what is usual from ``images``, and set the threshold so that 99 % of ``held_back`` is inside.
 
@@ -86,6 +88,7 @@ class Familiarity:
         return {"mean": self.mean.tolist(), "whitening": self.whitening.tolist(), "threshold": self.threshold}
 
     @classmethod
+    @on_cpu
     def from_dict(cls, state: Mapping[str, Any]) -> "Familiarity":
         """Return what :meth:`to_dict` described."""
         return cls(torch.tensor(state["mean"]), torch.tensor(state["whitening"]), float(state["threshold"]))

@@ -11,6 +11,7 @@ from filelock import FileLock
 from torch import Generator, Tensor
 
 from vlmcourse._checks import check_int
+from vlmcourse._devices import on_cpu
 from vlmcourse.data import scenes
 from vlmcourse.data._folders import SPLITS, data_root, decode_once, list_classes
 from vlmcourse.data.download import Archive, download, explained
@@ -161,6 +162,7 @@ def _stl10(root: str | Path | None, split: str) -> ImageDataset:
 _LOADERS = {"scenes": _scenes, "digits": _digits, "photos": _photos, "cifar10": _cifar10, "stl10": _stl10}
 
 
+@on_cpu
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
     """Load a dataset whole; :func:`image_folder` reads your own pictures.
 
@@ -192,6 +194,7 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
 # ---------------------------------------------------------------------------------------------------------
 
 
+@on_cpu
 def image_folder(
     path: str | Path,
     *,

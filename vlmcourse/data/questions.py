@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmcourse._checks import check_int, check_number, check_positive_ints, choose_names
+from vlmcourse._devices import on_cpu
 from vlmcourse.data import scenes
 from vlmcourse.data.scenes import ADJECTIVES, PHRASES, SceneObject, combinations_of
 
@@ -64,6 +65,7 @@ class Questions:
         return len(self.images)
 
 
+@on_cpu
 def questions(
     n: int,
     *,

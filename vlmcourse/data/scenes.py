@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from vlmcourse._checks import check_floating, check_int, check_number, check_range, choose_names
+from vlmcourse._devices import on_cpu
 
 # ---------------------------------------------------------------------------------------------------------
 # Shapes: signed distance functions of points (x, y), each inside the unit circle, y up. The closed forms follow Inigo
@@ -236,6 +237,7 @@ class ShapeImages:
         return len(self.images)
 
 
+@on_cpu
 def images(
     n: int,
     *,
@@ -373,6 +375,7 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     return f"there is {sentence}" if phrasing == 1 else sentence
 
 
+@on_cpu
 def captions(
     n: int,
     *,
@@ -501,10 +504,13 @@ class Clips:
         return len(self.clips)
 
 
-_STEPS = torch.tensor([(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)])  # (row, column)
-_LEVELS = torch.tensor([0.4, 0.7, 1.0])
+_STEPS = torch.tensor(
+    [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)], device="cpu"
+)  # (row, column)
+_LEVELS = torch.tensor([0.4, 0.7, 1.0], device="cpu")
 
 
+@on_cpu
 def clips(
     n: int,
     *,

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vlmcourse._checks import check_positive_ints
+from vlmcourse._devices import on_cpu
 from vlmcourse.data._folders import SPLITS, decode_once, list_classes
 
 EXTENSIONS = frozenset(
@@ -48,6 +49,7 @@ class VideoDataset:
         return len(self.clips)
 
 
+@on_cpu
 def video_folder(
     path: str | Path,
     *,

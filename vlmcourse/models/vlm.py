@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vlmcourse._checks import check_floating, check_int
+from vlmcourse._devices import on_cpu
 from vlmcourse._files import write_whole
 from vlmcourse.models.cnn import ConvEncoder
 from vlmcourse.models.connector import Connector
@@ -85,6 +86,7 @@ class VisionLanguageModel(nn.Module):
         self.encoder, self.connector, self.language_model = encoder, connector, language_model
         self.tokenizer = tokenizer
 
+    @on_cpu
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the numbers of prompts and answers, and which of them belong to an answer, its end included.
 

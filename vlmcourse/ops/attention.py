@@ -39,7 +39,8 @@ def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = No
     _check_queries_and_keys(queries, keys)
     q, k = widened(queries, keys)
     with no_autocast(queries):
-        scores = einsum(q, k, "... i d, ... j d -> ... i j") / queries.shape[-1] ** 0.5
+        # Queries are fewer numbers than scores, so they are what is divided by √d.
+        scores = einsum(q / q.shape[-1] ** 0.5, k, "... i d, ... j d -> ... i j")
     if mask is not None:
         check_mask(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)

@@ -21,9 +21,9 @@ def conv3d(
     """Convolve clips over time, height and width, in readable form.
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
-    sum is taken one place of the window at a time: there, a kernel of one frame and one pixel meets the shifted clip.
-    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32. The terms
-    are computed again for the gradient, which ``torch.func`` does not support.
+    sum is taken one row of the window at a time: there, a kernel of one frame and one line meets the shifted clip.
+    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32. The rows
+    are cut out again for the gradient, which ``torch.func`` does not support.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
@@ -44,19 +44,20 @@ def conv3d(
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
-    kernel = weight.shape[2:]
-    last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:], kernel, strides, strict=True)]
+    *kernel, kw = weight.shape[2:]
+    last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:4], kernel, strides[:2], strict=True)]
     # With the channels last in memory, what follows is a plain product of matrices.
     padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
-    maps = rearrange(weight, "c_out c_in kt kh kw -> (kt kh kw) c_out c_in").contiguous()
+    rows = rearrange(weight, "c_out c_in kt kh kw -> (kt kh) c_out kw c_in").contiguous()
 
-    def one_place(padded: Tensor, weight: Tensor, kt: int, kh: int, kw: int) -> Tensor:
-        t, h, w = (slice(k, k + end + 1, step) for k, end, step in zip((kt, kh, kw), last, strides, strict=True))
-        return einsum(padded[:, t, h, w], weight, "b t h w c_in, c_out c_in -> b t h w c_out")
+    def one_row(padded: Tensor, row: Tensor, kt: int, kh: int) -> Tensor:
+        t, h = (slice(k, k + end + 1, step) for k, end, step in zip((kt, kh), last, strides[:2], strict=True))
+        stretches = padded[:, t, h].unfold(3, kw, strides[2])
+        return einsum(stretches, row, "b t h w c_in kw, c_out kw c_in -> b t h w c_out")
 
     terms = (
-        checkpoint(one_place, padded, weight, *place, use_reentrant=False, preserve_rng_state=False)
-        for weight, place in zip(maps.unbind(), product(*map(range, kernel)), strict=True)
+        checkpoint(one_row, padded, row, *place, use_reentrant=False, preserve_rng_state=False)
+        for row, place in zip(rows.unbind(), product(*map(range, kernel)), strict=True)
     )
     out = first = next(terms)
     for term in terms:

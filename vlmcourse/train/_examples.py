@@ -51,7 +51,7 @@ class InMemory:
         if sum(t.nbytes for t in tensors if t.device != device) <= free / 2:
             tensors = tuple(t.to(device) for t in tensors)
         for _, rows in plan:
-            yield self.form(t[rows.to(t.device)] for t in tensors)
+            yield self.form(t.index_select(0, rows.to(t.device)) for t in tensors)  # quicker than t[rows]
 
 
 class Fetched:

@@ -66,7 +66,7 @@ class Run:
         if not state.keys() >= {"model", "optimizer", "step", "history", *self.identity}:
             held = sorted(map(str, state))
             raise ValueError(f"checkpoint {self.path} was not written by fit: it holds {held}; try another name")
-        check_same("model", self.path, _shapes(state["model"]), _shapes(self._weights()))
+        check_same("model", self.path, _kinds(state["model"]), _kinds(self._weights()))
         for what, present in self.identity.items():
             saved = dict(state[what])
             if what == "configuration" and saved["steps"] == state["step"] < present["steps"]:
@@ -159,8 +159,8 @@ def plain_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value.shape) if isinstance(value, Tensor) else type(value) for name, value in state.items()}
+def _kinds(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: f"{tuple(v.shape)} {v.dtype}" if isinstance(v, Tensor) else type(v) for n, v in state.items()}
 
 
 def _not_finite(what: str) -> FloatingPointError:

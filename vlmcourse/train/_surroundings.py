@@ -61,6 +61,8 @@ def store_kernels(model: nn.Module, layout: torch.memory_format) -> None:
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
+            if parameter.grad is not None:  # one stored otherwise is wrong for PyTorch's fused optimizers on a CPU
+                parameter.grad = parameter.grad.contiguous(memory_format=layout)
 
 
 def train_what_learns(model: nn.Module) -> None:

@@ -67,7 +67,7 @@ def fit(
     a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
     starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones;
-    of imported functions, classes and modules the name, and of the model the names and shapes of its weights.
+    of imported functions, classes and modules the name, and of the model its weights' names, shapes and dtypes.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
@@ -219,7 +219,7 @@ def batch_of_step(step: int, *, n: int, batch_size: int, seed: int = 0) -> Tenso
 @lru_cache(maxsize=2)
 def _epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
     own = torch.Generator().manual_seed(mixed_seed(seed, "epoch", epoch))
-    return torch.randperm(n, generator=own).tensor_split(math.ceil(n / batch_size))
+    return torch.randperm(n, generator=own, device="cpu").tensor_split(math.ceil(n / batch_size))
 
 
 @dataclass(frozen=True)
@@ -288,8 +288,9 @@ def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimi
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    on_gpu = trainable[0].device.type == "cuda"  # where one fused kernel saves the launch of hundreds
-    return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, fused=on_gpu or None)
+    # On a GPU one fused kernel saves the launch of hundreds. It knows real numbers alone.
+    fused = trainable[0].device.type == "cuda" and all(p.is_floating_point() for p in trainable)
+    return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, fused=fused or None)
 
 
 def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:

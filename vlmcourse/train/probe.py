@@ -14,6 +14,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from vlmcourse._checks import check_floating, check_int, check_positive, check_rank
+from vlmcourse._devices import on_cpu
 from vlmcourse._precision import no_autocast
 from vlmcourse.data.pictures import as_unit_range
 from vlmcourse.ops._modes import evaluating
@@ -281,6 +282,7 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     return (intersection / union)[union > 0].mean().item()
 
 
+@on_cpu
 def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     """Return the indices of k examples of every class, drawn without replacement: the few labels one has.
 

@@ -205,7 +205,7 @@ def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = 
     """Return greedy answers under one of ``CONTROLS``: ``"blank"`` is dark, ``"shuffled"`` another question's."""
     images, prompts = _under(control, asked)
     said: list[str] = []
-    for rows in torch.arange(len(asked)).split(500):
+    for rows in torch.arange(len(asked), device="cpu").split(500):
         some = None if images is None else images[rows].to(_device(model))
         said += map(str, model.generate(some, prompt=[prompts[row] for row in rows.tolist()]))
     return said

@@ -176,7 +176,7 @@ def _sizes(tensor: Tensor) -> str:
 
 def _to_unit(values: Tensor) -> Tensor:
     """Stretch the middle 98 % of the values to the range from 0 to 1."""
-    low, high = values.float().quantile(torch.tensor([0.01, 0.99]))
+    low, high = values.float().quantile(values.new_tensor([0.01, 0.99], dtype=torch.float32))
     return ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
 
 
@@ -216,7 +216,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
         raise ValueError(f"temperature must lie on the slider, from 0.05 to 1, received {temperature}")
     start = [round(angle, 3) for angle in angles.flatten().tolist()]
     n = angles.shape[1]
-    turned = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    turned = torch.tensor(start, dtype=torch.float64, device="cpu", requires_grad=True)
     points = torch.stack([turned.cos(), turned.sin()], dim=1)
     loss = nt_xent_loss(points[:n], points[n:], temperature=temperature)
     (gradient,) = torch.autograd.grad(loss, turned)
