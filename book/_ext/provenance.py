@@ -64,7 +64,8 @@ class Performance(Filled):
         """Return the reports."""
         found = self.files("book/performance").values()
         reports = [r for r in found if r["device"] == self.options["device"] and not r["small"]]
-        return {"reports": reports, "benches": BENCHES, "limit": limit, "milliseconds": milliseconds}
+        words = {"reports": reports, "benches": BENCHES, "limit": limit, "milliseconds": milliseconds}
+        return words | {"reached": reached}
 
 
 def each(runs: list[dict[str, Any]], key: str) -> str:
@@ -79,6 +80,21 @@ def value(result: dict[str, Any]) -> str:
         mean, spread, unit = 100 * mean, None if spread is None else 100 * spread, f"% {unit.partition(',')[0]}"
     number = f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {spread:.2g}"
     return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''})"
+
+
+def reached(report: dict[str, Any]) -> str:
+    """Return how many of the ratios that have an aim are not above it.
+
+    >>> times = {"ours": {"median": 1.0}, "theirs": {"median": 2.0}}
+    >>> reached({"benches": {"a": {"contestants": times, "aims": {"theirs": 0.4}}}})
+    '0 of 1'
+    """
+    ratios = []
+    for bench in report["benches"].values():
+        ours = next(iter(bench["contestants"].values()))["median"]
+        ratios += [(ours / bench["contestants"][who]["median"], aim) for who, aim in bench["aims"].items()
+                   if who in bench["contestants"]]  # fmt: skip
+    return f"{sum(ratio <= aim for ratio, aim in ratios)} of {len(ratios)}"
 
 
 def milliseconds(seconds: float) -> str:

@@ -296,7 +296,7 @@ def a_float_scale(queries, keys, *, mask=None):
     return s.softmax(-1).nan_to_num(0)
 
 
-@wrong(check_attention, "the scores are divided by the root of the length of a value")
+@wrong(check_attention, "the scores are divided by the root of the entries of a value")
 def at_scale_dv(queries, keys, values, *, mask=None):
     s = queries @ keys.mT / values.shape[-1] ** 0.5
     if mask is not None:

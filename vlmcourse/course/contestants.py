@@ -75,7 +75,7 @@ def theirs(name: str, *arguments: Any, **options: Any) -> Maker:
 def prepared(
     at: Setting, makers: Mapping[str, Maker], *inputs: Tensor, backward: bool = True, autocast: bool = True
 ) -> dict[str, Maker]:
-    """Return makers of calls of modules or functions: there and back, or only there."""
+    """Return makers of calls of modules or functions: forward and backward, or only forward."""
 
     def maker(make: Maker) -> Call:
         made = make()
@@ -108,7 +108,7 @@ def losses(at: Setting, n: int, chunk_size: int = 256) -> Bench:
         "lightly": theirs("lightly.loss.NTXentLoss", temperature=0.2),
         "pytorch-metric-learning": metric_learning,
     }
-    what = f"nt_xent_loss, {n} pairs of 128 numbers, there and back; a chunk has {chunk_size}"
+    what = f"nt_xent_loss, {n} pairs of 128 numbers, forward and backward; a chunk has {chunk_size}"
     return Bench(what, prepared(at, makers, *views, autocast=False), read=views)  # ours is in float32 anyway
 
 
@@ -152,7 +152,7 @@ def attentions(at: Setting) -> Bench:
     makers: dict[str, Maker] = {f"vlmcourse {kind}": partial(layer, backend=kind) for kind in ("fused", "einops")}
     makers["torch"] = torchs
     tokens = at.random(b, n, d)
-    what = f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, there and back"
+    what = f"attention, {b} sequences of {n} tokens of width {d}, {heads} heads, forward and backward"
     return Bench(what, prepared(at, makers, tokens), read=(tokens,))
 
 
@@ -162,7 +162,7 @@ def convolution(at: Setting) -> Bench:
     clips = at.random(b, c_in, t, side, side)
     layer = partial(Conv3d, c_in, c_out, 3, padding=1)
     makers = {"vlmcourse einops": partial(layer, backend="einops"), "torch": partial(layer, backend="fused")}
-    what = f"conv3d, {b} clips of {t} × {side} × {side}, {c_in} to {c_out} channels, there and back"
+    what = f"conv3d, {b} clips of {t} × {side} × {side}, {c_in} to {c_out} channels, forward and backward"
     return Bench(what, prepared(at, makers, clips), {"torch": 4.0}, (clips,))
 
 
