@@ -170,9 +170,9 @@ def sinusoids(tokens: Tensor) -> Tensor:
     t, d = tokens.shape[-2:]
     if d % 2:
         raise ValueError(f"embed_dim must be even, a sine and a cosine for each wave, received {d}")
-    where = {"dtype": torch.float64, "device": "cpu"}  # Apple's GPUs have no float64
-    waves = 10_000 ** (-torch.arange(0, d, 2, **where) / d)
-    angles = torch.arange(t, **where)[:, None] * waves
+    # On the CPU, since Apple's GPUs have no float64.
+    waves = 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64, device="cpu") / d)
+    angles = torch.arange(t, dtype=torch.float64, device="cpu")[:, None] * waves
     return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave t d -> t (d wave)").to(tokens)
 
 
