@@ -413,6 +413,18 @@ class TestOnTheDevice:
         assert f"right on the CPU, but on {course.device()}: " in report
         assert "stay on the input's device" in report
 
+    def test_a_check_judges_tensors_without_a_device_where_a_notebook_names_one_for_all(self):
+        def attention(queries, keys, values, *, mask=None):
+            scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+            scores = scores + torch.zeros(keys.shape[-2])  # beside inputs on the CPU first, then on the device
+            if mask is None:
+                return scores.softmax(-1) @ values
+            return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0.0) @ values
+
+        with torch.device(WHERE):
+            report = CHECKS["attention"](attention)
+        assert report.passed, report
+
     def test_the_course_chooses_it(self):
         assert course.device() == torch.device(WHERE)
 

@@ -64,6 +64,14 @@ def test_a_curve_that_does_not_fall_is_too_high_where_it_should_have_fallen():
     assert "of 10" in said
 
 
+def test_a_share_whose_recorded_runs_agree_is_allowed_a_little(monkeypatch):
+    about = {**recorded("hw5"), "runs": [{"share": 0.0, "loss": [0.0] * 10}] * 3}
+    monkeypatch.setattr(reference, "_known", lambda: {"hw5": about})
+    assert "share: yours 0.0167, recorded 0.00 to 0.00: normal" in is_mine_normal("hw5", {0: {"share": 1 / 60}})
+    assert "too high" in is_mine_normal("hw5", {0: {"share": 0.1}})
+    assert "too high" in is_mine_normal("hw5", {0: {"loss": [0.01] * 10}})  # a curve is no share
+
+
 def test_stretches_of_a_curve_of_any_length_are_its_means():
     assert stretches([2.0] * 7 + [4.0] * 7)[::9] == [2.0, 4.0]
     assert stretches([1.0, 3.0]) == [1.0, 3.0]

@@ -74,8 +74,8 @@ def test_fit_equals_the_loop_written_out(optimizer):
     ids=["with gaps", "columns first", "complex"],
 )
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_weights_move_as_pytorch_moves_them_one_by_one_however_they_are_stored(stored, optimizer):
-    target = torch.randn(4, 3, dtype=stored().dtype)
+def test_weights_move_as_pytorch_moves_them_one_by_one_however_they_are_stored(device, stored, optimizer):
+    target = torch.randn(4, 3, dtype=stored().dtype).to(device)
 
     class Table(nn.Module):
         def __init__(self):
@@ -85,7 +85,7 @@ def test_weights_move_as_pytorch_moves_them_one_by_one_however_they_are_stored(s
         def forward(self):
             return (self.weight - target).abs().square().sum()
 
-    mine, reference = Table(), Table()
+    mine, reference = Table().to(device), Table().to(device)
     options = {"momentum": 0.9, "nesterov": True} if optimizer is torch.optim.SGD else {}
     one_by_one = optimizer(reference.parameters(), lr=0.1, weight_decay=0.1, foreach=False, **options)
     for step in range(5):
@@ -95,7 +95,7 @@ def test_weights_move_as_pytorch_moves_them_one_by_one_however_they_are_stored(s
         one_by_one.step()
     fit(
         mine, lambda model, batch: model(), torch.zeros(8, 1), steps=5, batch_size=8, lr=0.1, weight_decay=0.1,
-        warmup=0, optimizer=optimizer.__name__.lower(), autocast=False, **QUIET,
+        warmup=0, optimizer=optimizer.__name__.lower(), autocast=False, device=device, progress=False,
     )  # fmt: skip
     torch.testing.assert_close(mine.weight, reference.weight)
 

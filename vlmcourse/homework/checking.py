@@ -286,14 +286,16 @@ def attempt(
             if event == "c_call" and name == "setprofile":
                 called.append("`sys.setprofile`, which blinds the check")
 
-    profiler = threading.getprofile()
+    profiler, default = threading.getprofile(), torch.get_default_device()
+    # A thread does not take over the default device that its caller has set.
+    named = contextlib.nullcontext() if default.type == "cpu" else default
 
     def work() -> None:
         try:
             threading.setprofile(spy)  # for threads that the function may start
             sys.setprofile(spy)
             try:
-                with torch.enable_grad():
+                with named, torch.enable_grad():
                     outcome.value = function(*args, **case.options)
             finally:
                 sys.setprofile(None)
