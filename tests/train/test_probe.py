@@ -4,9 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.ops import StochasticDepth
@@ -158,6 +160,28 @@ def test_probe_finds_the_optimum_that_scikit_learn_finds(d, penalty):
     np.testing.assert_allclose(probe.weight.numpy(), theirs.coef_, atol=1e-4)
     shift = probe.bias.numpy() - theirs.intercept_
     np.testing.assert_allclose(shift, shift.mean(), atol=1e-4)
+
+
+def test_no_thread_of_scipys_blas_waits_beside_those_of_pytorch(monkeypatch):
+    """With two cores and two threads each, a fit on thirty examples took twenty seconds instead of one."""
+
+    def own_threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool.get("threading_layer") == "pthreads"]
+
+    def minimize(*arguments, **options):
+        meanwhile.append(own_threads())
+        return found(*arguments, **options)
+
+    meanwhile, found = [], scipy.optimize.minimize
+    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
+    features, labels = clouds()
+    with threadpool_limits(2, user_api="blas"):  # as on a machine with two cores, whatever this one is told to use
+        before = own_threads()
+        if not before:
+            pytest.skip("SciPy's BLAS has no threads of its own here")
+        LinearProbe(penalties=[0.1]).fit(features, labels, features, labels)
+        assert own_threads() == before == [2] * len(before)
+    assert meanwhile == [[1] * len(before)]
 
 
 def test_standardisation_comes_from_training_data_alone():

@@ -11,6 +11,7 @@ import scipy
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from vlmcourse._checks import check_floating, check_int, check_positive, check_rank
@@ -347,10 +348,12 @@ def _minimize(
         return loss.item(), (error.T @ inputs + decay * scaled).flatten().numpy()
 
     start = torch.cat([weight, bias[:, None]], dim=1) / unit
-    found = scipy.optimize.minimize(
-        loss_and_gradient, start.flatten().numpy(), jac=True, method="L-BFGS-B",
-        options={"maxiter": 5000, "maxfun": 10_000, "gtol": 1e-7, "ftol": 1e-14},
-    )  # fmt: skip
+    # SciPy's OpenBLAS has threads of its own. With vectors this short they only keep PyTorch's waiting for a core.
+    with ThreadpoolController().select(threading_layer="pthreads").limit(limits=1):
+        found = scipy.optimize.minimize(
+            loss_and_gradient, start.flatten().numpy(), jac=True, method="L-BFGS-B",
+            options={"maxiter": 5000, "maxfun": 10_000, "gtol": 1e-7, "ftol": 1e-14},
+        )  # fmt: skip
     best = torch.from_numpy(found.x).view_as(start) * unit
     return best[:, :-1], best[:, -1]
 
