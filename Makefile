@@ -4,6 +4,8 @@
 SHELL := /bin/sh
 VENV_PYTHON := .venv/bin/python
 export PYTHON TORCH_INDEX PORT UPGRADE
+# Where this is set, no module is kept compiled, and importing PyTorch keeps every new process busy for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH PYTHONHOME
 # Threads that wait for work soon sleep instead of spinning: on a machine shared with others, spinning made a small
 # training five to ten times slower.
