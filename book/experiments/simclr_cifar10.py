@@ -109,9 +109,9 @@ def network(seed: int, *, compiled: bool) -> nn.Module:
 
 def ours(lab: Lab, *, compiled: bool, **options: Any) -> float:
     """Return the images a second of our training, data and augmentation on the device."""
-    steps, batch = lab.sizes["timed"], lab.sizes["batch"]
+    steps, pictures = lab.sizes["timed"], lab.data["train"].images
+    batch = min(lab.sizes["batch"], len(pictures))
     warm = steps // 2  # compilation and the choice of kernels come first
-    pictures = lab.data["train"].images
     encoder = network(0, compiled=compiled)
     _, history = train_simclr(encoder, pictures, steps=steps, batch_size=batch, **SHARED, **options)
     # Every tenth loss is read, and reading waits for the GPU: so between two of those the clock is right.
@@ -130,8 +130,8 @@ def lightlys(lab: Lab) -> float | None:
         from lightly.transforms import SimCLRTransform
     except ImportError:
         return None
-    batch, where = lab.sizes["batch"], device()
     pictures = lab.data["train"].images.cpu().permute(0, 2, 3, 1).numpy()
+    batch, where = min(lab.sizes["batch"], len(pictures)), device()  # with drop_last a larger one would have no step
     views = SimCLRTransform(input_size=pictures.shape[1], cj_strength=0.5, gaussian_blur=0.0)
     workers = 0 if lab.sizes is SMALL else len(os.sched_getaffinity(0))
     loader = torch.utils.data.DataLoader(

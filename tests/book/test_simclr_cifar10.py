@@ -1,11 +1,14 @@
 """The experiment that a GPU will run for an hour, tried in small: it stops in time, goes on, and records nothing."""
 
 import json
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import to_tensor
 
 from book.experiments import simclr_cifar10 as experiment
 from vlmcourse import load_result
@@ -52,6 +55,23 @@ def test_every_trial_runs_and_a_small_one_is_not_recorded(folder):
     assert {"views in batches on the device, images/s", "and compiled, images/s"} <= set(speeds)
     assert min(speeds.values()) > 0
     assert kept(folder, "baselines")["pixels"] == 1.0  # light and dark are no riddle
+
+
+def test_the_published_loop_ends_though_there_are_fewer_images_than_a_batch_holds(folder, monkeypatch):
+    """It is installed where somebody compares, and took no step there; a stand-in has the names that it uses."""
+    names = {
+        "loss": {"NTXentLoss": lambda temperature: lambda view1, view2: (view1 - view2).square().mean()},
+        "models.modules": {"SimCLRProjectionHead": lambda *widths: nn.Linear(widths[0], widths[-1])},
+        "transforms": {"SimCLRTransform": lambda **options: lambda image: 2 * [to_tensor(image)]},
+    }
+    for module in ("lightly", "lightly.models"):
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    for module, members in names.items():
+        stand_in = ModuleType(f"lightly.{module}")
+        vars(stand_in).update(members)
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    assert call(folder, "throughput") == 0
+    assert kept(folder, "throughput")["lightly's loop, images/s"] > 0
 
 
 @pytest.mark.parametrize("trial", ["short", "baselines", "ViT"])
