@@ -22,6 +22,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -133,7 +134,7 @@ def lightlys(lab: Lab) -> float | None:
     pictures = lab.data["train"].images.cpu().permute(0, 2, 3, 1).numpy()
     batch, where = min(lab.sizes["batch"], len(pictures)), device()  # with drop_last a larger one would have no step
     views = SimCLRTransform(input_size=pictures.shape[1], cj_strength=0.5, gaussian_blur=0.0)
-    workers = 0 if lab.sizes is SMALL else len(os.sched_getaffinity(0))
+    workers = 0 if lab.sizes is SMALL else joblib.cpu_count()
     loader = torch.utils.data.DataLoader(
         Photographs(pictures, views),
         batch,

@@ -3,14 +3,15 @@
 Usage: python -m book.tools.check [CHECK...]     without a name, all that make test stands for
 """
 
-import os
 import subprocess
 import sys
 import time
 
+import joblib
+
 from book.tools.execute import kernel_environment
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = joblib.cpu_count()  # those that a container's quota leaves
 WORKERS = min(CORES, 8)  # each worker imports torch: half a gigabyte
 CODE = ["vlmcourse", "tests", "book", "lectures"]
 PYTEST = [sys.executable, "-m", "pytest", "-q"]

@@ -22,6 +22,7 @@ import torch
 
 from book.tools.address import git
 from book.tools.build import ask
+from book.tools.check import CORES
 from book.tools.execute import ChapterError, execute
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
 from book.tools.normalize import ROOT, chapter, chapters, read
@@ -108,7 +109,7 @@ class Result:
 
     def run_all(self, wanted: list[Condition]) -> list[dict[str, Any]]:
         """Run what is not there yet, runs of one thread two at a time; return what is there."""
-        at_once = int(os.environ.get("JOBS") or min(2, os.cpu_count() or 1))
+        at_once = int(os.environ.get("JOBS") or min(2, CORES))
         for threads, jobs in ((1, at_once), (2, 1)):
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(self.run, [condition for condition in wanted if condition.threads == threads]))

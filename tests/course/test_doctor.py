@@ -17,6 +17,14 @@ def test_the_report_names_this_machine(capsys):
         assert fact in said
 
 
+def test_more_threads_than_cores_are_a_finding_with_its_remedy(monkeypatch):
+    """As in a container with a quota of two cores: PyTorch starts a thread for each core of the machine."""
+    monkeypatch.setattr(doctor.joblib, "cpu_count", lambda: 2)
+    for threads, said in ((64, "2 cores, 64 threads; fewer are faster: OMP_NUM_THREADS=2"), (2, "2 cores, 2 threads")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert dict(doctor.findings())["CPU"].endswith(f", {said}")
+
+
 def test_what_is_missing_comes_with_the_command_that_brings_it(monkeypatch):
     monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "nbclient" else "1.0")
     monkeypatch.setattr(doctor.shutil, "which", lambda tool: None if tool == "make" else f"/usr/bin/{tool}")

@@ -8,6 +8,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import joblib
 import torch
 
 import vlmcourse
@@ -31,12 +32,13 @@ def findings() -> list[tuple[str, str]]:
     True
     """
     free = shutil.disk_usage(Path.cwd()).free / GIB
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cores, threads = joblib.cpu_count(), torch.get_num_threads()  # a container's quota counts, which PyTorch overlooks
+    advice = f"; fewer are faster: OMP_NUM_THREADS={cores}" if threads > cores else ""
     rows = [
         ("vlmcourse", vlmcourse.__version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("PyTorch", f"{torch.__version__}, torchvision {installed_version('torchvision') or 'missing'}"),
-        ("CPU", f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {cores}"),
+        ("CPU", f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {cores} cores, {threads} threads{advice}"),
         ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
     ]
