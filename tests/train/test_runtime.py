@@ -2,11 +2,13 @@
 
 import random
 
+import joblib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from vlmcourse import device, pick, profile, seed_everything
+from vlmcourse import Chapter, device, fit, pick, profile, seed_everything
 from vlmcourse.train.runtime import reseed
 
 
@@ -96,3 +98,32 @@ def test_profile_picks_and_rejects(monkeypatch):
     monkeypatch.setenv("VLMCOURSE_PROFILE", "fast")
     with pytest.raises(ValueError, match="VLMCOURSE_PROFILE must be one of quick, full, received 'fast'"):
         profile()
+
+
+@pytest.fixture
+def three_threads():
+    """As many as a large machine would have, in a container that may use fewer cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 3), (64, 3)])
+def test_a_training_has_no_more_threads_than_a_container_leaves_cores(monkeypatch, three_threads, cores, threads):
+    def loss(model, batch):
+        meanwhile.add(torch.get_num_threads())
+        return model(batch).square().mean()
+
+    meanwhile: set[int] = set()
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    fit(nn.Linear(2, 1), loss, torch.ones(4, 2), lr=0.1, steps=2, device="cpu", progress=False)
+    assert meanwhile == {threads}
+    assert torch.get_num_threads() == 3  # the caller's own
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(2, 2), (64, 3)])
+def test_a_chapter_has_no_more_threads_than_a_container_leaves_cores(monkeypatch, three_threads, cores, threads):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    Chapter("00_no_such_chapter")
+    assert torch.get_num_threads() == threads

@@ -14,6 +14,7 @@ from typing import Any
 from vlmcourse._files import write_whole
 from vlmcourse.course.results import glue, load_result
 from vlmcourse.course.runtime import profile
+from vlmcourse.train.runtime import limit_threads
 
 SLACK = 3.0  # recorded spreads by which a single run may miss a bound that all recorded runs keep
 
@@ -154,7 +155,8 @@ class Chapter:
     """A chapter's own seed, what it measures, and the recorded runs of the same cells.
 
     ``VLMCOURSE_SEED`` sets the seed (0 without it). With ``VLMCOURSE_CLAIMS=strict`` a claim that does not hold raises
-    :class:`ClaimError`; without it the page says so and goes on. Figures that come after are drawn in the book's style.
+    :class:`ClaimError`; without it the page says so and goes on. Figures that come after are drawn in the book's style,
+    and PyTorch has no more threads than a container leaves cores.
 
     >>> chapter = Chapter("00_no_such_chapter")
     >>> chapter.name, chapter.recorded("loss")
@@ -177,6 +179,7 @@ class Chapter:
         from vlmcourse.course.figures.style import use_style  # here: a Measurement needs no matplotlib
 
         use_style()
+        limit_threads()
 
     def recorded(self, name: str) -> list[Any]:
         """Return what the recorded runs measured under this name, one value or curve per run."""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vlmcourse.ops._modes import evaluating
+from vlmcourse.train.runtime import limit_threads
 
 
 @lru_cache
@@ -38,9 +39,11 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 
 @contextlib.contextmanager
 def around(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
-    """Yield what says whether Ctrl-C was pressed; give the caller back modes and generators."""
+    """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and threads."""
     cudnn = torch.backends.cudnn
     with contextlib.ExitStack() as after:
+        if (threads := limit_threads()) > torch.get_num_threads():
+            after.callback(torch.set_num_threads, threads)
         after.callback(random.setstate, random.getstate())
         after.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002  loss functions may draw from it
         after.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))

@@ -32,6 +32,19 @@ def device() -> torch.device:
     return chosen
 
 
+def limit_threads() -> int:
+    """Give PyTorch no more threads than a container's quota leaves cores, which it overlooks; return how many it had.
+
+    With 64 threads on two cores a small training takes many times as long.
+    """
+    import joblib  # here: it takes a while, and formulas and networks need no threads counted
+
+    had, cores = torch.get_num_threads(), joblib.cpu_count()
+    if had > cores:
+        torch.set_num_threads(cores)
+    return had
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and PyTorch's global generators, on every device.
 
