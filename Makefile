@@ -7,6 +7,8 @@ export PYTHON TORCH_INDEX PORT UPGRADE
 # Where this is set, no module is kept compiled, and importing PyTorch keeps every new process busy for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH PYTHONHOME
+# Where pip is told to install for the user, as on clusters and in Gitpod, it refuses to in a virtual environment.
+export PIP_USER := 0
 # Threads that wait for work soon sleep instead of spinning: on a machine shared with others, spinning made a small
 # training five to ten times slower.
 export GOMP_SPINCOUNT ?= 10000

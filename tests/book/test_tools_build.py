@@ -478,6 +478,15 @@ def test_make_alone_lists_every_target_that_a_reader_may_use(checkout):
         assert f"make {target} " in listed
 
 
+def test_what_surroundings_ask_of_python_and_pip_is_not_handed_on(checkout, monkeypatch):
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PIP_USER"):
+        monkeypatch.setenv(name, "1")
+    (checkout / "book/tools/setup.sh").write_text("env\n")
+    handed_on = dict(line.partition("=")[::2] for line in make(checkout, "setup").stdout.splitlines())
+    assert handed_on["PIP_USER"] == "0"
+    assert not handed_on.keys() & {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"}
+
+
 def test_the_name_of_a_machine_in_the_environment_is_no_address_to_serve_at(checkout, monkeypatch):
     monkeypatch.setenv("HOST", "x86_64-conda-linux-gnu")
     assert "--bind 127.0.0.1 " in make(checkout, "-n", "serve").stdout
