@@ -325,8 +325,9 @@ def test_a_damaged_decoded_copy_is_not_believed(pets, kept, damage):
     first = image_folder(pets, split="train", **kept)
     (copy,) = (kept["root"] / "decoded").iterdir()
     copy.write_bytes({"cut": copy.read_bytes()[:-100], "empty": b"", "text": b"hello" * 100}[damage])
-    with pytest.warns(UserWarning, match="decoding again: .* is broken"):
+    with pytest.warns(UserWarning, match="decoding again: .* is broken") as warned:
         again = image_folder(pets, split="train", **kept)
+    assert warned[0].filename == __file__
     assert torch.equal(again.images, first.images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -336,8 +337,9 @@ def test_a_damaged_decoded_copy_is_not_believed(pets, kept, damage):
 def test_where_nothing_can_be_kept_the_pictures_are_still_returned(pets, kept):
     kept["root"].mkdir()
     (kept["root"] / "decoded").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="could not be kept"):
+    with pytest.warns(UserWarning, match="could not be kept") as warned:
         assert len(image_folder(pets, split="train", **kept)) == 9
+    assert warned[0].filename == __file__
 
 
 def test_an_interrupted_save_leaves_nothing_behind(pets, kept, monkeypatch):
@@ -547,6 +549,7 @@ def test_pixels_are_those_of_the_reader_and_its_notes_are_passed_on_each_time(tm
         assert images[0].max() == 0
         assert images[1, 0].tolist() == [[0, 128], [1, 255]]
         assert images[2].amax((1, 2)).tolist() == [255, 0, 0]
+        assert {warning.filename for warning in warned} == {__file__}  # where the call is that a reader may change
         said = [str(warning.message).replace("\\", "/") for warning in warned]
         assert said == [
             "its transparent parts are shown as black (1 files: a/clear.png)",

@@ -99,13 +99,14 @@ def decode_once(
 
     ``read`` returns a tensor and notes, and raises ValueError or OSError for a file that it cannot decode.
     """
+    # Warnings point at the call of image_folder or video_folder: one level more than without the wrapper of both.
     key = hashlib.sha256(repr([_VERSION, asked, list(map(_state, files))]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.pt"
     decoded = None
     try:
         decoded = torch.load(cache, weights_only=True) if cache.is_file() else None
     except Exception as error:  # what PyTorch raises depends on the damage
-        warnings.warn(f"decoding again: {cache} is broken ({error})", stacklevel=3)
+        warnings.warn(f"decoding again: {cache} is broken ({error})", stacklevel=4)
     if decoded is None:
         decoded = _decode(path, files, read)
         content = io.BytesIO()
@@ -113,10 +114,10 @@ def decode_once(
         try:
             write_whole(cache, content.getvalue())
         except OSError as error:
-            warnings.warn(f"what was decoded could not be kept, and is decoded again next time: {error}", stacklevel=3)
+            warnings.warn(f"what was decoded could not be kept, and is decoded again next time: {error}", stacklevel=4)
     tensors, notes = decoded
     for note, names in notes.items():
-        warnings.warn(f"{note} ({len(names)} files: {_first_of(names, ', ')})", stacklevel=3)
+        warnings.warn(f"{note} ({len(names)} files: {_first_of(names, ', ')})", stacklevel=4)
     return tensors
 
 
