@@ -160,6 +160,16 @@ def test_parameters_that_no_step_would_move_are_refused_by_name():
         train(model, callback=lambda model, step: model[0].requires_grad_(True) and None, callback_every=2)
 
 
+def test_a_loss_that_calls_another_network_is_refused_and_moves_nothing():
+    model, other = network(), network()
+    before = [p.detach().clone() for p in (*model.parameters(), *other.parameters())]
+    with pytest.raises(ValueError, match=r"depends on the model that fit hands to it, .* reach none of its param"):
+        train(model, lambda _, batch: loss_fn(other, batch))
+    assert all(map(torch.equal, before, (*model.parameters(), *other.parameters())))
+    second = nn.ModuleList([model, other])  # not every part has to be in every loss
+    train(second, lambda both, batch: loss_fn(both[1], batch))
+
+
 def test_a_callback_is_also_called_after_the_last_step():
     called = []
     train(steps=5, callback=lambda model, step: called.append(step), callback_every=2)

@@ -170,6 +170,8 @@ def _steps(
                 loss, metrics = objective(batch)
             optimizer.zero_grad()
             loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
+            if step == steps.start:
+                _check_that_gradients_arrive(optimizer)
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_((p for p in objective.parameters() if p.requires_grad), settings.clip_norm)
             run.add(loss, lr, metrics, weight=weight)  # before the step, which may change what a metric shows
@@ -301,6 +303,15 @@ def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer
         raise ValueError(
             f"all that learns must be part of model, and require gradients, when fit begins, but {', '.join(left[:3])} "
             f"would never move; put it into model, freeze it, or call fit once more after unfreezing it"
+        )
+
+
+def _check_that_gradients_arrive(optimizer: torch.optim.Optimizer) -> None:
+    """Raise where a loss has gradients, but none for the model, as when ``loss_fn`` calls another network."""
+    if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "loss_fn must return a loss that depends on the model that fit hands to it, received one whose gradients "
+            "reach none of its parameters; call that model in loss_fn, not another one that it knows by name"
         )
 
 
