@@ -20,10 +20,9 @@ def conv3d(
 ) -> Tensor:
     """Convolve clips over time, height and width, in readable form.
 
-    Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias. The
-    sum is taken one row of the window at a time: there, a kernel of one frame and one line meets the shifted clip.
-    It equals :func:`torch.nn.functional.conv3d`, more slowly; sums of half precision are taken in float32. The rows
-    are cut out again for the gradient, which ``torch.func`` does not support.
+    Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias: what
+    :func:`torch.nn.functional.conv3d` gives sooner. One row of the window is taken at a time, and half precision summed
+    in float32. The rows are cut out again for the gradient, which ``torch.func`` does not support.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
@@ -38,26 +37,26 @@ def conv3d(
     >>> conv3d(clip, difference).flatten()
     tensor([1., 2., 4.])
     """
-    strides, (pad_t, pad_h, pad_w) = _triple("stride", stride, minimum=1), _triple("padding", padding, minimum=0)
+    step_t, step_h, step_w = _triple("stride", stride, minimum=1)
+    pad_t, pad_h, pad_w = _triple("padding", padding, minimum=0)
     check_rank("weight", weight, "c_out c_in kt kh kw")
     _check_clips(clips, weight, (pad_t, pad_h, pad_w), channels="c_in", kernel="weight")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
-    *kernel, kw = weight.shape[2:]
-    last = [(size - k) // step * step for size, k, step in zip(padded.shape[2:4], kernel, strides[:2], strict=True)]
+    kt, kh, kw = weight.shape[2:]
+    fits_t, fits_h = padded.shape[2] - kt + 1, padded.shape[3] - kh + 1  # at so many places, before the stride
     # With the channels last in memory, what follows is a plain product of matrices.
     padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
     rows = rearrange(weight, "c_out c_in kt kh kw -> (kt kh) c_out kw c_in").contiguous()
 
-    def one_row(padded: Tensor, row: Tensor, kt: int, kh: int) -> Tensor:
-        t, h = (slice(k, k + end + 1, step) for k, end, step in zip((kt, kh), last, strides[:2], strict=True))
-        stretches = padded[:, t, h].unfold(3, kw, strides[2])
+    def one_row(padded: Tensor, row: Tensor, t: int, h: int) -> Tensor:
+        stretches = padded[:, t : t + fits_t : step_t, h : h + fits_h : step_h].unfold(3, kw, step_w)
         return einsum(stretches, row, "b t h w c_in kw, c_out kw c_in -> b t h w c_out")
 
     terms = (
         checkpoint(one_row, padded, row, *place, use_reentrant=False, preserve_rng_state=False)
-        for row, place in zip(rows.unbind(), product(*map(range, kernel)), strict=True)
+        for row, place in zip(rows.unbind(), product(range(kt), range(kh)), strict=True)
     )
     out = first = next(terms)
     for term in terms:
