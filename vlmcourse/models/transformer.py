@@ -94,15 +94,14 @@ def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
     >>> [weights.shape for weights in maps]
     [torch.Size([1, 2, 5, 5])]
     """
-    attentions = [part for part in model.modules() if isinstance(part, MultiHeadSelfAttention)]
-    if not attentions:
+    before = {part: part.record for part in model.modules() if isinstance(part, MultiHeadSelfAttention)}
+    if not before:
         raise ValueError(f"model must hold MultiHeadSelfAttention to be recorded, received {type(model).__name__}")
     maps: list[Tensor] = []
-    outer = [attention.record for attention in attentions]
     try:
-        for attention in attentions:
+        for attention in before:
             attention.record = maps
         yield maps
     finally:
-        for attention, before in zip(attentions, outer, strict=True):
-            attention.record = before
+        for attention, record in before.items():
+            attention.record = record
