@@ -146,12 +146,11 @@ def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float
     >>> next_token_probabilities(torch.tensor([0.5, 0.3, 0.2]).log(), temperature=1.0, top_p=0.7)
     tensor([0.6250, 0.3750, 0.0000])
     """
-    if temperature != 0:
-        check_positive("temperature", temperature)
     check_number("top_p", top_p, low=0, high=1)
     logits = logits.float()
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    check_positive("temperature", temperature)
     probabilities = (logits / temperature).softmax(-1)
     ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
     likelier = ranked.cumsum(-1) - ranked  # the probability of all words before this one
