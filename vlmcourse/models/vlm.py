@@ -126,8 +126,7 @@ class VisionLanguageModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return whatever the encoder has for places: a map, or tokens."""
-        ways = [name for name in ("feature_map", "tokens") if hasattr(self.encoder, name)]
-        return getattr(self.encoder, ways[0])(images) if ways else self.encoder(images)
+        return getattr(self.encoder, "feature_map", getattr(self.encoder, "tokens", self.encoder))(images)
 
     def _splice(
         self, images: Tensor | None, ids: Tensor, is_answer: Tensor | None = None
