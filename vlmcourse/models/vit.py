@@ -162,14 +162,13 @@ class VisionTransformer(nn.Module):
         model.config = {**self.config, "image_size": image_size}
         model.image_size = as_pair("image_size", image_size)
         model.grid_size, _ = grid_of_patches(image_size, self.config["patch_size"])
-        if self.position_embedding is not None:
-            others = self.position_embedding.shape[1] - self.grid_size[0] * self.grid_size[1]  # a class token's
-            (grid,) = widened(self.position_embedding[:, others:])
+        if (old := self.position_embedding) is not None:
+            others = 1 if self.pool == "class" else 0  # the class token's
+            (grid,) = widened(old[:, others:])
             grid = rearrange(grid, "1 (nh nw) d -> 1 d nh nw", nh=self.grid_size[0])
             grid = F.interpolate(grid, size=model.grid_size, mode="bicubic", align_corners=True)
-            places = rearrange(grid, "1 d nh nw -> 1 (nh nw) d").to(self.position_embedding)
-            places = torch.cat([self.position_embedding[:, :others], places], dim=1)
-            model.position_embedding = nn.Parameter(places, requires_grad=self.position_embedding.requires_grad)
+            places = rearrange(grid, "1 d nh nw -> 1 (nh nw) d").to(old)
+            model.position_embedding = nn.Parameter(torch.cat([old[:, :others], places], dim=1), old.requires_grad)
         return model
 
     @classmethod
