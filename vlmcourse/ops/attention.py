@@ -151,9 +151,8 @@ class MultiHeadSelfAttention(nn.Module):
             raise ValueError(f"tokens must have shape (b, n, embed_dim={self.embed_dim}), received {shape}")
         if return_weights and self.backend == "fused":
             raise ValueError("return_weights=True needs backend='einops': the fused kernel never forms the weights")
-        queries, keys, values = rearrange(
-            self.qkv_proj(tokens), "b n (qkv head d) -> qkv b head n d", qkv=3, head=self.num_heads
-        )
+        projected = self.qkv_proj(tokens)
+        queries, keys, values = rearrange(projected, "b n (qkv head d) -> qkv b head n d", qkv=3, head=self.num_heads)
         known = 0 if cache is None or cache.keys is None else cache.keys.shape[2]
         if mask is not None:  # before the cache grows: an error leaves it as it was
             check_mask(mask, (*queries.shape[:-1], known + keys.shape[-2]))

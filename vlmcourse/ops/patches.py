@@ -45,9 +45,8 @@ def unpatchify(patches: Tensor, *, patch_size: Sizes, image_size: Sizes) -> Tens
     (nh, nw), (ph, pw) = grid_of_patches(image_size, patch_size)
     if patches.shape[1] != nh * nw or patches.shape[2] % (ph * pw):
         expected = f"{nh} × {nw} = {nh * nw} vectors of {ph} × {pw} × channels, a multiple of {ph * pw}"
-        raise ValueError(
-            f"patches must hold {expected}, for {image_size=} and {patch_size=}, received {tuple(patches.shape)}"
-        )
+        sizes = f"{image_size=} and {patch_size=}"
+        raise ValueError(f"patches must hold {expected}, for {sizes}, received {tuple(patches.shape)}")
     return rearrange(patches, "b (nh nw) (ph pw c) -> b c (nh ph) (nw pw)", nh=nh, ph=ph, pw=pw)
 
 
