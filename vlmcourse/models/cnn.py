@@ -35,15 +35,14 @@ class ResidualBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
-    A 3 × 3 convolution, then stages of residual blocks; each stage but the first doubles the channels and halves height
-    and width, unless ``strides`` says otherwise.
+    A 3 × 3 convolution, then stages of residual blocks; all but the first double the channels and halve both sides.
 
     Shapes:
         images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.
 
     Options:
         width: channels of the first stage. depths: residual blocks in each stage. strides: by how much the stem and
-        then each stage shrinks the map. pool_size: the map is averaged to so many rows and columns, then flattened.
+        each stage shrink the map. pool_size: the map is averaged to so many rows and columns, then flattened.
 
     Source:
         He et al. 2016 (arXiv 1512.03385): figure 3 and section 3.3, option B, for a block, section 4.2 for the stem,

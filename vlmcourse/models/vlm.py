@@ -225,7 +225,6 @@ def _left_padded(rows: list[Tensor], padding: int) -> Tensor:
 
 
 def _check_pixels(images: Tensor) -> None:
-    """Refuse what is not a number, and warn of pixels that are not about from 0 to 1."""
     check_floating("images", images, "b c h w")
     low, high = map(float, images.aminmax())
     if not isfinite(low + high):

@@ -108,14 +108,12 @@ class KeyValueCache:
 class MultiHeadSelfAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the embedding.
 
-    ``backend="fused"`` runs PyTorch's kernel; ``"einops"`` computes the same in readable form, can return α, and costs
-    memory quadratic in the number of tokens. ``backend`` may be changed at any time. The weights are laid out as in
-    :class:`torch.nn.MultiheadAttention`. No dropout.
+    ``backend="fused"`` runs PyTorch's kernel; ``"einops"``, the same written out, can return α and needs memory as n².
+    ``backend`` may change at any time. Weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
-        ``(b, num_heads, n, n)``. A boolean ``mask``, broadcastable to ``(b, num_heads, n, n)``, is True where i may
-        look at j. With a ``cache`` the last n counts the tokens in it too.
+        ``(b, num_heads, n, n)``. ``mask`` is broadcast to it, True where i may look at j; ``cache`` adds to the last n.
 
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.

@@ -1,9 +1,8 @@
 """Contrastive losses: views of one image together, different images apart (slides S07 and S08).
 
-All of them divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and
-compare by cosine similarity, in float32 or wider, also under autocast. An embedding of length zero, or one so
-short that its gradient would overflow (1e-12; in float16 1e-3), has no direction: its cosine with everything is 0, and
-it gets no gradient. :func:`alignment`, a distance, then counts the vectors as they are: (0, 0) is aligned.
+All divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and compare
+by cosine, in float32 or wider, also under autocast. An embedding of length zero, or so short that its gradient would
+overflow (1e-12; in float16 1e-3), counts as zero: its cosine with everything is 0, and it gets no gradient.
 """
 
 import math
@@ -70,9 +69,8 @@ def nt_xent_loss(
     Source:
         Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); slide S07.
 
-    >>> same = torch.ones(4, 3)  # nothing to tell apart: log(2n - 1)
-    >>> torch.isclose(nt_xent_loss(same, same, temperature=0.1), torch.tensor(7.0).log()).item()
-    True
+    >>> nt_xent_loss(torch.ones(4, 3), torch.ones(4, 3), temperature=0.1)  # nothing to tell apart: log(2n - 1)
+    tensor(1.9459)
     """
     _check_pairs(view1=view1, view2=view2, at_least=2)
     check_positive("temperature", temperature)
@@ -131,9 +129,8 @@ def info_nce_loss(images: Tensor, texts: Tensor, *, temperature: Scalar) -> Tens
     Source:
         van den Oord et al. 2018 (arXiv 1807.03748); Radford et al. 2021, figure 3 (arXiv 2103.00020); slide S03.
 
-    >>> same = torch.ones(4, 3)  # nothing to tell apart: log(n)
-    >>> torch.isclose(info_nce_loss(same, same, temperature=0.1), torch.tensor(4.0).log()).item()
-    True
+    >>> info_nce_loss(torch.ones(4, 3), torch.ones(4, 3), temperature=0.1)  # nothing to tell apart: log(n)
+    tensor(1.3863)
     """
     _check_pairs(images=images, texts=texts, at_least=2)
     check_positive("temperature", temperature)
