@@ -42,9 +42,8 @@ def findings() -> list[tuple[str, str]]:
         ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
     ]
-    rows += [(f"cuda:{k}", card(k)) for k in range(torch.cuda.device_count())]
-    if not torch.cuda.device_count():
-        rows.append(("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}"))
+    cards = [(f"cuda:{k}", card(k)) for k in range(torch.cuda.device_count())]
+    rows += cards or [("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}")]
     rows.append(("MPS", "available" if torch.backends.mps.is_available() else "no"))
     try:
         rows.append(("chapters run on", f"{device()}, in the {profile()} profile"))
