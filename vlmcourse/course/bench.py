@@ -1,8 +1,4 @@
-"""The library beside others, in one process and in turn: ``vlmcourse bench``.
-
-Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike.
-"""
+"""The library beside others, in one process: ``vlmcourse bench``."""
 
 import json
 import os
@@ -57,7 +53,7 @@ def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
 
 
 def in_turn(calls: Mapping[str, Call], where: torch.device, *, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of every call, each repeat beginning with another contestant."""
+    """Return the seconds of every call; each repeat begins with another, so that what else runs here hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for repeat in range(-WARM_UP, repeats):

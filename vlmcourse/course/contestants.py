@@ -1,7 +1,4 @@
-"""Who is compared with whom by ``vlmcourse bench``: the library's parts, and what others offer for the same.
-
-Each bench is a function that returns its contestants by name, ours first; all get the same inputs and precision.
-"""
+"""Who is compared by ``vlmcourse bench``: our parts and what others offer for the same, on the same inputs."""
 
 import subprocess
 import sys
