@@ -1,21 +1,15 @@
 """Tensors that are made on the CPU, whatever device ``torch.set_default_device`` names for those without one."""
 
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-P = ParamSpec("P")
-T = TypeVar("T")
+
+@contextmanager
+def _cpu() -> Iterator[None]:
+    with torch.device("cpu"):
+        yield
 
 
-def on_cpu(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function make its tensors on the CPU: seeded numbers are drawn there, the same for every machine."""
-
-    @wraps(function)
-    def made(*args: P.args, **options: P.kwargs) -> T:
-        with torch.device("cpu"):
-            return function(*args, **options)
-
-    return made
+on_cpu = _cpu()  # decorates functions that draw seeded numbers: on the CPU, they are the same for every machine

@@ -157,17 +157,15 @@ def _ask(options: argparse.Namespace) -> int:
         notes.append("questions of this form were not in its training, so the answer may mean nothing; see --help")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    image = image.to(where)
-    (answer,) = model.generate(image[None], prompt=prompt)
+    images = image[None].to(where)
+    (answer,) = model.generate(images, prompt=prompt)
     if "familiarity" in provenance:
         world = Familiarity.from_dict(provenance["familiarity"])
-        distance = float(world.distance(model, image[None]))
+        distance = float(world.distance(model, images))
         if distance > world.threshold:
             how_far = f"distance {distance:.1f}, and {world.threshold:.1f} is as far as such pictures go"
-            print(
-                f"This picture is outside my world of drawn shapes: {how_far}. I cannot say what is in it.",
-                file=sys.stderr,
-            )
+            refusal = f"This picture is outside my world of drawn shapes: {how_far}. I cannot say what is in it."
+            print(refusal, file=sys.stderr)
             if not options.anyway:
                 return OUTSIDE
     print(answer)

@@ -1,8 +1,4 @@
-"""The library beside others, in one process and in turn: ``vlmcourse bench``.
-
-Contestants take turns, in an order that changes from one repeat to the next, so that whatever else the machine does
-hits all of them alike.
-"""
+"""The library beside others, in one process: ``vlmcourse bench``."""
 
 import json
 import os
@@ -29,7 +25,6 @@ from vlmcourse.train.runtime import device
 
 LEAST_REPEATS = 20
 WARM_UP = 2
-HAS_LOAD = hasattr(os, "getloadavg")  # not on Windows
 
 
 def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
@@ -58,7 +53,7 @@ def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
 
 
 def in_turn(calls: Mapping[str, Call], where: torch.device, *, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of every call, each repeat beginning with another contestant."""
+    """Return the seconds of every call; each repeat begins with another, so that what else runs here hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for repeat in range(-WARM_UP, repeats):
@@ -132,19 +127,15 @@ def run(
     unknown = set(names) - set(BENCHES)
     if unknown:
         raise ValueError(f"no bench is called {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}")
-    if repeats < (2 if small else LEAST_REPEATS):
-        raise ValueError(
-            f"repeats must be at least {LEAST_REPEATS}, received {repeats}; to try the program, use --small"
-        )
+    least = 2 if small else LEAST_REPEATS
+    if repeats < least:
+        raise ValueError(f"repeats must be at least {least}, received {repeats}; to try the program, use --small")
     began = time.monotonic()
     if where is not None:
         os.environ["VLMCOURSE_DEVICE"] = where  # also for what asks for the device itself
     at = Setting(device(), small)
-    made = {
-        **provenance(apart_from=output),
-        "threads": str(torch.get_num_threads()),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
+    processor = {"threads": str(torch.get_num_threads()), "cpu": torch.backends.cpu.get_cpu_capability()}
+    made = provenance(apart_from=output) | processor
     report: dict[str, Any] = {"device": at.device.type, "small": small, "repeats": repeats, "provenance": made}
     report["benches"] = kept_from(output, report)
     for name in [name for name in names or BENCHES if name not in report["benches"]]:
@@ -155,8 +146,8 @@ def run(
         best = rates(replace(at, device=torch.device("cpu")) if bench.on_cpu else at)
         with warnings.catch_warnings(action="ignore"):  # what others think of sizes and penalties
             found = {**measure(bench, at, repeats=repeats), "rates": best}
-        # What else ran here: several times as much as there are cores, and only ratios mean anything.
-        found["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if HAS_LOAD else None
+        # What else ran here: several times as much as there are cores, and only ratios mean anything. Not on Windows.
+        found["load"] = [rounded(os.getloadavg()[0]), os.cpu_count()] if hasattr(os, "getloadavg") else None
         print(f"{name}: {as_text(found)}\n", flush=True)
         report["benches"][name] = found
         if output is not None:

@@ -158,10 +158,7 @@ class Chapter:
     :class:`ClaimError`; without it the page says so and goes on. Figures that come after are drawn in the book's style,
     and PyTorch has no more threads than a container leaves cores.
 
-    >>> chapter = Chapter("00_no_such_chapter")
-    >>> chapter.name, chapter.recorded("loss")
-    ('00_no_such_chapter', [])
-    >>> chapter.claim("two is more than one", 2.0, above=1)
+    >>> Chapter("00_no_such_chapter").claim("two is more than one", 2.0, above=1)
     Holds: two is more than one (measured 2.00, expected above 1.00, no recorded runs)
     """
 

@@ -1,7 +1,4 @@
-"""Who is compared with whom by ``vlmcourse bench``: the library's parts, and what others offer for the same.
-
-Each bench is a function that returns its contestants by name, ours first; all get the same inputs and precision.
-"""
+"""Who is compared by ``vlmcourse bench``: our parts and what others offer for the same, on the same inputs."""
 
 import subprocess
 import sys
@@ -214,9 +211,8 @@ def probe(at: Setting) -> Bench:
         vlmcourse.LinearProbe().fit(x[train], labels[train], x[judge], labels[judge])
 
     what = f"linear probe of {n // 2} vectors of a random encoder, {x.shape[1]} numbers, on the CPU, five penalties"
-    return Bench(
-        what, {"vlmcourse": lambda: ours, "scikit-learn": lambda: sklearn}, {"scikit-learn": 0.1}, (x,), on_cpu=True
-    )
+    makers = {"vlmcourse": lambda: ours, "scikit-learn": lambda: sklearn}
+    return Bench(what, makers, {"scikit-learn": 0.1}, (x,), on_cpu=True)
 
 
 def training(at: Setting) -> Bench:

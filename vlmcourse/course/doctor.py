@@ -39,12 +39,11 @@ def findings() -> list[tuple[str, str]]:
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("PyTorch", f"{torch.__version__}, torchvision {installed_version('torchvision') or 'missing'}"),
         ("CPU", f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {cores} cores, {threads} threads{advice}"),
-        ("memory", f"{_memory() / GIB:.0f} GiB" if _memory() else "unknown"),
+        ("memory", memory()),
         ("disk", f"{free:.0f} GiB free here" + ("" if free > 8 else "; CUDA's PyTorch alone takes 6")),
     ]
-    rows += [(f"cuda:{k}", card(k)) for k in range(torch.cuda.device_count())]
-    if not torch.cuda.device_count():
-        rows.append(("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}"))
+    cards = [(f"cuda:{k}", card(k)) for k in range(torch.cuda.device_count())]
+    rows += cards or [("CUDA", f"no device; this PyTorch was built for CUDA {torch.version.cuda or 'not at all'}")]
     rows.append(("MPS", "available" if torch.backends.mps.is_available() else "no"))
     try:
         rows.append(("chapters run on", f"{device()}, in the {profile()} profile"))
@@ -111,9 +110,9 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def _memory() -> int:
-    """Return the machine's memory in bytes, or 0 where the system does not tell."""
+def memory() -> str:
+    """Return this machine's memory, where the system tells."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.0f} GiB"
     except (AttributeError, ValueError, OSError):
-        return 0
+        return "unknown"
