@@ -137,9 +137,9 @@ def _by_kind(functions: dict[str, Callable[[Tensor, Tensor], Tensor]], kind: Ten
 
 
 def _grid(image_size: int) -> tuple[Tensor, Tensor]:
-    """Return the pixel centres, the first row at the top."""
+    """Return x ``(w,)`` and y ``(h, 1)`` of the pixel centres, the first row at the top."""
     centers = (torch.arange(image_size) + 0.5) * (2 / image_size) - 1
-    return centers.expand(image_size, image_size), -centers[:, None].expand(image_size, image_size)
+    return centers, -centers[:, None]
 
 
 def _distance_to(objects: Tensor, image_size: int) -> Tensor:
@@ -342,10 +342,9 @@ class CaptionedImages:
         return len(self.images)
 
 
-def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False) -> str:
+def _noun_phrase(thing: SceneObject, drop: Iterable[str]) -> str:
     words = {"size": thing.size, "texture": ADJECTIVES[thing.texture], "color": thing.color, "shape": thing.shape}
-    kept = [word for name, word in words.items() if word and name not in drop]
-    kept += ["thing"] * ("shape" in drop) + [PHRASES[thing.place]] * (place and "place" not in drop)
+    kept = [word for name, word in words.items() if word and name not in drop] + ["thing"] * ("shape" in drop)
     return f"{'an' if kept[0][0] in 'aeiou' else 'a'} {' '.join(kept)}"
 
 
@@ -360,18 +359,15 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     ('a large dotted orange ring right of a small red star', 'an orange ring')
     """
     drop = choose_names("drop", drop, ATTRIBUTES) if drop else ()
-    first, last = objects[0], objects[-1]
-    if len(objects) == 1:
-        if phrasing == 2 and "place" not in drop:
-            return f"{PHRASES[first.place]} there is {_noun_phrase(first, drop)}"
-        sentence = _noun_phrase(first, drop, place=True)
-    elif len(objects) == 2 and "place" not in drop:
-        if phrasing == 2:
-            first, last = last, first
-        sentence = f"{_noun_phrase(first, drop)} {first.relation_to(last)} {_noun_phrase(last, drop)}"
+    *others, last = (_noun_phrase(thing, drop) for thing in objects)
+    if "place" in drop or len(objects) > 2:
+        sentence = f"{', '.join(others)} and {last}" if others else last
+    elif len(objects) == 1:
+        place = PHRASES[objects[0].place]
+        sentence = f"{place} there is {last}" if phrasing == 2 else f"{last} {place}"
     else:
-        others = ", ".join(_noun_phrase(thing, drop) for thing in objects[:-1])
-        sentence = f"{others} and {_noun_phrase(last, drop)}"
+        one, other = reversed(objects) if phrasing == 2 else objects
+        sentence = f"{_noun_phrase(one, drop)} {one.relation_to(other)} {_noun_phrase(other, drop)}"
     return f"there is {sentence}" if phrasing == 1 else sentence
 
 
@@ -424,8 +420,7 @@ def captions(
         numbers, rows = objects[:, 1:4].tolist(), (count > slot).nonzero().flatten()
         _paint(canvas, masks, objects[:, 0].long() + 1, rows, objects, surfaces)
         for row in map(int, rows):
-            x, y, radius = numbers[row]
-            records[row].append(SceneObject(*kinds[row], places[row], x, y, radius))
+            records[row].append(SceneObject(*kinds[row], places[row], *numbers[row]))
     phrasing = torch.randint(phrasings, (n,), generator=generator).tolist()
     sentences = tuple(describe(record, phrasing=which) for record, which in zip(records, phrasing, strict=True))
     return CaptionedImages(_with_noise(canvas, noise, generator), sentences, tuple(map(tuple, records)), masks)
@@ -504,9 +499,8 @@ class Clips:
         return len(self.clips)
 
 
-_STEPS = torch.tensor(
-    [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)], device="cpu"
-)  # (row, column)
+# How far each direction goes in a frame, in rows and in columns.
+_STEPS = torch.tensor([(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)], device="cpu")
 _LEVELS = torch.tensor([0.4, 0.7, 1.0], device="cpu")
 
 
