@@ -20,7 +20,8 @@ from vlmcourse._files import write_whole
 
 _NAMES = {"train": "train(ing)?", "validation": "val(id(ation)?)?|dev", "test": "test(ing)?"}
 SPLITS = tuple(_NAMES)
-Reader = Callable[[Path], tuple[Tensor, list[str]]]  # returns what a file shows, and notes on how it was read
+# Returns what a file shows, and notes; raises ValueError or OSError where it cannot be decoded.
+Reader = Callable[[Path], tuple[Tensor, list[str]]]
 _VERSION = 3  # of decoding: copies that an earlier one made are not read
 
 
@@ -90,10 +91,7 @@ def _files_below(folder: Path, extensions: frozenset[str]) -> list[Path]:
 def decode_once(
     path: Path, files: Sequence[Path], read: Reader, *, asked: list[Any], label: str, root: str | Path | None
 ) -> Tensor:
-    """Return ``read`` of every file, from a kept copy unless a file, or what is ``asked`` for, has changed since.
-
-    ``read`` raises ValueError or OSError for a file that it cannot decode.
-    """
+    """Return ``read`` of every file, from a kept copy unless a file, or what is ``asked`` for, has changed since."""
     # Warnings point at the call of image_folder or video_folder: one level more than without the wrapper of both.
     key = hashlib.sha256(repr([_VERSION, asked, list(map(_state, files))]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.pt"

@@ -142,7 +142,6 @@ def phrasebook() -> tuple[str, ...]:
 
 
 def _fitting_kinds(kinds: str | Iterable[str] | None, numbers: Sequence[int]) -> tuple[str, ...]:
-    """Return the kinds to ask, in rotation; a name that comes twice is asked twice as often."""
     impossible = set() if 2 in numbers else {"count", "relation"}
     if kinds is None:
         return tuple(kind for kind in KINDS if kind not in impossible)

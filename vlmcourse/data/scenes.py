@@ -517,11 +517,10 @@ def clips(
     channels: int = 1,
     noise: float = 0.05,
 ) -> Clips:
-    """Film ``n`` sprites gliding over a torus; only the motion tells the label.
+    """Film ``n`` sprites gliding over a torus, out on one side and in on the other; only the motion tells the label.
 
-    What leaves on one side enters on the other; a lone frame says nothing. Nor does a set of frames without their order
-    say anything about ``order``, nor about ``direction`` where ``classes`` is a pair of opposites; with all eight
-    directions it shows the axis of motion, though not the sense.
+    A lone frame says nothing, nor do frames without their order about ``order``, or about ``direction`` where
+    ``classes`` is a pair of opposites; with all eight directions they show the axis of motion, not the sense.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.

@@ -63,10 +63,8 @@ def video_folder(
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
     ``num_frames`` frames are spread evenly over the seconds of a video, with repeats where it has fewer: upright, the
-    middle square, resized. Clips are kept decoded until a file changes. Decoding needs PyAV: ``pip install av``.
-
-    Shapes:
-        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
+    middle square, resized. Classes are numbered alphabetically. Clips are kept decoded until a file changes. Decoding
+    needs PyAV: ``pip install av``.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
