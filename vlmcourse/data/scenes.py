@@ -117,11 +117,6 @@ def _uniform(generator: Generator, shape: int | tuple[int, ...], low: float, hig
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def _balanced(generator: Generator, n: int, classes: int) -> Tensor:
-    """Return labels in random order whose counts differ by at most one."""
-    return torch.randperm(n, generator=generator) % classes
-
-
 def _positions(names: Sequence[str], known: Sequence[str]) -> Tensor:
     return torch.tensor([known.index(name) for name in names])
 
@@ -269,7 +264,7 @@ def images(
     check_range("radius", radius, low=0.3, high=1.0)
     textures = choose_names("texture", texture, TEXTURES)
     object_textures = choose_names("object_texture", object_texture, TEXTURES)
-    labels = _balanced(generator, n, len(names))
+    labels = torch.randperm(n, generator=generator) % len(names)  # each class equally often, to within one
     size = _uniform(generator, n, *radius)
     place = _uniform(generator, (2, n), -1, 1) * (1 - size).clamp(max=0.25)  # the whole shape stays in the picture
     turn = _uniform(generator, n, -0.5, 0.5)
@@ -542,7 +537,7 @@ def clips(
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}")
     sprites = _shape_sprites(image_size) if sprites is None else _check_sprites(sprites, image_size)
 
-    labels = _balanced(generator, n, len(names))
+    labels = torch.randperm(n, generator=generator) % len(names)  # each class equally often, to within one
     kind = _positions(names, TASKS[task])[labels]
     which = torch.randint(len(sprites), (n,), generator=generator)
     start = torch.randint(image_size, (n, 1, 2), generator=generator)
