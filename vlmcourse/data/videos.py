@@ -62,9 +62,8 @@ def video_folder(
 ) -> VideoDataset:
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    ``num_frames`` frames are spread evenly over the seconds of a video, with repeats where it has fewer: upright, the
-    middle square, resized. Classes are numbered alphabetically. Clips are kept decoded until a file changes. Decoding
-    needs PyAV: ``pip install av``.
+    ``num_frames`` frames are spread evenly over a video's seconds, with repeats where it has fewer: upright, the middle
+    square, resized, kept decoded until a file changes. Labels follow the alphabet. Needs PyAV: ``pip install av``.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
