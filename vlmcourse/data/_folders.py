@@ -20,6 +20,8 @@ from vlmcourse._files import write_whole
 
 _NAMES = {"train": "train(ing)?", "validation": "val(id(ation)?)?|dev", "test": "test(ing)?"}
 SPLITS = tuple(_NAMES)
+# Returns what a file shows, and notes; raises ValueError or OSError where it cannot be decoded.
+Reader = Callable[[Path], tuple[Tensor, list[str]]]
 _VERSION = 3  # of decoding: copies that an earlier one made are not read
 
 
@@ -87,18 +89,9 @@ def _files_below(folder: Path, extensions: frozenset[str]) -> list[Path]:
 
 
 def decode_once(
-    path: Path,
-    files: Sequence[Path],
-    read: Callable[[Path], tuple[Tensor, list[str]]],
-    *,
-    asked: list[Any],
-    label: str,
-    root: str | Path | None,
+    path: Path, files: Sequence[Path], read: Reader, *, asked: list[Any], label: str, root: str | Path | None
 ) -> Tensor:
-    """Return ``read`` of every file, from a kept copy unless a file, or what is ``asked`` for, has changed since.
-
-    ``read`` returns a tensor and notes, and raises ValueError or OSError for a file that it cannot decode.
-    """
+    """Return ``read`` of every file, from a kept copy unless a file, or what is ``asked`` for, has changed since."""
     # Warnings point at the call of image_folder or video_folder: one level more than without the wrapper of both.
     key = hashlib.sha256(repr([_VERSION, asked, list(map(_state, files))]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.pt"
@@ -134,10 +127,7 @@ def _first_of(names: list[str], separator: str, few: int = 10) -> str:
     return separator.join(names[:few]) + (" …" if len(names) > few else "")
 
 
-def _decode(
-    path: Path, files: Sequence[Path], read: Callable[[Path], tuple[Tensor, list[str]]]
-) -> tuple[Tensor, dict[str, list[str]]]:
-
+def _decode(path: Path, files: Sequence[Path], read: Reader) -> tuple[Tensor, dict[str, list[str]]]:
     def attempt(file: Path) -> tuple[Tensor, list[str]] | str:
         try:
             return read(file)

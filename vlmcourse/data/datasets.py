@@ -206,12 +206,9 @@ def image_folder(
     """Read pictures from a folder with one subfolder per class, ``path/class/picture.jpg``.
 
     With ``split``, the classes lie one level deeper, ``path/train/class/picture.jpg`` (or ``Train``, ``training_set``,
-    ``val``, ``test`` …), and all splits share one numbering of the classes. Pictures are turned upright, made RGB of
-    eight bits, on black where they are transparent, and kept decoded until a file changes. PNG, JPEG, GIF, WebP, BMP,
-    TIFF and PPM can be read; what phones save as HEIC is a ValueError.
-
-    Shapes:
-        images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64 in the alphabetical order of the classes.
+    ``val``, ``test`` …). Classes are numbered alphabetically, alike in all splits. Pictures are turned upright, made
+    RGB of eight bits, on black where they are transparent, and kept decoded until a file changes. PNG, JPEG, GIF, WebP,
+    BMP, TIFF and PPM can be read; what phones save as HEIC is a ValueError.
 
     Options:
         image_size: cut the middle square of every picture and resize it; left out, all must have one size. name: the

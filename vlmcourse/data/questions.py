@@ -37,12 +37,10 @@ KINDS: tuple[str, ...] = tuple(TEMPLATES)
 ENDING = " Answer:"
 
 _NUMBERS = {1: "one", 2: "two"}
-_SIDES = {  # a relation: how it is asked, and the answer
-    "left of": ("left or right of", "left"),
-    "right of": ("left or right of", "right"),
-    "above": ("above or below", "above"),
-    "below": ("above or below", "below"),
-}
+_SIDES = {  # a relation, and how it is asked
+    "left of": "left or right of", "right of": "left or right of",
+    "above": "above or below", "below": "above or below",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one truth value
@@ -136,7 +134,7 @@ def phrasebook() -> tuple[str, ...]:
     asked = [
         template.format(thing="the thing", one="the thing", other="the thing", sides=sides) + ENDING
         for template in chain.from_iterable(TEMPLATES.values())
-        for sides, _ in _SIDES.values()
+        for sides in _SIDES.values()
     ]
     answered = ["yes", "no", *_NUMBERS.values(), *_SIDES, *scenes.COLORS, *scenes.SIZES, *scenes.SHAPES]
     described = [*(word for word in ADJECTIVES.values() if word), *PHRASES.values(), "a thing and an orange thing"]
@@ -144,7 +142,6 @@ def phrasebook() -> tuple[str, ...]:
 
 
 def _fitting_kinds(kinds: str | Iterable[str] | None, numbers: Sequence[int]) -> tuple[str, ...]:
-    """Return the kinds to ask, in rotation; a name that comes twice is asked twice as often."""
     impossible = set() if 2 in numbers else {"count", "relation"}
     if kinds is None:
         return tuple(kind for kind in KINDS if kind not in impossible)
@@ -191,11 +188,11 @@ def _ask(
         return {}, _NUMBERS[len(objects)]
     if kind == "relation":
         one, other = objects
-        asked = _SIDES[one.relation_to(other)][0]
-        if (one.relation_to(other) in ("left of", "above")) != next(turns[asked]):
+        sides = _SIDES[one.relation_to(other)]
+        if (one.relation_to(other) in ("left of", "above")) != next(turns[sides]):
             one, other = other, one
-        answer = _SIDES[one.relation_to(other)][1]
-        return {"one": _the(one), "other": _the(other), "sides": asked}, answer
+        answer = one.relation_to(other).removesuffix(" of")
+        return {"one": _the(one), "other": _the(other), "sides": sides}, answer
     if kind == "exist":
         return _exists(objects, nouns, next(turns[kind, len(objects)]), rng)
     if kind == "place":

@@ -117,11 +117,6 @@ def _uniform(generator: Generator, shape: int | tuple[int, ...], low: float, hig
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def _balanced(generator: Generator, n: int, classes: int) -> Tensor:
-    """Return labels in random order whose counts differ by at most one."""
-    return torch.randperm(n, generator=generator) % classes
-
-
 def _positions(names: Sequence[str], known: Sequence[str]) -> Tensor:
     return torch.tensor([known.index(name) for name in names])
 
@@ -137,9 +132,9 @@ def _by_kind(functions: dict[str, Callable[[Tensor, Tensor], Tensor]], kind: Ten
 
 
 def _grid(image_size: int) -> tuple[Tensor, Tensor]:
-    """Return the pixel centres, the first row at the top."""
+    """Return x ``(w,)`` and y ``(h, 1)`` of the pixel centres, the first row at the top."""
     centers = (torch.arange(image_size) + 0.5) * (2 / image_size) - 1
-    return centers.expand(image_size, image_size), -centers[:, None].expand(image_size, image_size)
+    return centers, -centers[:, None]
 
 
 def _distance_to(objects: Tensor, image_size: int) -> Tensor:
@@ -269,7 +264,7 @@ def images(
     check_range("radius", radius, low=0.3, high=1.0)
     textures = choose_names("texture", texture, TEXTURES)
     object_textures = choose_names("object_texture", object_texture, TEXTURES)
-    labels = _balanced(generator, n, len(names))
+    labels = torch.randperm(n, generator=generator) % len(names)  # each class equally often, to within one
     size = _uniform(generator, n, *radius)
     place = _uniform(generator, (2, n), -1, 1) * (1 - size).clamp(max=0.25)  # the whole shape stays in the picture
     turn = _uniform(generator, n, -0.5, 0.5)
@@ -342,10 +337,9 @@ class CaptionedImages:
         return len(self.images)
 
 
-def _noun_phrase(thing: SceneObject, drop: Iterable[str], *, place: bool = False) -> str:
+def _noun_phrase(thing: SceneObject, drop: Iterable[str]) -> str:
     words = {"size": thing.size, "texture": ADJECTIVES[thing.texture], "color": thing.color, "shape": thing.shape}
-    kept = [word for name, word in words.items() if word and name not in drop]
-    kept += ["thing"] * ("shape" in drop) + [PHRASES[thing.place]] * (place and "place" not in drop)
+    kept = [word for name, word in words.items() if word and name not in drop] + ["thing"] * ("shape" in drop)
     return f"{'an' if kept[0][0] in 'aeiou' else 'a'} {' '.join(kept)}"
 
 
@@ -360,18 +354,15 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     ('a large dotted orange ring right of a small red star', 'an orange ring')
     """
     drop = choose_names("drop", drop, ATTRIBUTES) if drop else ()
-    first, last = objects[0], objects[-1]
-    if len(objects) == 1:
-        if phrasing == 2 and "place" not in drop:
-            return f"{PHRASES[first.place]} there is {_noun_phrase(first, drop)}"
-        sentence = _noun_phrase(first, drop, place=True)
-    elif len(objects) == 2 and "place" not in drop:
-        if phrasing == 2:
-            first, last = last, first
-        sentence = f"{_noun_phrase(first, drop)} {first.relation_to(last)} {_noun_phrase(last, drop)}"
+    *others, last = (_noun_phrase(thing, drop) for thing in objects)
+    if "place" in drop or len(objects) > 2:
+        sentence = f"{', '.join(others)} and {last}" if others else last
+    elif len(objects) == 1:
+        place = PHRASES[objects[0].place]
+        sentence = f"{place} there is {last}" if phrasing == 2 else f"{last} {place}"
     else:
-        others = ", ".join(_noun_phrase(thing, drop) for thing in objects[:-1])
-        sentence = f"{others} and {_noun_phrase(last, drop)}"
+        one, other = reversed(objects) if phrasing == 2 else objects
+        sentence = f"{_noun_phrase(one, drop)} {one.relation_to(other)} {_noun_phrase(other, drop)}"
     return f"there is {sentence}" if phrasing == 1 else sentence
 
 
@@ -424,8 +415,7 @@ def captions(
         numbers, rows = objects[:, 1:4].tolist(), (count > slot).nonzero().flatten()
         _paint(canvas, masks, objects[:, 0].long() + 1, rows, objects, surfaces)
         for row in map(int, rows):
-            x, y, radius = numbers[row]
-            records[row].append(SceneObject(*kinds[row], places[row], x, y, radius))
+            records[row].append(SceneObject(*kinds[row], places[row], *numbers[row]))
     phrasing = torch.randint(phrasings, (n,), generator=generator).tolist()
     sentences = tuple(describe(record, phrasing=which) for record, which in zip(records, phrasing, strict=True))
     return CaptionedImages(_with_noise(canvas, noise, generator), sentences, tuple(map(tuple, records)), masks)
@@ -504,9 +494,8 @@ class Clips:
         return len(self.clips)
 
 
-_STEPS = torch.tensor(
-    [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)], device="cpu"
-)  # (row, column)
+# How far each direction goes in a frame, in rows and in columns.
+_STEPS = torch.tensor([(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)], device="cpu")
 _LEVELS = torch.tensor([0.4, 0.7, 1.0], device="cpu")
 
 
@@ -523,11 +512,10 @@ def clips(
     channels: int = 1,
     noise: float = 0.05,
 ) -> Clips:
-    """Film ``n`` sprites gliding over a torus; only the motion tells the label.
+    """Film ``n`` sprites gliding over a torus, out on one side and in on the other; only the motion tells the label.
 
-    What leaves on one side enters on the other; a lone frame says nothing. Nor does a set of frames without their order
-    say anything about ``order``, nor about ``direction`` where ``classes`` is a pair of opposites; with all eight
-    directions it shows the axis of motion, though not the sense.
+    A lone frame says nothing, nor do frames without their order about ``order``, or about ``direction`` where
+    ``classes`` is a pair of opposites; with all eight directions they show the axis of motion, not the sense.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.
@@ -549,7 +537,7 @@ def clips(
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels!r}")
     sprites = _shape_sprites(image_size) if sprites is None else _check_sprites(sprites, image_size)
 
-    labels = _balanced(generator, n, len(names))
+    labels = torch.randperm(n, generator=generator) % len(names)  # each class equally often, to within one
     kind = _positions(names, TASKS[task])[labels]
     which = torch.randint(len(sprites), (n,), generator=generator)
     start = torch.randint(image_size, (n, 1, 2), generator=generator)

@@ -62,11 +62,8 @@ def video_folder(
 ) -> VideoDataset:
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
-    ``num_frames`` frames are spread evenly over the seconds of a video, with repeats where it has fewer: upright, the
-    middle square, resized. Clips are kept decoded until a file changes. Decoding needs PyAV: ``pip install av``.
-
-    Shapes:
-        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64 in alphabetical order.
+    ``num_frames`` frames are spread evenly over a video's seconds, with repeats where it has fewer: upright, the middle
+    square, resized, kept decoded until a file changes. Labels follow the alphabet. Needs PyAV: ``pip install av``.
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
@@ -118,20 +115,18 @@ def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tupl
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, received {split!r}")
     if (annotations / "trainlist01.txt").is_file():
-        read = {part: _rows_of(annotations / f"{part}list01.txt", *_UCF) for part in ("train", "test")}
-        lists = {part: [name for (name,) in rows] for part, rows in read.items()}
+        lists = {part: _rows_of(annotations / f"{part}list01.txt", *_UCF) for part in ("train", "test")}
+        listed = [(name, part) for part, rows in lists.items() for (name,) in rows]
     elif found := sorted(annotations.glob("*_test_split1.txt")):
         marked = [(f.name.removesuffix("_test_split1.txt"), *row) for f in found for row in _rows_of(f, *_HMDB)]
-        lists = {
-            part: [f"{label}/{name}" for label, name, mark in marked if mark == its]
-            for part, its in (("train", "1"), ("test", "2"))
-        }
+        parts = {"1": "train", "2": "test"}
+        listed = [(f"{label}/{name}", parts[mark]) for label, name, mark in marked if mark in parts]
     else:
         raise FileNotFoundError(
             "annotations must be a folder with trainlist01.txt (UCF-101) or *_test_split1.txt (HMDB-51), "
             f"received {annotations}, which has neither. {SOURCES}"
         )
-    files = [path / name for name in lists["test" if split == "test" else "train"]]
+    files = [path / name for name, part in listed if (part == "test") == (split == "test")]
     if split != "test":
         held_out = _last_scenes(files)
         files = [file for file in files if (_scene(file) in held_out) == (split == "validation")]
@@ -143,7 +138,7 @@ def _listed(path: Path, annotations: Path, split: str) -> tuple[list[Path], tupl
         )
     if not files:
         raise ValueError(f"the lists in {annotations} hold no video for split={split!r}")
-    return files, tuple(sorted({Path(name).parent.name for names in lists.values() for name in names}))
+    return files, tuple(sorted({Path(name).parent.name for name, _ in listed}))
 
 
 def _rows_of(file: Path, line: str, example: str) -> list[tuple[str, ...]]:
@@ -165,7 +160,7 @@ def _last_scenes(files: list[Path]) -> set[str]:
     held_out: set[str] = set()
     for label in {file.parent.name for file in files}:
         scenes = sorted({_scene(file) for file in files if file.parent.name == label})
-        held_out.update(scenes[len(scenes) - (len(scenes) + 4) // 6 :] if len(scenes) > 1 else [])
+        held_out.update(scenes[len(scenes) - (len(scenes) + 4) // 6 :])
     return held_out
 
 
@@ -176,7 +171,10 @@ def _last_scenes(files: list[Path]) -> set[str]:
 
 def _read_clip(file: Path, *, num_frames: int, image_size: int) -> Tensor:
     """Return frames spread evenly over the seconds of a video, ``(3, num_frames, image_size, image_size)`` uint8."""
-    av = _pyav()
+    try:
+        import av
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError("videos are decoded with PyAV, which is not installed: pip install av") from missing
     frames: list[Tensor] = []
     times: list[float] = []
     reached = 0.0  # the end of the last packet of any stream, in seconds
@@ -222,11 +220,3 @@ def _upright_square(frame: Any, image_size: int) -> Tensor:
     matrix = frame.side_data.get("DISPLAYMATRIX")  # its first two numbers say where the right of the picture goes
     right, down = struct.unpack("=2i", bytes(matrix)[:8]) if matrix else (1, 0)
     return rearrange(square, "h w c -> c h w").rot90(-round(2 * math.atan2(down, right) / math.pi), dims=(1, 2))
-
-
-def _pyav() -> Any:
-    try:
-        import av
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError("videos are decoded with PyAV, which is not installed: pip install av") from missing
-    return av
