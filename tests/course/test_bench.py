@@ -57,6 +57,15 @@ def test_the_median_does_not_see_the_first_calls(monkeypatch):
     assert bench.in_turn({"a": call}, CPU, repeats=5) == {"a": [1, 2, 3, 4, 90]}
 
 
+@pytest.mark.parametrize(("kind", "waits"), [("cpu", 0), ("cuda", 1), ("mps", 1)])
+def test_the_clock_stops_when_a_graphics_processor_is_done(monkeypatch, kind, waits):
+    """Without it, only the queueing would be timed."""
+    asked = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", asked.append)
+    bench.wait_for(torch.device(kind))
+    assert asked == waits * [torch.device(kind)]
+
+
 def test_a_package_that_is_missing_is_said_to_be_so_and_is_no_contestant():
     compared = Bench("sums", {"vlmcourse": lambda: lambda: torch.rand(3).sum(), "lightly": absent}, {"lightly": 0.6})
     found = bench.measure(compared, SMALL, repeats=3)

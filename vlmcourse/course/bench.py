@@ -70,8 +70,8 @@ def in_turn(calls: Mapping[str, Call], where: torch.device, *, repeats: int) -> 
 
 def wait_for(where: torch.device) -> None:
     """Return when the device has done what it was asked."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+    if where.type in ("cuda", "mps"):
+        torch.accelerator.synchronize(where)
 
 
 def peak_memory(call: Call, where: torch.device) -> int:
