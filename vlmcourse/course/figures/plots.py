@@ -292,11 +292,10 @@ def show_training(
     if not curves:
         raise ValueError("curves must hold at least one measured curve, received none")
     ax = ax or _new_axes(NARROW, 3)
-    drawn: list[str] = []
-    for (name, curve), color in zip(curves.items(), colors_of(curves).values(), strict=True):
-        shown = curve.recorded or (curve.live,)
-        dashes = ("-", "--", ":", "-.")[drawn.count(color) % 4]  # two of one concept: one colour, another line
-        drawn.append(color)
+    colors = list(colors_of(curves).values())
+    for k, (name, curve) in enumerate(curves.items()):
+        shown, color = curve.recorded or (curve.live,), colors[k]
+        dashes = ("-", "--", ":", "-.")[colors[:k].count(color) % 4]  # two of one concept: one colour, another line
         _shade(ax, _steps_of(shown[0], steps), shown, color=color)
         if curve.live is not None:
             ax.plot(_steps_of(curve.live, steps), curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")

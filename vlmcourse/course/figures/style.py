@@ -1,7 +1,6 @@
 """The look of every figure: two widths, one ink, and colours that mean the same in the whole book.
 
-``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. What a colour says is also
-said by a marker, a frame or a label, for readers who cannot tell colours apart.
+What a colour says is also said by a marker, a frame or a label, for readers who cannot tell colours apart.
 """
 
 import os
