@@ -44,7 +44,6 @@ def answers_of(model: VisionLanguageModel, pictures: Sequence[AskedPicture]) -> 
 
 
 def _judged(prompt: str, truths: Sequence[str], answer: Answer) -> dict[str, object]:
-    """Compare an answer word by word with the true answer that is nearest to it."""
     mistakes = {
         truth: [k for k, (word, true) in enumerate(zip_longest(answer.words, truth.split())) if word != true]
         for truth in truths

@@ -72,7 +72,7 @@ def _described(field: Tensor, settings: Settings, image: Tensor) -> dict[str, st
 
 
 def _side_of_half(field: Tensor) -> int:
-    """Return the side of the smallest square round the largest value's middle that holds half of the sum."""
+    """Return the side of the smallest square round the middle that holds half of the sum."""
     h, w = field.shape
     row, column = h // 2, w // 2
     for reach in range(max(h, w)):

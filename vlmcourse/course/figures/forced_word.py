@@ -50,14 +50,13 @@ def forced_word(
 ) -> str:
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
-    The reader chooses a picture and a colour. Bars show the probability of each shape after "a small purple"; the shape
-    in the picture and the shapes usual with the *said* colour are marked.
+    Bars show the probability of each shape after "a small purple"; the shape in the picture and the shapes usual with
+    the *said* colour are marked.
 
     Options:
-        models: one to three, by the name that stands above their bars. asked: pictures of one object, as
-        ``questions(..., kinds="describe")`` draws them. usual: pairs of a colour and a shape, as
-        :func:`~vlmcourse.train.vlm.pairings` returns them. rows: which 1 to 8 pictures of ``asked``. start: what is
-        shown first, and on paper: a position in ``rows`` and a colour.
+        models: one to three, by the name above their bars. usual: pairs of a colour and a shape, from
+        :func:`~vlmcourse.train.vlm.pairings`. asked: pictures of one object, from ``questions(..., kinds="describe")``.
+        rows: which 1 to 8 of them. start: a position in ``rows`` and a colour, shown first and on paper.
 
     Source:
         Slides S03 and S05.
@@ -77,11 +76,8 @@ def forced_word(
     pairs = _checked_pairs(usual)
     _check_choice(rows, start, colors, len(asked))
     openings, seen = zip(*(_opening(asked, row, shapes) for row in rows), strict=True)
-    prompts = [
-        f"{asked.prompts[row]} {opening} {color}"
-        for row, opening in zip(rows, openings, strict=True)
-        for color in colors
-    ]
+    begun = [f"{asked.prompts[row]} {opening}" for row, opening in zip(rows, openings, strict=True)]
+    prompts = [f"{words} {color}" for words in begun for color in colors]
     images = asked.images[rows].repeat_interleave(len(colors), dim=0)
     found = [PARTS * shapes_after(model, prompts, images, shapes=shapes) for model in models.values()]
     return filled(
@@ -111,10 +107,8 @@ def _reduced(image: Tensor) -> Tensor:
 
 def _check_models(models: Any) -> None:
     if not isinstance(models, Mapping):
-        raise TypeError(
-            f"models must be a mapping of names to models, received {type(models).__name__}; "
-            f'try {{"before": model, "after": repaired}}'
-        )
+        hint = 'try {"before": model, "after": repaired}'
+        raise TypeError(f"models must be a mapping of names to models, received {type(models).__name__}; {hint}")
     if not 1 <= len(models) <= MOST_MODELS:
         raise ValueError(f"models must hold from 1 to {MOST_MODELS}, received {len(models)}: {list(models)}")
     for name, model in models.items():
@@ -134,25 +128,22 @@ def _checked_pairs(usual: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
 
 def _check_choice(rows: Sequence[int], start: tuple[int, str], colors: Sequence[str], count: int) -> None:
     if not 1 <= len(rows) <= MOST_PICTURES:
-        raise ValueError(
-            f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; try range({min(count, 6)})"
-        )
-    if any(not 0 <= row < count for row in rows):
+        hint = f"try range({min(count, 6)})"
+        raise ValueError(f"rows must choose from 1 to {MOST_PICTURES} pictures, received {len(rows)}; {hint}")
+    if not all(0 <= row < count for row in rows):
         raise ValueError(f"rows must be from 0 to {count - 1}, received {rows}")
     if not 0 <= start[0] < len(rows) or start[1] not in colors:
-        raise ValueError(
-            f"start must be a picture from 0 to {len(rows) - 1} and one of {', '.join(colors)}, received {start!r}"
-        )
+        choice = f"a picture from 0 to {len(rows) - 1} and one of {', '.join(colors)}"
+        raise ValueError(f"start must be {choice}, received {start!r}")
 
 
 def _opening(asked: Questions, row: int, shapes: Sequence[str]) -> tuple[str, int]:
     """Return the words before the colour, "a small", and the position in ``shapes`` of what the picture shows."""
-    if len(asked.objects[row]) != 1:
-        raise ValueError(
-            f"asked must hold pictures of one object, received {len(asked.objects[row])} in picture {row}; "
-            f"try questions(..., num_objects=1)"
-        )
-    (thing,), answer = asked.objects[row], asked.answers[row]
+    things, answer = asked.objects[row], asked.answers[row]
+    if len(things) != 1:
+        received = f"received {len(things)} in picture {row}"
+        raise ValueError(f"asked must hold pictures of one object, {received}; try questions(..., num_objects=1)")
+    (thing,) = things
     opening, found, _ = answer.partition(f" {thing.color} ")
     if not found:
         raise ValueError(

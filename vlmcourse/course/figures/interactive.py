@@ -60,10 +60,10 @@ def attention_picture(
     weights = weights.detach().cpu().double()  # Apple's GPUs have no float64
     top = FINE if weights.numel() <= MOST_BYTES else COARSE
     levels = (top * (weights / weights.amax(dim=-1, keepdim=True).clamp(min=1e-30)).sqrt()).round().to(torch.uint8)
-    head = None  # the mean of all heads
+    head = -1  # the mean of all heads
     if layer is None:
         sharpness = weights.amax(dim=-1).mean(dim=-1)  # the share of the favourite patch, (depth, heads)
-        layer, head = divmod(int(sharpness.argmax()), heads) if heads > 1 else (depth - 1, None)
+        layer, head = divmod(int(sharpness.argmax()), heads) if heads > 1 else (depth - 1, -1)
     row, column = (rows // 2, columns // 2) if start is None else start
     if not (0 <= layer < depth and 0 <= row < rows and 0 <= column < columns):
         within = f"{depth} layers and {rows} × {columns} patches"
@@ -79,7 +79,7 @@ def attention_picture(
         which=which,
         layers=names,
         layer=layer,
-        head=-1 if head is None else head,
+        head=head,
         says=says,
         content={
             "rows": rows, "columns": columns, "heads": heads, "start": query, "halves": top == COARSE,
@@ -110,11 +110,11 @@ def _check_attention(image: Tensor, weights: Tensor, rows: int, columns: int) ->
         raise ValueError(f"weights must not be negative, received values from {weights.min():.3g}")
 
 
-def _first_look(levels: Tensor, head: int | None, query: int, columns: int) -> tuple[list[float], str]:
+def _first_look(levels: Tensor, head: int, query: int, columns: int) -> tuple[list[float], str]:
     """Return how light each patch is before the first move, and what is said of it; levels are ``(heads, n)``."""
     chosen = levels.double().square()
     chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp(min=1e-30)
-    first = chosen.mean(dim=0) if head is None else chosen[head]
+    first = chosen.mean(dim=0) if head == -1 else chosen[head]
     most = int(first.argmax())
     where = "itself" if most == query else _place(most, columns)
     says = f"The patch in {_place(query, columns)} attends most to {where}: {100 * first[most]:.0f} % of its attention."

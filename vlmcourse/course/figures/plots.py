@@ -147,7 +147,6 @@ def show_band(
 
 
 def _shade(ax: Axes, x: Any, runs: Any, **look: Any) -> None:
-    """Draw the range between the lowest run and the highest as a band."""
     ax.fill_between(x, np.min(runs, axis=0), np.max(runs, axis=0), alpha=0.25, linewidth=0, **look)
 
 
@@ -284,22 +283,19 @@ def show_training(
 ) -> Axes:
     """Draw the curve of each training here as a line, inside the band of the recorded runs.
 
-    Shapes:
-        as many values in every recorded run: one per step, or one for each of ``steps``.
+    Every recorded run has as many values as the others: one per step, or one for each of ``steps``.
 
     >>> loss = Measurement("loss", [3.0, 1.0], ([3.1, 1.2], [2.9, 0.9]))
-    >>> ax = show_training({"contrastive": loss})
-    >>> [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
-    ['contrastive, here']
+    >>> show_training({"contrastive": loss}).lines[0].get_label()
+    'contrastive, here'
     """
     if not curves:
         raise ValueError("curves must hold at least one measured curve, received none")
     ax = ax or _new_axes(NARROW, 3)
-    drawn: list[str] = []
-    for (name, curve), color in zip(curves.items(), colors_of(curves).values(), strict=True):
-        shown = curve.recorded or (curve.live,)
-        dashes = ("-", "--", ":", "-.")[drawn.count(color) % 4]  # two of one concept: one colour, another line
-        drawn.append(color)
+    colors = list(colors_of(curves).values())
+    for k, (name, curve) in enumerate(curves.items()):
+        shown, color = curve.recorded or (curve.live,), colors[k]
+        dashes = ("-", "--", ":", "-.")[colors[:k].count(color) % 4]  # two of one concept: one colour, another line
         _shade(ax, _steps_of(shown[0], steps), shown, color=color)
         if curve.live is not None:
             ax.plot(_steps_of(curve.live, steps), curve.live, dashes, color=color, linewidth=1.2, label=f"{name}, here")
@@ -332,10 +328,8 @@ def show_reach(
 ) -> tuple[Axes, Axes]:
     """Draw accuracy against distance, and below it, on the same axis, how far each network can see.
 
-    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs.
-
-    Shapes:
-        ``accuracies`` maps a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
+    A line is the run here (the recorded mean where none ran) inside the band of the recorded runs. ``accuracies`` maps
+    a network's name to a curve over ``distances``, ``reaches`` the same names to one distance.
 
     >>> near, far = Measurement("near", [1.0, 0.5], ()), Measurement("far", [1.0, 1.0], ())
     >>> upper, lower = show_reach([0, 2], {"near": near, "far": far}, reaches={"near": 0, "far": 2}, chance=0.5)
@@ -350,7 +344,7 @@ def show_reach(
     words = {"fontsize": "small", "textcoords": "offset points"}
     ends, colors = 0, colors_of(accuracies)  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
-        color, marker = colors[name], MARKERS[k % 7]
+        color, marker, reach = colors[name], MARKERS[k % 7], reaches[name]
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
         runs = _runs(curve)
         line = np.mean(runs, axis=0) if curve.live is None else np.asarray(curve.live)
@@ -358,12 +352,12 @@ def show_reach(
             raise ValueError(f"accuracies must have one value for each of {len(distances)} distances, {name} does not")
         _shade(upper, distances, runs, color=color, transform=apart)
         upper.plot(distances, line, color=color, marker=marker, markersize=5, label=name, transform=apart)
-        lower.barh(k, reaches[name], height=0.5, color=color)
-        lower.plot(reaches[name], k, marker=marker, color=color)
-        if reaches[name] < max(distances):
-            upper.axvline(reaches[name], color=color, linestyle=":", linewidth=1)
-            next_one = min(distance for distance in distances if distance > reaches[name])
-            beside = (0.7 * reaches[name] + 0.3 * next_one, 0.7 + 0.3 * chance)  # the line, on its way down
+        lower.barh(k, reach, height=0.5, color=color)
+        lower.plot(reach, k, marker=marker, color=color)
+        if reach < max(distances):
+            upper.axvline(reach, color=color, linestyle=":", linewidth=1)
+            next_one = min(distance for distance in distances if distance > reach)
+            beside = (0.7 * reach + 0.3 * next_one, 0.7 + 0.3 * chance)  # the line, on its way down
             upper.annotate(name, beside, xytext=(6, 4), **words)
         else:
             upper.annotate(name, (max(distances), 1), xytext=(8, -4 - 14 * ends), **words)
@@ -380,8 +374,7 @@ def show_reach(
 def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[str]) -> Axes:
     """Draw dated events from left to right, to scale, in one lane for each group.
 
-    Shapes:
-        ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
+    ``events`` are (year, text, group), and ``names`` one name for each group. Years may have fractions.
 
     >>> ax = show_timeline([(2012.9, "AlexNet", 0), (2020.8, "ViT", 1)], names=["convolution", "attention"])
     >>> [text.get_text() for text in ax.texts]

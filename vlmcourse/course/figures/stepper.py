@@ -52,9 +52,11 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
     step = int(outputs.argmax())
     place = list(product(*map(range, outputs.shape)))[step]
     largest_weight, largest_output = (values.abs().max().clamp(min=1e-12) for values in (kernel, outputs))
+    sums = [round(value, 4) for value in outputs.flatten().tolist()]
     content = {
-        "clip": _rounded(frames), "kernel": _rounded(kernel), "outputs": _rounded(outputs), "shape": list(frames.shape),
-        "size": list(kernel.shape), "grid": list(outputs.shape), "cell": CELL, "terms": MOST_TERMS,
+        "clip": frames.flatten().tolist(), "kernel": kernel.flatten().tolist(), "outputs": sums,
+        "shape": list(frames.shape), "size": list(kernel.shape), "grid": list(outputs.shape), "cell": CELL,
+        "terms": MOST_TERMS,
     }  # fmt: skip
     return filled(
         "stepper.html",
@@ -66,13 +68,9 @@ def convolution_stepper(clip: Tensor, weight: Tensor, *, label: str) -> str:
         window=_corner(place, frames),
         frames=[_corner((t, 0, 0), frames) for t in range(len(kernel))],
         lit=[_corner(at, frames) for at in kernel.nonzero().tolist()],
-        says=_sum(frames, kernel, outputs, place),
+        says=_sum(frames, kernel, place, sums[step]),
         content=content,
     )
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(value, 4) for value in values.flatten().tolist()]
 
 
 def _corner(place: Sequence[int], frames: Tensor) -> tuple[int, int]:
@@ -82,7 +80,6 @@ def _corner(place: Sequence[int], frames: Tensor) -> tuple[int, int]:
 
 
 def _cells(values: Tensor, look: Callable[[float], dict[str, str]]) -> list[dict[str, Any]]:
-    """Return where the cell of each value is drawn, and how it looks."""
     places = product(*map(range, values.shape))
     return [{"at": _corner(place, values), **look(values[place].item())} for place in places]
 
@@ -106,12 +103,11 @@ def _two_digits(value: float) -> str:
     return f"{Decimal(value).quantize(Decimal('0.01'), ROUND_HALF_UP)}".replace("-", "−")
 
 
-def _sum(frames: Tensor, kernel: Tensor, outputs: Tensor, place: tuple[int, ...]) -> str:
+def _sum(frames: Tensor, kernel: Tensor, place: tuple[int, ...], result: float) -> str:
     """Return one output as the sum that it is; the script in the template writes the same."""
     window = frames[tuple(slice(at, at + size) for at, size in zip(place, kernel.shape, strict=True))]
     lit = kernel.nonzero().tolist()
     terms = [f"{_short(kernel[*at].item())} × {_two_digits(window[*at].item())}" for at in lit[:MOST_TERMS]]
     more = [f"… {len(lit) - MOST_TERMS} more"] if len(lit) > MOST_TERMS else []
-    result = _two_digits(round(outputs[place].item(), 4))
     u, i, j = place
-    return f"Output at time {u}, row {i}, column {j}: {' + '.join([*terms, *more])} = {result}"
+    return f"Output at time {u}, row {i}, column {j}: {' + '.join([*terms, *more])} = {_two_digits(result)}"

@@ -1,7 +1,6 @@
 """The look of every figure: two widths, one ink, and colours that mean the same in the whole book.
 
-``use_style()`` makes matplotlib draw this way, and :class:`~vlmcourse.Chapter` calls it. What a colour says is also
-said by a marker, a frame or a label, for readers who cannot tell colours apart.
+What a colour says is also said by a marker, a frame or a label, for readers who cannot tell colours apart.
 """
 
 import os
@@ -76,7 +75,7 @@ def concept_in(name: str) -> str | None:
     """
     found = {}
     for concept in CONCEPTS:
-        words = r"[ -]".join(map(re.escape, re.split(r"[ -]", concept)))
+        words = re.sub("[ -]", "[ -]", concept)  # a space or a hyphen, whichever the name has
         if match := re.search(rf"\b{words}s?\b", name, re.IGNORECASE):
             found[match.start(), -len(concept)] = concept  # "real image" before "image"
     return found[min(found)] if found else None
@@ -100,12 +99,12 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
     >>> colors_of(["another", "random"])["another"] in [CONCEPTS["supervised"], CONCEPTS["random"]]
     False
     """
-    names = list(names)
-    present = {concept for name in names if (concept := concept_in(name))}
+    concepts = {name: concept_in(name) for name in names}
+    present = {concept for concept in concepts.values() if concept}
     taken = {CONCEPTS[concept] for concept in present}
     meant = {HUES[hue] for group in GROUPS.values() if present & group.keys() for hue in group.values()}
     free = cycle(sorted(set(COLORS) - taken, key=lambda color: (color in meant, COLORS.index(color))) or COLORS)
-    return {name: color_of(name) if concept_in(name) else next(free) for name in names}
+    return {name: CONCEPTS[concept] if concept else next(free) for name, concept in concepts.items()}
 
 
 def ink_on(share: float) -> str:
@@ -125,7 +124,7 @@ def use_style() -> None:
     from matplotlib_inline.config import InlineBackend  # a requirement of IPython
 
     inline = InlineBackend.instance(parent=shell)
-    inline.shell = inline.shell or shell
+    inline.shell = shell
     as_svg = os.environ.get("VLMCOURSE_FIGURES") == "svg"
     about = {"Date": None, "Creator": None} if as_svg else {"Software": None}
     options: dict[str, Any] = {"bbox_inches": None, "metadata": about, "dpi": 200 if as_svg else 100}
