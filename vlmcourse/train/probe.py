@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
@@ -55,9 +54,8 @@ def extract_features(
     # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
     module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
     rows, dtype = [], torch.float32
-    held: AbstractContextManager
     if isinstance(module, nn.Module):
-        held = evaluating(module.to(where))
+        held: Any = evaluating(module.to(where))
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     else:
         held = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
