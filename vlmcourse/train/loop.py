@@ -73,8 +73,7 @@ def fit(
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
-    every batch, of which ``batch_size`` counts the whole. The page "Growing past one GPU" says what a contrastive loss
-    and BatchNorm need there.
+    ``batch_size``. The page "Growing past one GPU" says what a contrastive loss and BatchNorm need there.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
@@ -91,8 +90,10 @@ def fit(
         where to train, by default :func:`vlmcourse.device`; the model stays there.
 
     Raises:
-        ValueError: a checkpoint that is damaged or belongs to another run; RuntimeError: that another run holds.
-        FloatingPointError: the loss or the weights are no longer finite. MemoryError: the GPU's memory is too small.
+        ValueError: the checkpoint is damaged or belongs to another run.
+        RuntimeError: another run holds the checkpoint.
+        FloatingPointError: the loss or the weights are no longer finite.
+        MemoryError: the GPU's memory is too small.
 
     Source:
         Loshchilov and Hutter 2019 (arXiv 1711.05101) for AdamW; :func:`warmup_cosine` for the rate. Slides S05, S07.
@@ -175,9 +176,7 @@ def _steps(
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
-    """Return the factor on the learning rate at ``step``: a line up to 1, then half a cosine down to 0.
-
-    ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
+    """Return the factor on the learning rate at ``step``: a line up to 1 in ``warmup`` steps, half a cosine down to 0.
 
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
@@ -275,7 +274,6 @@ def _make_optimizer(model: nn.Module, settings: SimpleNamespace) -> torch.optim.
 
 
 def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise where a parameter asks for a gradient and would never move."""
     moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     left = [name for name, p in objective.named_parameters() if p.requires_grad and id(p) not in moved]
     if left:
@@ -286,7 +284,6 @@ def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def _check_that_gradients_arrive(optimizer: torch.optim.Optimizer) -> None:
-    """Raise where a loss has gradients, but none for the model, as when ``loss_fn`` calls another network."""
     if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
             "loss_fn must return a loss that depends on the model that fit hands to it, received one whose gradients "
