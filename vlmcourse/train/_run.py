@@ -5,7 +5,6 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,11 @@ class Run:
                     except Timeout:
                         advice = "wait for its end, or give this run a checkpoint of its own"
                         raise RuntimeError(f"checkpoint {self.path} is in use by another run; {advice}") from None
-                    for leftover in self.path.parent.glob(f".{escape(self.path.name)}.*.tmp"):
-                        if re.fullmatch(r"\.\d+\.\d+\.tmp", leftover.name.removeprefix(f".{self.path.name}")):
+                    for leftover in self.path.parent.iterdir():
+                        if re.fullmatch(rf"\.{re.escape(self.path.name)}\.\d+\.\d+\.tmp", leftover.name):
                             leftover.unlink()  # of a process that was killed while it was writing
             yield
+        distributed.wait_for_all()  # no process reads the checkpoint before it is there
 
     def start(self, *, resume: bool) -> None:
         """Put model, optimizer and rows where the file left them, or write the first one where there is none."""
@@ -73,8 +73,7 @@ class Run:
                 saved |= {name: present[name] for name in ("steps", "warmup")}  # a finished run goes on
             if distributed.rank() == 0:  # a loss may know its rank
                 check_same(what, self.path, saved, present)
-        names = self.model.state_dict().keys()
-        self.model.load_state_dict({name: state["model"][plain_name(name)] for name in names})
+        self.model.load_state_dict({name: state["model"][plain_name(name)] for name in self.model.state_dict()})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         for weight, memory in self.optimizer.state.items():  # in its layout: CUDA updates others one by one
             for name, kept in list(memory.items()):

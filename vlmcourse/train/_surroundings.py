@@ -26,7 +26,6 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -> torch.memory_format:
-    """Return the layout to train in: channels-last where it is wanted and safe."""
     # PyTorch's CPU kernel for the gradient of a 1 × 1 convolution with a stride and fewer than 8 input channels writes
     # past its memory when channels come last (CHANGELOG, Known).
     unsafe = device.type == "cpu" and any(

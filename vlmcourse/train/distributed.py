@@ -46,8 +46,6 @@ def data_parallel(module: nn.Module) -> nn.Module:
 def share_of(rows: Tensor) -> tuple[Tensor, float]:
     """Return the rows of a batch that this process takes, and how much their mean counts in the mean of all."""
     processes = world_size()
-    if processes == 1:
-        return rows, 1.0
     if len(rows) < processes:
         received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
         raise ValueError(f"batch_size must give each of {processes} processes an example, {received}")

@@ -7,9 +7,9 @@ rate (:func:`warmup_cosine`), the examples (:func:`batch_of_step`), and the rand
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,7 @@ def fit(
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
 
     On several GPUs, start the script with ``torchrun --nproc-per-node=4 script.py``. Each process gets its share of
-    every batch, of which ``batch_size`` counts the whole. The page "Growing past one GPU" says what a contrastive loss
-    and BatchNorm need there.
+    ``batch_size``. The page "Growing past one GPU" says what a contrastive loss and BatchNorm need there.
 
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
@@ -91,8 +90,10 @@ def fit(
         where to train, by default :func:`vlmcourse.device`; the model stays there.
 
     Raises:
-        ValueError: a checkpoint that is damaged or belongs to another run; RuntimeError: that another run holds.
-        FloatingPointError: the loss or the weights are no longer finite. MemoryError: the GPU's memory is too small.
+        ValueError: the checkpoint is damaged or belongs to another run.
+        RuntimeError: another run holds the checkpoint.
+        FloatingPointError: the loss or the weights are no longer finite.
+        MemoryError: the GPU's memory is too small.
 
     Source:
         Loshchilov and Hutter 2019 (arXiv 1711.05101) for AdamW; :func:`warmup_cosine` for the rate. Slides S05, S07.
@@ -120,7 +121,8 @@ def fit(
     with run.held(), _surroundings.around(model, device, layout) as interrupted:
         run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
-        with _bar(run, settings.steps, progress) as bar:
+        hidden = not progress or distributed.rank() > 0
+        with tqdm(total=settings.steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden) as bar:
             for step in _steps(objective, updates, examples, settings, device, layout, run):
                 bar.update()
                 if callback is not None and (step % callback_every == 0 or step == settings.steps):
@@ -130,20 +132,14 @@ def fit(
                 if step % FETCH_EVERY == 0:
                     bar.set_postfix(loss=f"{run.fetch():.4g}", refresh=False)
                 run.keep(every=checkpoint_every, interrupted=interrupted())
-    distributed.wait_for_all()  # no process reads the checkpoint before it is there
     return pd.DataFrame(run.rows)
-
-
-def _bar(run: Run, steps: int, progress: bool) -> tqdm:
-    hidden = not progress or distributed.rank() > 0
-    return tqdm(total=steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden)
 
 
 def _steps(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     examples: Examples,
-    settings: "_Settings",
+    settings: SimpleNamespace,
     device: torch.device,
     layout: torch.memory_format,
     run: Run,
@@ -180,9 +176,7 @@ def _steps(
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
-    """Return the factor on the learning rate at ``step``: a line up to 1, then half a cosine down to 0.
-
-    ``step`` counts from 0 to ``steps - 1``; ``warmup`` is a number of steps.
+    """Return the factor on the learning rate at ``step``: a line up to 1 in ``warmup`` steps, half a cosine down to 0.
 
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
@@ -224,24 +218,10 @@ def _epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tens
     return torch.randperm(n, generator=own, device="cpu").tensor_split(math.ceil(n / batch_size))
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """The numbers that the resulting weights depend on."""
-
-    steps: int
-    batch_size: int
-    lr: float
-    optimizer: str
-    weight_decay: float
-    warmup: int
-    clip_norm: float | None
-    autocast: bool
-    seed: int
-
-
-def _checked_settings(examples: Examples, **given: Any) -> _Settings:
+def _checked_settings(examples: Examples, **given: Any) -> SimpleNamespace:
+    """Return the settings that the resulting weights depend on."""
     given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
-    steps, epochs, batch_size, warmup = (given.pop(name) for name in ("steps", "epochs", "batch_size", "warmup"))
+    steps, epochs, batch_size, warmup = given["steps"], given.pop("epochs"), given["batch_size"], given["warmup"]
     if examples.batch_size is not None and batch_size not in (None, examples.batch_size):
         loader = f"the DataLoader, which has {examples.batch_size}"
         raise ValueError(f"batch_size must be left to {loader}, received {batch_size}")
@@ -264,22 +244,20 @@ def _checked_settings(examples: Examples, **given: Any) -> _Settings:
         raise ValueError(f"weight_decay must be a finite number of at least 0, received {given['weight_decay']}")
     if given["optimizer"] not in OPTIMIZERS:
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', received {given['optimizer']!r}")
-    return _Settings(steps=steps, batch_size=batch_size, warmup=warmup, **given)
+    return SimpleNamespace(**given | {"steps": steps, "batch_size": batch_size, "warmup": warmup})
 
 
-def _identity(
-    model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: _Settings
-) -> dict[str, dict[str, Any]]:
+def _identity(model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: SimpleNamespace) -> dict:
     """Say what run this is: a checkpoint of another is not continued."""
     return {
-        "configuration": asdict(settings),
+        "configuration": vars(settings),
         "dataset": identity_of(examples.source) | identity_of(examples.options),
         "loss": identity_of(loss_fn, leave_out=model.parameters()),
         "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},
     }
 
 
-def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimizer:
+def _make_optimizer(model: nn.Module, settings: SimpleNamespace) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         frozen = sum(1 for _ in model.parameters())
@@ -296,7 +274,6 @@ def _make_optimizer(model: nn.Module, settings: _Settings) -> torch.optim.Optimi
 
 
 def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise where a parameter asks for a gradient and would never move."""
     moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     left = [name for name, p in objective.named_parameters() if p.requires_grad and id(p) not in moved]
     if left:
@@ -307,7 +284,6 @@ def _check_that_all_learn(objective: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def _check_that_gradients_arrive(optimizer: torch.optim.Optimizer) -> None:
-    """Raise where a loss has gradients, but none for the model, as when ``loss_fn`` calls another network."""
     if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
             "loss_fn must return a loss that depends on the model that fit hands to it, received one whose gradients "

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
@@ -55,9 +54,8 @@ def extract_features(
     # A bound method, as encoder.feature_map is, belongs to the module that has to be held still.
     module = encoder if isinstance(encoder, nn.Module) else getattr(encoder, "__self__", None)
     rows, dtype = [], torch.float32
-    held: AbstractContextManager
     if isinstance(module, nn.Module):
-        held = evaluating(module.to(where))
+        held: Any = evaluating(module.to(where))
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     else:
         held = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
@@ -129,7 +127,11 @@ class LinearProbe:
             self.validation_scores[penalty] = score
             if score > best:  # on a tie the stronger penalty stays
                 best, self.penalty, self.weight, self.bias = score, penalty, weight @ axes.T, bias
-        self._warn_at_an_end()
+        ends = {min(self.penalties): "weak", max(self.penalties): "strong"}
+        if len(ends) > 1 and self.penalty in ends and self.validation_scores[self.penalty] < 1:
+            end = ends[self.penalty]
+            message = f"the best penalty, {self.penalty:g}, is the {end}est offered; add a {end}er one"
+            warnings.warn(message, stacklevel=2)
         return self
 
     def predict(self, features: Tensor) -> Tensor:
@@ -155,14 +157,6 @@ class LinearProbe:
     def standardized(self, features: Tensor) -> Tensor:
         """Return features in units of the training set's deviation from its mean, float64 on the CPU."""
         return (features.cpu().double() - self.mean) / self.scale
-
-    def _warn_at_an_end(self) -> None:
-        ends = {min(self.penalties): ("weakest", "weaker"), max(self.penalties): ("strongest", "stronger")}
-        if len(ends) > 1 and self.penalty in ends and self.validation_scores[self.penalty] < 1:
-            is_end, beyond = ends[self.penalty]
-            warnings.warn(
-                f"the best penalty, {self.penalty:g}, is the {is_end} offered; add a {beyond} one", stacklevel=3
-            )
 
 
 def knn_accuracy(

@@ -33,14 +33,11 @@ def device() -> torch.device:
 
 
 def limit_threads() -> int:
-    """Give PyTorch no more threads than a container's quota leaves cores, which it overlooks; return how many it had.
-
-    With 64 threads on two cores a small training takes many times as long.
-    """
+    """Give PyTorch no more threads than a container's quota leaves cores, which it overlooks; return what it had."""
     import joblib  # here: it takes a while, and formulas and networks need no threads counted
 
     had, cores = torch.get_num_threads(), joblib.cpu_count()
-    if had > cores:
+    if had > cores:  # with 64 threads on two cores a small training takes many times as long
         torch.set_num_threads(cores)
     return had
 

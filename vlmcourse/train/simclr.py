@@ -67,7 +67,6 @@ def train_simclr(
 
 
 def _projection_head(width: int, embed_dim: int) -> nn.Sequential:
-    """Two layers, both normalised over the batch, as in the paper's code."""
     # The last norm matters most: an untrained network turns all images into nearly one vector, and the loss of vectors
     # that agree has almost no slope. Centred and scaled, they differ from the first step on.
     return nn.Sequential(
