@@ -210,6 +210,9 @@ def image_folder(
     RGB of eight bits, on black where they are transparent, and kept decoded until a file changes. PNG, JPEG, GIF, WebP,
     BMP, TIFF and PPM can be read; what phones save as HEIC is a ValueError.
 
+    Shapes:
+        images ``(n, 3, h, w)`` uint8, labels ``(n,)`` int64.
+
     Options:
         image_size: cut the middle square of every picture and resize it; left out, all must have one size. name: the
         label for results, the folder's own if left out. root: as for :func:`load_dataset`.

@@ -65,6 +65,9 @@ def video_folder(
     ``num_frames`` frames are spread evenly over a video's seconds, with repeats where it has fewer: upright, the middle
     square, resized, kept decoded until a file changes. Labels follow the alphabet. Needs PyAV: ``pip install av``.
 
+    Shapes:
+        clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64.
+
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
         three official splits, for videos in ``path/class/video.avi``; the last sixth of each class's scenes leaves it
