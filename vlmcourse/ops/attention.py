@@ -113,7 +113,8 @@ class MultiHeadSelfAttention(nn.Module):
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,
-        ``(b, num_heads, n, n)``. A boolean ``mask`` is broadcast to it, True where i may look at j; with a ``cache``, n grows.
+        ``(b, num_heads, n, n)``. A boolean ``mask`` is broadcast to it, True where i may look at j. With a ``cache``
+        the last n counts the tokens in it too.
 
     Source:
         Vaswani et al. 2017, section 3.2.2 (arXiv 1706.03762); slides S23 and S24.
