@@ -11,7 +11,6 @@ import argparse
 import ast
 import contextlib
 import datetime
-import hashlib
 import io
 import json
 import os
@@ -21,7 +20,7 @@ import time
 from typing import Any
 
 from book.tools import homework
-from book.tools.fingerprint import significant
+from book.tools.fingerprint import sha256, significant
 
 FILE = homework.ROOT / "vlmcourse" / "homework" / "reference.json"
 MINE = "mine = {seed: run(seed)"  # how the cell that runs the experiment begins
@@ -37,7 +36,7 @@ def code_cells(name: str) -> list[str]:
 def experiment(name: str) -> str:
     """Return a fingerprint of the code whose numbers are recorded; how its lines are broken changes no number."""
     code = significant(ast.parse("\n".join(code_cells(name))))
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    return sha256(code.encode())[:16]
 
 
 def record(name: str, seeds: range) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Usage: python -m book.experiments.social_card     after make book; needs Chromium, writes book/_static/book.png
 """
 
-import shutil
 import sys
 
 from playwright.sync_api import ViewportSize, sync_playwright
@@ -24,18 +23,15 @@ html { zoom: 1.1; }
 
 def main() -> int:
     """Write the picture, or say what is missing."""
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if chromium is None or not PAGE.is_file():
+    if CHROMIUM is None or not PAGE.is_file():
         print("There is no Chromium, or no book; run: make book")
         return 1
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=OFFLINE)
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=CHROMIUM, args=OFFLINE) as browser:
         page = browser.new_page(viewport=SIZE, color_scheme="light")
         page.goto(PAGE.as_uri(), wait_until="load")
         page.add_style_tag(content=LOOKS)
         page.wait_for_timeout(500)
         page.screenshot(path=CARD)
-        browser.close()
     print(f"{CARD} written")
     return 0
 

@@ -63,7 +63,6 @@ def commit_of(root: Path) -> str:
 
 
 def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
-    """Write the address, or only say which files have another."""
     parser = argparse.ArgumentParser(description="Write the repository's address into notebooks and README.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a file has another address")
     options = parser.parse_args(argv)

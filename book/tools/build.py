@@ -25,9 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from filelock import FileLock, Timeout
-from nbformat import NotebookNode
+from nbformat import NotebookNode, v4
 
 from book.tools import site, templates
 from book.tools.address import address, commit_of
@@ -52,7 +51,7 @@ print(json.dumps(provenance() | {"cpu": "cpu " + torch.backends.cpu.get_cpu_capa
 class Book:
     """One checkout on one machine: its folders, and what is known about its chapters."""
 
-    def __init__(self, root: Path, machine: Machine, timeout: int | None = None) -> None:
+    def __init__(self, root: Path, machine: Machine, timeout: int = 0) -> None:
         self.root, self.build, self.machine, self.timeout = root, root / "_build", machine, timeout
         self.executed, self.source, self.html = (self.build / name for name in ("executed", "source", "html"))
         self.rendered = self.build / "rendered"  # the hash of what a book was made from that Sphinx did not complain of
@@ -105,13 +104,13 @@ class Book:
         nb = read(chapter)
         # The page says what did not hold, and gets figures that follow its theme (book/_ext/figures.py).
         own = {**environment, "VLMCOURSE_CLAIMS": "", "VLMCOURSE_FIGURES": "svg"}
-        found = execute(nb, folder=chapter.parent, environment=own, timeout=self.timeout, go_on=True)
+        found = execute(nb, folder=chapter.parent, environment=own, limit=self.timeout, go_on=True)
         text = text_of(normalize(nb, root=self.root))
-        record = {"claims": [], **found, "failed": failures(nb, chapter.stem), "inputs": inputs}
+        record = {"claims": [], **found, "failed": list(failures(nb, chapter.stem))}
+        # Somebody worked on it meanwhile? The next call executes what there is then.
+        record["inputs"] = inputs if self.inputs(chapter) == inputs else {}
         record |= {"machine": self.machine, "commit": commit_of(self.root)}
         record["date"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        if self.inputs(chapter) != inputs:  # somebody worked on it meanwhile: the next call executes what there is then
-            record["inputs"] = {}
         (self.executed / f"{chapter.stem}.json").unlink(missing_ok=True)  # no old record beside new outputs
         write_whole(self.executed / chapter.name, text.encode())
         write_whole(self.executed / f"{chapter.stem}.json", json.dumps(record, indent=1).encode())
@@ -178,10 +177,8 @@ def page_of(nb: NotebookNode, executed: NotebookNode) -> NotebookNode:
             lines = error.evalue.strip().splitlines() or [""]
             what = lines[0] if error.ename == "Stopped" else f"`{error.ename}: {lines[0].replace('`', chr(39))}`"
             traceback = COLOR.sub("", "\n".join(error.traceback))
-            note = nbformat.v4.new_markdown_cell(
-                templates.filled("failed_cell.md", what=what, traceback=traceback).strip()
-            )
-            cells.insert(cells.index(cell) + 1, note)
+            note = templates.filled("failed_cell.md", what=what, traceback=traceback).strip()
+            cells.insert(cells.index(cell) + 1, v4.new_markdown_cell(note))
     if len(cells) > len(nb.cells):  # what a failed cell did not hand to the prose
         shown = [output.get("metadata", {}) for cell in code_cells(nb) for output in cell.outputs]
         glued = {metadata.get("scrapbook", {}).get("name") for metadata in shown}
@@ -276,7 +273,6 @@ def report(book: Book) -> bool:
 
 
 def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
-    """Build the book of a checkout."""
     parser = argparse.ArgumentParser(description="Execute the chapters that changed and render the book.")
     parser.add_argument("--timeout", type=int, help="seconds allowed per cell, 0 for no limit")
     options = parser.parse_args(argv)
@@ -286,7 +282,7 @@ def main(argv: list[str] | None = None, *, root: Path = ROOT) -> int:
     try:
         with FileLock(lock, timeout=0):
             machine = current_machine(root)
-            default = 1800 if machine["profile"] == "quick" else None  # a cell of the full profile may train for hours
+            default = 1800 if machine["profile"] == "quick" else 0  # a cell of the full profile may train for hours
             return build(Book(root, machine, default if options.timeout is None else options.timeout))
     except Timeout:
         raise SystemExit(f"Another build is running in {lock.parent}; wait for it to end.") from None

@@ -19,7 +19,6 @@ PYTEST = [sys.executable, "-m", "pytest", "-q"]
 # nbval interrupts a cell that takes too long, so pytest-timeout stays out of the way.
 NBVAL = [*PYTEST, "--nbval", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "--timeout=0"]
 PARALLEL = ["-n", str(WORKERS), "--dist", "worksteal"]
-BY_PAGE = ["-n", str(WORKERS), "--dist", "loadscope"]  # see tests/conftest.py
 
 CHECKS = {
     "lint": [sys.executable, "-m", "ruff", "check", *CODE],
@@ -30,7 +29,7 @@ CHECKS = {
     "fast-tests": [*PYTEST, "-m", "not browser and not slow", *PARALLEL],
     "model-tests": [*PYTEST, *PARALLEL, "tests/models", "tests/train", "vlmcourse/models", "vlmcourse/train"],
     "chapters": [*NBVAL, "-n", str(min(WORKERS, 2)), "--dist", "loadfile", "lectures"],
-    "pages": [*PYTEST, "-m", "browser", *BY_PAGE, "tests"],
+    "pages": [*PYTEST, "-m", "browser", "-n", str(WORKERS), "--dist", "loadscope", "tests"],  # see tests/conftest.py
 }
 SETTINGS = {
     "chapters": {"VLMCOURSE_CLAIMS": "strict"},

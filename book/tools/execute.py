@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,25 +26,19 @@ class ChapterError(Exception):
 
 
 def execute(
-    nb: NotebookNode,
-    *,
-    folder: Path,
-    environment: Mapping[str, str],
-    name: str = "",
-    timeout: int | None = None,
-    go_on: bool = False,
+    nb: NotebookNode, *, folder: Path, environment: dict[str, str], name: str = "", limit: int = 0, go_on: bool = False
 ) -> dict[str, Any]:
     """Execute ``nb`` in place, in ``folder``, and return what a chapter measured, and the ``seconds`` it took.
 
     ``environment`` is added to that of the book's kernels. A kernel that dies and a cell that takes longer than
-    ``timeout`` seconds end the run. A cell that fails raises a ChapterError, which calls the notebook ``name``; with
-    ``go_on`` the other cells run, and :func:`failures` finds what went wrong.
+    ``limit`` seconds (0: no limit) end the run. A cell that fails raises a ChapterError, which calls the notebook
+    ``name``; with ``go_on`` the other cells run, and :func:`failures` finds what went wrong.
     """
     running = code_cells(nb)[:1] or [v4.new_code_cell()]
     client = NotebookClient(
         nb,
         kernel_name="python3",
-        timeout=timeout,
+        timeout=limit,
         allow_errors=go_on,
         shutdown_kernel="immediate",
         on_cell_execute=lambda cell, cell_index: running.append(cell),
@@ -65,11 +59,11 @@ def execute(
         except CellExecutionError:
             pass  # the cell shows it
         except (CellTimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died, or never came up
-            reason = TOO_LONG.format(timeout) if isinstance(error, CellTimeoutError) else DIED
+            reason = TOO_LONG.format(limit) if isinstance(error, CellTimeoutError) else DIED
             running[-1].outputs.append(v4.new_output("error", ename="Stopped", evalue=reason, traceback=[reason]))
         found = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else {}
-    if not go_on and (failed := failures(nb, name)):
-        raise ChapterError(failed[0])
+    if not go_on and (failed := next(failures(nb, name), None)):
+        raise ChapterError(failed)
     return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -78,16 +72,14 @@ def failure(cell: NotebookNode) -> NotebookNode | None:
     return next((output for output in cell.get("outputs", []) if output.output_type == "error"), None)
 
 
-def failures(nb: NotebookNode, name: str) -> list[str]:
+def failures(nb: NotebookNode, name: str) -> Iterator[str]:
     """Say for each cell that failed which one it is, what is in it, and what went wrong."""
     cells = code_cells(nb)
-    found = []
     for number, cell in enumerate(cells, start=1):
         if error := failure(cell):
             source = "\n".join(f"    | {line}" for line in cell.source.splitlines())
             reason = "\n".join(error.traceback) or f"{error.ename}: {error.evalue}"
-            found.append(f"{name}: cell {number} of {len(cells)} failed\n\n{source}\n\n{reason}")
-    return found
+            yield f"{name}: cell {number} of {len(cells)} failed\n\n{source}\n\n{reason}"
 
 
 def kernel_environment() -> dict[str, str]:

@@ -18,8 +18,6 @@ from book.tools.count_lines import has_docstring
 from book.tools.normalize import read
 
 COUNTED = tuple(f"vlmcourse.{room}" for room in ("ops", "models", "data", "train", "_checks", "_devices", "_precision"))
-DRAWS_ONLY = "vlmcourse.course.figures"
-SHIPPED = "vlmcourse.course.shipped"
 # Fields of syntax that change no number, or that only some versions of Python have.
 IGNORED = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx", "type_ignores"}
 
@@ -39,10 +37,10 @@ def made_from(notebook: Path, profile: str, *, root: Path) -> str:
     """Return the hash of all that a chapter's numbers depend on, besides machine and seed."""
     code = syntax_of(measured_cells(read(notebook)))
     parts = [profile, significant(code)]
-    for module, path in sorted(used_modules(code, root, without=DRAWS_ONLY).items()):
+    for module, path in sorted(used_modules(code, root, without="vlmcourse.course.figures").items()):
         if module.startswith(COUNTED):
             parts += [module, significant(ast.parse(path.read_text(encoding="utf-8")))]
-        if module == SHIPPED:
+        if module == "vlmcourse.course.shipped":
             weights = sorted((root / "vlmcourse" / "weights").glob("*"))
             parts += [sha256(file.read_bytes()) for file in weights]
     return sha256("\n".join(parts).encode())[:16]

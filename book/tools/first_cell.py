@@ -7,9 +7,7 @@ from nbformat import NotebookNode
 from book.tools.normalize import code_cells, normalize, text_of
 from book.tools.templates import filled
 
-FORM = re.compile(
-    r"try:[^\n]*\n    (?P<imports>(?:from|import) [^\n]+)\nexcept ModuleNotFoundError.*?\n(?=\S)", re.DOTALL
-)
+FORM = re.compile(r"(?s)try:[^\n]*\n    (?P<imports>(?:from|import) [^\n]+)\nexcept ModuleNotFoundError.*?\n(?=\S)")
 
 
 def template(imports: str, address: str | None, *, script: bool = False) -> str:

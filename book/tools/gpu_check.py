@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from book.tools.build import ask
+from book.tools.build import Machine, ask
 from book.tools.check import CORES, NBVAL, PYTEST
 from book.tools.execute import kernel_environment
 from book.tools.normalize import ROOT, chapters
@@ -34,10 +34,9 @@ from vlmcourse.course.contestants import BENCHES
 PASSED, FAILED = 0, 1
 TESTS = ("ops", "models", "data", "train", "homework")  # those of vlmcourse/course draw on the CPU
 Parts = dict[str, list[str]]
-Results = dict[str, dict[str, Any]]
 
 
-def machine(device: str) -> tuple[dict[str, str], dict[str, str]]:
+def machine(device: str) -> tuple[dict[str, str], Machine]:
     """Return the environment of all parts, and what a process in it says of itself."""
     environment = {**kernel_environment(), "VLMCOURSE_DEVICE": device, "VLMCOURSE_PROFILE": "quick"}
     environment.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # containers set it; float32 would keep ten bits
@@ -89,13 +88,7 @@ def said(log: str, measured: Path) -> str:
 
 
 def check(
-    folder: Path,
-    made: dict[str, str],
-    parts: Parts,
-    environment: dict[str, str],
-    only: list[str],
-    seconds: float,
-    jobs: int = 1,
+    folder: Path, made: Machine, parts: Parts, environment: dict[str, str], only: list[str], seconds: float, jobs: int
 ) -> int:
     """Run what is left of the parts chosen, for so many seconds at most, and return the exit status."""
     end = time.monotonic() + seconds
@@ -104,8 +97,9 @@ def check(
         raise SystemExit(f"no part holds {' or '.join(map(repr, only))}; there are: {', '.join(parts)}")
     folder.mkdir(parents=True, exist_ok=True)
     results, writing = folder / "results.json", threading.Lock()
-    done: Results = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    waiting = [part for part in chosen if part not in done] + [part for part in chosen if failed(done, part)]
+    done: dict[str, dict[str, Any]] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    # What failed comes last.
+    waiting = sorted((part for part in chosen if done.get(part, {}).get("outcome") != "ok"), key=done.__contains__)
     print(f"{len(waiting)} of {len(chosen)} parts to do on {made['device']}; results in {folder}")
 
     def do(part: str) -> None:
@@ -128,19 +122,13 @@ def check(
     for at_once, kind in ((jobs, False), (1, True)):
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(do, [part for part in waiting if part.startswith("bench") == kind]))
-    bad = [part for part in chosen if failed(done, part)]
+    bad = [part for part in chosen if part in done and done[part]["outcome"] != "ok"]
     left, names = len(set(chosen) - set(done)), f": {', '.join(bad)}" if bad else ""
     print(f"{len(bad)} failed{names}; {left} left. See {folder}/summary.md")
     return UNFINISHED if left else FAILED if bad else PASSED
 
 
-def failed(done: Results, part: str) -> bool:
-    """Return whether a part ended, and not well."""
-    return part in done and done[part]["outcome"] != "ok"
-
-
 def main() -> int:
-    """Try everything."""
     parser = argparse.ArgumentParser(description="Try tests, chapters and benches on a GPU.")
     parser.add_argument("--slice", type=float, default=float("inf"), help="end this call within so many seconds")
     parser.add_argument("--only", nargs="*", default=[], help="parts whose name holds one of these words")

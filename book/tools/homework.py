@@ -23,6 +23,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from book.tools.first_cell import address_in, text_with_address
 from book.tools.normalize import ROOT, chapters, normalize, read, rewrite, text_of
 from book.tools.templates import filled
+from vlmcourse.homework import CHECKS, notebook, reference
 
 SOURCES, PAGES = ROOT / "book" / "homework" / "sources", ROOT / "book" / "homework"
 FENCE = re.compile(
@@ -32,7 +33,6 @@ FENCE = re.compile(
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS\n?", re.DOTALL | re.MULTILINE)
 CONFIG = SOURCES / "nbgrader_config.py"
-EMPTY = "*Write your answer here.*"
 
 
 def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution: bool = False) -> NotebookNode:
@@ -46,8 +46,6 @@ def graded(cell: NotebookNode, name: str, *, points: int | None = None, solution
 
 def instructor(source: str, *, table: bool = True) -> NotebookNode:
     """Return the notebook with everything in it; without the table of recorded runs while they are being recorded."""
-    from vlmcourse.homework import CHECKS, reference
-
     cells, end = [], 0
     for match in FENCE.finditer(source):
         kind, option, name, text, check, points, compare = match.groups()
@@ -75,14 +73,14 @@ def instructor(source: str, *, table: bool = True) -> NotebookNode:
 
 def student(source: str) -> NotebookNode:
     """Return the notebook without solutions and hidden tests, as nbgrader would release it."""
-    notebook = instructor(source)
-    for cell in notebook.cells:
+    made = instructor(source)
+    for cell in made.cells:
         marks = cell.metadata.get("nbgrader", {})
         if marks.get("solution") and cell.cell_type == "markdown":
-            cell.source = EMPTY
+            cell.source = notebook.EMPTY
         elif marks:
             cell.source = HIDDEN.sub("", SOLUTION.sub(r"\1raise NotImplementedError\n", cell.source)).strip()
-    return notebook
+    return made
 
 
 def main() -> int:

@@ -70,12 +70,11 @@ def tidy_outputs(outputs: list[NotebookNode], root: Path) -> list[NotebookNode]:
 
     shown = [output for output in outputs if output.get("name") != "stderr"]
     kept: list[NotebookNode] = []
-    for is_stream, some in groupby(shown, lambda output: output.output_type == "stream"):
-        group = list(some)
-        if is_stream:
-            text = tidy("".join(output.text for output in group))
-            group = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
-        kept += group
+    for is_stream, group in groupby(shown, lambda output: output.output_type == "stream"):
+        if not is_stream:
+            kept += group
+        elif text := tidy("".join(output.text for output in group)):
+            kept.append(nbformat.v4.new_output("stream", name="stdout", text=text))
     for output in kept:
         if output.output_type == "error":
             output.evalue, output.traceback = tidy(output.evalue), tidy("\n".join(output.traceback)).split("\n")
@@ -166,7 +165,6 @@ def rewrite(wanted: dict[Path, str], *, check: bool = False, hint: str = "") -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Normalise notebooks, or only say which are not."""
     parser = argparse.ArgumentParser(description="Bring notebooks into the form that is committed.")
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not normalised")

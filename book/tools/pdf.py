@@ -17,7 +17,7 @@ from book.tools.normalize import ROOT
 from book.tools.templates import filled
 
 NAME = "neural-networks-for-vision.pdf"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 LIVE = ".cell_output *, .live-picture, .live-picture *, svg *"  # whose ids their own scripts and styles go by
 READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"
@@ -110,17 +110,13 @@ def page_numbers(pdf: Path) -> tuple[int, dict[str, int]]:
 
 
 def print_book(html: Path, parts: list[Part], pdf: Path, *, about: list[str], chromium: str) -> int:
-    """Print pages of the book in ``html``, their contents with the numbers of pages, and return how many pages it took.
-
-    The whole document lies beside the book's pages meanwhile, because its pictures and styles do.
-    """
+    """Print pages of the book in ``html``, their contents with the numbers of pages, and return how many it took."""
     from playwright.sync_api import sync_playwright
 
-    document = html / f"{pdf.stem}.whole.html"
+    document = html / f"{pdf.stem}.whole.html"  # beside the book's pages, as its pictures and styles are
     try:
         document.write_text(whole(pages_of(html, parts), about), encoding="utf-8")
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=OFFLINE)
+        with sync_playwright() as driver, driver.chromium.launch(executable_path=chromium, args=OFFLINE) as browser:
             page = browser.new_page(color_scheme="light", offline=True)
             page.set_default_timeout(0)
             page.goto(document.as_uri())
@@ -129,7 +125,6 @@ def print_book(html: Path, parts: list[Part], pdf: Path, *, about: list[str], ch
                 page.pdf(path=pdf, outline=True, tagged=True, prefer_css_page_size=True, print_background=True)
                 count, numbers = page_numbers(pdf)
                 page.evaluate(NUMBER, numbers)
-            browser.close()
     finally:
         document.unlink(missing_ok=True)
     return count
@@ -144,17 +139,15 @@ def offer(html: Path) -> None:
 
 
 def main() -> None:
-    """Print the book of this checkout."""
     html = ROOT / "_build" / "html"
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if not (html / "index.html").is_file():
         raise SystemExit("There is no book yet. Build it first: make book")
-    if chromium is None:
+    if CHROMIUM is None:
         raise SystemExit("Chromium prints the book, and there is none; install the package chromium")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     about = [config["author"], config["copyright"], f"Made from {commit_of(ROOT)}"]
     parts = parts_of(ROOT / "book" / "_toc.yml")
-    pages = print_book(html, parts, html / NAME, about=about, chromium=chromium)
+    pages = print_book(html, parts, html / NAME, about=about, chromium=CHROMIUM)
     offer(html)
     print(f"{pages} pages in {html / NAME} ({(html / NAME).stat().st_size / 1e6:.1f} MB)")
 

@@ -17,7 +17,6 @@ from vlmcourse._files import write_whole
 # Threads change the order of sums, and with it the last digits.
 AS_COMMITTED = {"VLMCOURSE_PROFILE": "quick", "VLMCOURSE_DEVICE": "cpu", "OMP_NUM_THREADS": "2"}
 AS_COMMITTED |= {"VLMCOURSE_SEED": "0", "VLMCOURSE_CLAIMS": "strict"}
-VOLATILE = "volatile"  # tag of cells whose output differs at every run: timings
 MADE_BY = "outputs_made_by"  # the digest of the source that a volatile cell's outputs are of
 
 
@@ -25,7 +24,7 @@ def refresh(path: Path, *, root: Path = ROOT) -> bool:
     """Execute one notebook in place; return whether the file changed. One that raises ChapterError stays as it was."""
     stored = read(path)
     fresh = copy.deepcopy(stored)
-    execute(fresh, folder=path.parent, environment=AS_COMMITTED, name=path.stem, timeout=600)
+    execute(fresh, folder=path.parent, environment=AS_COMMITTED, name=path.stem, limit=600)
     text = text_of(normalize(keep_volatile_outputs(fresh, stored), root=root))
     changed = text != path.read_text(encoding="utf-8")
     if changed:
@@ -34,17 +33,16 @@ def refresh(path: Path, *, root: Path = ROOT) -> bool:
 
 
 def keep_volatile_outputs(fresh: NotebookNode, stored: NotebookNode) -> NotebookNode:
-    """Give cells tagged ``volatile`` the outputs that ``stored`` has, where these were made by the same source."""
+    """Give cells tagged ``volatile``, such as timings, their ``stored`` outputs if the same source made these."""
     known = {cell.metadata.get(MADE_BY): cell.outputs for cell in code_cells(stored)}
     for cell in code_cells(fresh):
-        if VOLATILE in cell.metadata.get("tags", []):
+        if "volatile" in cell.metadata.get("tags", []):
             cell.metadata[MADE_BY] = digest(cell)
             cell.outputs = known.get(digest(cell), cell.outputs)
     return fresh
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Refresh the chapters that are named."""
     parser = argparse.ArgumentParser(description="Execute chapters in place, in the form that is committed.")
     parser.add_argument("chapters", nargs="*", type=chapter, help="names like 07_self_attention (default: all)")
     status = 0

@@ -120,11 +120,11 @@ class Result:
         old = self.recorded
         if old is None or len(old["runs"]) != len(conditions()):
             return False
-        fresh = self.run_all([Condition(*(old["runs"][0][key] for key in Condition._fields))])
-        names = fresh and renamed({name: runs[0] for name, runs in old["values"].items()}, fresh[0]["values"])
-        if names:
+        fresh = self.run(Condition(*(old["runs"][0][key] for key in Condition._fields)))
+        names = fresh and renamed({name: runs[0] for name, runs in old["values"].items()}, fresh["values"])
+        if fresh and names:
             values = {names[name]: runs for name, runs in old["values"].items()}
-            content = self.content(fresh[0], {name: values[name] for name in fresh[0]["values"]}, old["runs"])
+            content = self.content(fresh, {name: values[name] for name in fresh["values"]}, old["runs"])
             write_whole(self.path, as_text(content).encode())
         return bool(names)
 
@@ -200,7 +200,6 @@ def bring_up_to_date(result: Result) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Bring results up to date, or only look at them."""
     parser = argparse.ArgumentParser(description="Record what chapters measure.")
     parser.add_argument("chapters", nargs="*", type=chapter, help="names like 05_video (default: all that measure)")
     parser.add_argument("--check", action="store_true", help="run nothing; list what is missing or stale")
