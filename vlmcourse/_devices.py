@@ -7,9 +7,7 @@ import torch
 
 
 @contextmanager
-def _cpu() -> Iterator[None]:
+def on_cpu() -> Iterator[None]:
+    """Make tensors on the CPU; as a decorator, for functions that draw numbers, which are then the same everywhere."""
     with torch.device("cpu"):
         yield
-
-
-on_cpu = _cpu()  # decorates functions that draw seeded numbers: on the CPU, they are the same for every machine

@@ -53,7 +53,7 @@ def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
 
 
 def in_turn(calls: Mapping[str, Call], where: torch.device, *, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of every call; each repeat begins with another, so that what else runs here hits all alike."""
+    """Return the seconds of every call; each repeat begins with another one: what else runs here hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for repeat in range(-WARM_UP, repeats):
@@ -129,7 +129,8 @@ def run(
         raise ValueError(f"no bench is called {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}")
     least = 2 if small else LEAST_REPEATS
     if repeats < least:
-        raise ValueError(f"repeats must be at least {least}, received {repeats}; to try the program, use --small")
+        hint = "" if small else "; to try the program, use --small"
+        raise ValueError(f"repeats must be at least {least}, received {repeats}{hint}")
     began = time.monotonic()
     if where is not None:
         os.environ["VLMCOURSE_DEVICE"] = where  # also for what asks for the device itself

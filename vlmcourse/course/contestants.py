@@ -1,4 +1,4 @@
-"""Who is compared by ``vlmcourse bench``: our parts and what others offer for the same, on the same inputs."""
+"""Who is compared by ``vlmcourse bench``: our parts and those of others, with the same inputs and precision."""
 
 import subprocess
 import sys

@@ -57,7 +57,7 @@ class Familiarity:
     threshold: float
 
     @classmethod
-    @on_cpu
+    @on_cpu()
     def measure(cls, model: VisionLanguageModel, images: Tensor, held_back: Tensor) -> "Familiarity":
         """Learn what is usual from ``images``, and set the threshold so that 99 % of ``held_back`` is inside.
 
@@ -88,7 +88,7 @@ class Familiarity:
         return {"mean": self.mean.tolist(), "whitening": self.whitening.tolist(), "threshold": self.threshold}
 
     @classmethod
-    @on_cpu
+    @on_cpu()
     def from_dict(cls, state: Mapping[str, Any]) -> "Familiarity":
         """Return what :meth:`to_dict` described."""
         return cls(torch.tensor(state["mean"]), torch.tensor(state["whitening"]), float(state["threshold"]))

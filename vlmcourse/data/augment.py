@@ -284,7 +284,7 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
 
 @without_autocast
 def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
-    """Turn, scale and place the colours of each image; where they would not fit into [0, 1], they lose contrast.
+    """Give the colours of each image a matrix, a contrast and a place; those beyond [0, 1] lose contrast, unclipped.
 
     Shapes:
         images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)`` from 0, dark, to 1, bright.
@@ -299,7 +299,7 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 def random_recolor(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Turn or mirror the colour space of each image, take 0.7 to 1 of its contrast, move it to where it fits in [0, 1].
 
-    Only outlines stay as a clue: a turn alone keeps how far colours lie apart, which tells one scene from hundreds.
+    Only outlines stay as a clue. A turn alone would keep how far colours lie apart: it tells one scene from hundreds.
 
     Source:
         Mezzadri 2007 (arXiv math-ph/0609050): the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform.

@@ -162,7 +162,7 @@ def _stl10(root: str | Path | None, split: str) -> ImageDataset:
 _LOADERS = {"scenes": _scenes, "digits": _digits, "photos": _photos, "cifar10": _cifar10, "stl10": _stl10}
 
 
-@on_cpu
+@on_cpu()
 def load_dataset(name: str, *, root: str | Path | None = None, split: str = "train") -> ImageDataset:
     """Load a dataset whole; :func:`image_folder` reads your own pictures.
 
@@ -194,7 +194,7 @@ def load_dataset(name: str, *, root: str | Path | None = None, split: str = "tra
 # ---------------------------------------------------------------------------------------------------------
 
 
-@on_cpu
+@on_cpu()
 def image_folder(
     path: str | Path,
     *,

@@ -63,7 +63,7 @@ class Questions:
         return len(self.images)
 
 
-@on_cpu
+@on_cpu()
 def questions(
     n: int,
     *,

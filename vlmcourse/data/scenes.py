@@ -232,7 +232,7 @@ class ShapeImages:
         return len(self.images)
 
 
-@on_cpu
+@on_cpu()
 def images(
     n: int,
     *,
@@ -366,7 +366,7 @@ def describe(objects: Sequence[SceneObject], *, phrasing: int = 0, drop: Iterabl
     return f"there is {sentence}" if phrasing == 1 else sentence
 
 
-@on_cpu
+@on_cpu()
 def captions(
     n: int,
     *,
@@ -499,7 +499,7 @@ _STEPS = torch.tensor([(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1,
 _LEVELS = torch.tensor([0.4, 0.7, 1.0], device="cpu")
 
 
-@on_cpu
+@on_cpu()
 def clips(
     n: int,
     *,
@@ -514,7 +514,7 @@ def clips(
 ) -> Clips:
     """Film ``n`` sprites gliding over a torus, out on one side and in on the other; only the motion tells the label.
 
-    A lone frame says nothing, nor do frames without their order about ``order``, or about ``direction`` where
+    A lone frame says nothing. Frames without their order say nothing about ``order``, nor about ``direction`` where
     ``classes`` is a pair of opposites; with all eight directions they show the axis of motion, not the sense.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).

@@ -49,7 +49,7 @@ class VideoDataset:
         return len(self.clips)
 
 
-@on_cpu
+@on_cpu()
 def video_folder(
     path: str | Path,
     *,
@@ -63,7 +63,7 @@ def video_folder(
     """Read videos from a folder with one subfolder per class, split by folders or by the lists of UCF-101 or HMDB-51.
 
     ``num_frames`` frames are spread evenly over a video's seconds, with repeats where it has fewer: upright, the middle
-    square, resized, kept decoded until a file changes. Labels follow the alphabet. Needs PyAV: ``pip install av``.
+    square, resized, kept decoded until a file changes. Classes are numbered alphabetically. Needs ``pip install av``.
 
     Shapes:
         clips ``(n, 3, num_frames, image_size, image_size)`` uint8, labels ``(n,)`` int64.

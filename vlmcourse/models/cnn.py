@@ -35,7 +35,8 @@ class ResidualBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
-    A 3 × 3 convolution, then stages of residual blocks; all but the first double the channels and halve both sides.
+    A 3 × 3 convolution, then stages of residual blocks; each stage but the first doubles the channels and, unless
+    ``strides`` says otherwise, halves height and width.
 
     Shapes:
         images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.

@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
 
     Shapes:
         ids ``(b, n)`` int64 or vectors ``(b, n, embed_dim)`` → logits ``(b, n, vocabulary_size)``; with a ``cache``
-        of :meth:`new_cache`, n new ones. ``attention_mask`` ``(b, n)``: False on padding, whose logits mean nothing.
+        of :meth:`new_cache`, n new tokens. ``attention_mask`` ``(b, n)``: False on padding, whose logits say nothing.
 
     Source:
         Radford et al. 2019, section 2.3; Press and Wolf 2017 (arXiv 1608.05859) for the tied output. Slide S03.

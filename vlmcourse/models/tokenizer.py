@@ -39,9 +39,9 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the number of each word, below ``len(tokenizer)``."""
         words = _words(text)
-        unknown = [word for word in words if word not in self._id_of]
+        unknown = dict.fromkeys(word for word in words if word not in self._id_of)
         if unknown:
-            near = {word: get_close_matches(word, self.words[3:], n=3, cutoff=0.5) for word in unknown}  # each once
+            near = {word: get_close_matches(word, self.words[3:], n=3, cutoff=0.5) for word in unknown}
             hints = [f"{word!r} (near: {', '.join(known)})" if known else repr(word) for word, known in near.items()]
             raise ValueError(f"text has words that this tokenizer does not know: {', '.join(hints)}")
         return [self._id_of[word] for word in words]

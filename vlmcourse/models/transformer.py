@@ -49,7 +49,7 @@ class TransformerBlock(nn.Module):
     The lecture's layer has neither: ``residual=False`` and ``norm=False`` take them away.
 
     Shapes:
-        tokens ``(b, n, embed_dim)`` → the same; ``mask``, ``cache`` as in :class:`~vlmcourse.MultiHeadSelfAttention`.
+        tokens ``(b, n, embed_dim)`` → the same shape; ``mask``, ``cache``: :class:`~vlmcourse.MultiHeadSelfAttention`.
 
     Source:
         Dosovitskiy et al. 2021, equations 2 and 3 (arXiv 2010.11929); slide S24.

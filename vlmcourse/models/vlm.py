@@ -86,7 +86,7 @@ class VisionLanguageModel(nn.Module):
         self.encoder, self.connector, self.language_model = encoder, connector, language_model
         self.tokenizer = tokenizer
 
-    @on_cpu
+    @on_cpu()
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Return the numbers of prompts and answers, and which of them belong to an answer, its end included.
 

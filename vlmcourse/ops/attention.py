@@ -108,8 +108,8 @@ class KeyValueCache:
 class MultiHeadSelfAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the embedding.
 
-    ``backend="fused"`` runs PyTorch's kernel; ``"einops"``, the same written out, can return α and needs memory as n².
-    ``backend`` may change at any time. Weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout.
+    ``backend="fused"`` runs PyTorch's kernel; ``"einops"``, the same written out, can return α; its memory grows as n².
+    You may set ``backend`` at any time. Weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → ``(b, n, embed_dim)``; with ``return_weights=True`` also α,

@@ -178,6 +178,8 @@ def _steps(
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
     """Return the factor on the learning rate at ``step``: a line up to 1 in ``warmup`` steps, half a cosine down to 0.
 
+    ``step`` counts from 0 to ``steps - 1``.
+
     Source:
         Goyal et al. 2017, section 2.2 (arXiv 1706.02677); Loshchilov and Hutter 2017, equation 5 (arXiv 1608.03983).
 
@@ -250,7 +252,7 @@ def _checked_settings(examples: Examples, **given: Any) -> SimpleNamespace:
 def _identity(model: nn.Module, loss_fn: LossFunction, examples: Examples, settings: SimpleNamespace) -> dict:
     """Say what run this is: a checkpoint of another is not continued."""
     return {
-        "configuration": vars(settings),
+        "configuration": {**vars(settings)},
         "dataset": identity_of(examples.source) | identity_of(examples.options),
         "loss": identity_of(loss_fn, leave_out=model.parameters()),
         "choice of what learns": {plain_name(name): p.requires_grad for name, p in unwrapped(model).named_parameters()},

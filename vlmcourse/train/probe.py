@@ -277,7 +277,7 @@ def mean_iou(predicted: Tensor, masks: Tensor, *, num_classes: int, ignore_index
     return (intersection / union)[union > 0].mean().item()
 
 
-@on_cpu
+@on_cpu()
 def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
     """Return the indices of k examples of every class, drawn without replacement: the few labels one has.
 

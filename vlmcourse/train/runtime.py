@@ -33,7 +33,7 @@ def device() -> torch.device:
 
 
 def limit_threads() -> int:
-    """Give PyTorch no more threads than a container's quota leaves cores, which it overlooks; return what it had."""
+    """Give PyTorch at most the cores that a container's quota leaves, which it overlooks; return how many it had."""
     import joblib  # here: it takes a while, and formulas and networks need no threads counted
 
     had, cores = torch.get_num_threads(), joblib.cpu_count()

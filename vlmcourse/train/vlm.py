@@ -229,7 +229,10 @@ def _under(control: Control, asked: Questions) -> tuple[Tensor | None, Sequence[
 
 @torch.no_grad()
 def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> Tensor:
-    """Return how probable each right word, then the end, is after those before it, on average: ``(words + 1,)``."""
+    """Return how probable each right word, then the end, is after those before it: ``(words + 1,)``.
+
+    Averaged over questions, whose answers must have one length.
+    """
     images, prompts = _under(control, asked)
     ids, is_answer = model.tokenize(prompts, asked.answers)
     lengths = is_answer.sum(1)
