@@ -27,8 +27,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's input plus what its two convolutions make of it."""
         change = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        # A 1 × 1 convolution with a stride is one without, on every stride-th pixel. Written so, because PyTorch's CPU
-        # kernel for the former damages memory where channels are few and stored last (CHANGELOG, Known).
+        # A 1 × 1 convolution with a stride is one without, on every stride-th pixel. Written so, because on a CPU the
+        # former's gradient writes past its memory when channels are few and come last (CHANGELOG, Known).
         return F.relu(self.shortcut(x[..., :: self.stride, :: self.stride]) + change)
 
 
@@ -89,7 +89,7 @@ class ConvEncoder(nn.Module):
         return cls(in_channels=in_channels, width=64, depths=(2, 2, 2, 2), pool_size=1)
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Return one vector for every place, ``(b, c, h', w')``; height and width are divided by all the strides."""
+        """Return one vector per place, ``(b, c, h', w')``: the sides divided by all the strides, rounded up."""
         check_input("images", images, "b c h w", in_channels=self.in_channels, weights=next(self.parameters()))
         return self.stages(self.stem(images))
 

@@ -9,13 +9,14 @@ from vlmcourse.models.transformer import MLP, small_weights
 
 
 class Connector(nn.Module):
-    """From an encoder's vectors to vectors among the words: a norm, one hidden layer, and a learned place.
+    """Map an encoder's vectors into the space of word embeddings: a norm, an MLP, and a learned position.
 
     With ``reduction=2``, 2 × 2 neighbouring vectors are joined into one before the MLP ("pixel shuffle").
 
     Shapes:
-        feature map ``(b, in_features, h, w)`` or tokens ``(b, n, in_features)`` → ``(b, num_tokens, out_features)``,
-        with ``num_tokens = h * w / reduction**2``, row by row, or n. ``grid_size`` is ``(h, w)``, or ``(1, n)``.
+        feature map ``(b, in_features, h, w)`` or tokens ``(b, h*w, in_features)`` → ``(b, num_tokens, out_features)``,
+        row by row, with ``num_tokens = h * w / reduction**2``. The argument ``grid_size`` is ``(h, w)``, or ``(1, n)``
+        for n tokens in no grid; the attribute is the grid after the reduction.
 
     Source:
         Liu et al. 2023, "Improved baselines", section 3, for the MLP (arXiv 2310.03744); Laurençon et al. 2024,

@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,21 +82,21 @@ class LanguageModel(nn.Module):
         positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -new:]
         x = x + self.position_embedding[positions]
 
-        # Token i looks at tokens that are not later and no padding. Padding also looks at itself: some kernels make NaN
-        # of a row that looks nowhere, and the next layer would spread it.
+        # Token i looks at itself and at earlier tokens that are not padding. Padding looks at itself too: some kernels
+        # return NaN for a row that looks nowhere, and the next layer would spread it.
         columns = torch.arange(seen.shape[1], device=x.device)
         rows = columns[-new:, None]
         mask = rearrange((columns <= rows) & seen[:, None] | (columns == rows), "b i j -> b 1 i j")
-        layers = [] if cache is None else [copy(layer) for layer in cache.layers]
-        for k, block in enumerate(self.blocks):
-            x = block(x, mask=mask, cache=layers[k] if layers else None)
+        layers: list[Any] = [None] * len(self.blocks) if cache is None else [copy(layer) for layer in cache.layers]
+        for block, layer in zip(self.blocks, layers, strict=True):
+            x = block(x, mask=mask, cache=layer)
         if cache is not None:  # last: an error above, or Ctrl-C, leaves it as it was
             cache.layers[:], cache.attention_mask = layers, seen
         x = self.norm(x)
         return x @ self.token_embedding.T if self.head is None else self.head(x)
 
     def _extended_mask(self, x: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
-        """Return which of all tokens so far are no padding, and see that they fit into the context."""
+        """Return which of all tokens so far are not padding, and check that they fit into the context."""
         if attention_mask is None:
             attention_mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if attention_mask.shape != x.shape[:2] or attention_mask.dtype != torch.bool:
@@ -116,7 +117,7 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
     """Return the mean cross-entropy of predicting, from the tokens before, each token that ``loss_mask`` marks.
 
     Shapes:
-        logits ``(b, n, words)``, ids ``(b, n)`` int64, loss_mask ``(b, n)`` boolean → a scalar, in float32.
+        logits ``(b, n, vocabulary_size)``, ids ``(b, n)`` int64, loss_mask ``(b, n)`` boolean → a scalar, in float32.
 
     Source:
         Radford et al. 2019, equation 1; slide S03.
@@ -132,12 +133,12 @@ def next_token_loss(logits: Tensor, ids: Tensor, *, loss_mask: Tensor) -> Tensor
 
 
 def next_token_probabilities(logits: Tensor, *, temperature: float, top_p: float = 1.0) -> Tensor:
-    """Return the distribution that the next word is drawn from: of the likeliest alone at ``temperature=0``.
+    """Return the distribution that the next word is drawn from; at ``temperature=0`` the likeliest word has all of it.
 
-    ``top_p`` below one keeps the likeliest words that together have at least that probability.
+    ``top_p`` below one keeps the smallest set of likeliest words that together have at least that probability.
 
     Shapes:
-        logits ``(..., words)`` → probabilities ``(..., words)``, in float32.
+        logits ``(..., vocabulary_size)`` → probabilities of the same shape, in float32.
 
     Source:
         Holtzman et al. 2020, section 3.1, for top-p (arXiv 1904.09751); slide S02.

@@ -1,4 +1,4 @@
-"""Words become numbers, one per word (slide S02)."""
+"""Words become ids, one per word (slide S02)."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ _WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
 
 
 class Tokenizer:
-    """One number per word, per punctuation mark, and for the placeholder ``<image>``; capital letters matter.
+    """One id per word, per punctuation mark, and for the placeholder ``<image>``; capital letters matter.
 
     Source:
         Slide S02, whose question it reads.
@@ -37,7 +37,7 @@ class Tokenizer:
         return cls(sorted({word for text in texts for word in _words(text)}))
 
     def encode(self, text: str) -> list[int]:
-        """Return the number of each word, below ``len(tokenizer)``."""
+        """Return the id of each word, below ``len(tokenizer)``; an unknown word raises ValueError."""
         words = _words(text)
         unknown = dict.fromkeys(word for word in words if word not in self._id_of)
         if unknown:
@@ -47,7 +47,7 @@ class Tokenizer:
         return [self._id_of[word] for word in words]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words of the numbers, joined; padding and end leave no trace."""
+        """Return the words that ``ids`` stand for, joined; padding and end leave no trace."""
         numbers = [int(number) for number in ids]
         if any(not 0 <= number < len(self) for number in numbers):
             raise ValueError(f"ids must be from 0 to {len(self) - 1}, received {numbers}")

@@ -13,7 +13,7 @@ from vlmcourse.ops.attention import KeyValueCache, MultiHeadSelfAttention
 def small_weights(*shape: int) -> nn.Parameter:
     """Return learned vectors that start small, with a standard deviation of 0.02."""
     weights = torch.empty(*shape)
-    # Without memory nothing is drawn: on the meta device a draw would import half of PyTorch's compiler.
+    # The meta device stores no numbers, and a draw there would import half of PyTorch's compiler.
     return nn.Parameter(weights if weights.is_meta else weights.normal_().mul_(0.02))
 
 
@@ -46,7 +46,7 @@ class MLP(nn.Module):
 class TransformerBlock(nn.Module):
     """Mix the tokens, then transform each one; both add to what came in (pre-norm residuals).
 
-    The lecture's layer has neither: ``residual=False`` and ``norm=False`` take them away.
+    The lecture's layer has no residuals and no norms: ``residual=False`` and ``norm=False`` take them away.
 
     Shapes:
         tokens ``(b, n, embed_dim)`` → the same shape; ``mask``, ``cache``: :class:`~vlmcourse.MultiHeadSelfAttention`.
@@ -85,7 +85,7 @@ class TransformerBlock(nn.Module):
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect α, ``(b, num_heads, n, n)``, of every attention in ``model`` while it runs, in the readable form.
+    """Collect α, ``(b, num_heads, n, n)``, of every attention in ``model`` that runs meanwhile, with ``"einops"``.
 
     >>> block = TransformerBlock(embed_dim=6, num_heads=2)
     >>> with record_attention(block) as maps:

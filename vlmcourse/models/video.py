@@ -155,7 +155,7 @@ class CNN3D(nn.Module):
 
 
 def sinusoids(tokens: Tensor) -> Tensor:
-    """Return the times 0 to t - 1 as waves of geometrically growing length.
+    """Return the sinusoidal position encoding of the times 0 to t - 1.
 
     Shapes:
         tokens ``(b, t, d)``, of which only shape, dtype and device count → ``(t, d)``, with d even.
@@ -171,13 +171,13 @@ def sinusoids(tokens: Tensor) -> Tensor:
     if d % 2:
         raise ValueError(f"embed_dim must be even, a sine and a cosine for each wave, received {d}")
     # On the CPU, since Apple's GPUs have no float64.
-    waves = 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64, device="cpu") / d)
-    angles = torch.arange(t, dtype=torch.float64, device="cpu")[:, None] * waves
-    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave t d -> t (d wave)").to(tokens)
+    frequencies = 10_000 ** (-torch.arange(0, d, 2, dtype=torch.float64, device="cpu") / d)
+    angles = torch.arange(t, dtype=torch.float64, device="cpu")[:, None] * frequencies
+    return rearrange(torch.stack([angles.sin(), angles.cos()]), "pair t d -> t (d pair)").to(tokens)
 
 
 def check_clips(clips: Tensor) -> None:
-    """Raise unless ``clips`` are floating point of shape (b, c, t, h, w); an image is shown the way to become one."""
+    """Raise unless ``clips`` are floating point, (b, c, t, h, w); for images the message says how to make clips."""
     if isinstance(clips, Tensor) and clips.ndim == 4:
         hint = "for a clip of one frame try images[:, :, None]"
         raise ValueError(f"clips must have shape (b c t h w), received {tuple(clips.shape)}; {hint}")

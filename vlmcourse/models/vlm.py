@@ -35,9 +35,9 @@ class Answer:
     """A model's answer, and how it came about; ``str(answer)`` is its text, to compare and to print.
 
     Shapes:
-        words: its tokens, as text. probabilities: ``(words,)``, what the model gave each of them (and the end, if it
-        came). finished: whether the model ended the answer itself. attention: ``(depth, words, 1, h, w)``, how much the
-        token from which a word was predicted looked at each place of the image, averaged over heads, or None.
+        words: its tokens, as text. probabilities: ``(words,)``, what the model gave each of them, and one more for the
+        end if it came. finished: whether the model ended the answer itself. attention: ``(depth, words, 1, h, w)``, for
+        the one image: how much the token from which a word was predicted looked at each place, averaged over heads.
 
     >>> print(Answer("a star", words=("a", "star"), probabilities=torch.tensor([0.9, 0.8, 1.0]), finished=True))
     a star
@@ -60,9 +60,9 @@ class VisionLanguageModel(nn.Module):
     ``feature_map(images)`` or ``tokens(images)``, or that returns ``(b, c, h, w)`` or ``(b, n, d)`` when called.
 
     Shapes:
-        images ``(b, c, h, w)``, one a prompt, or None for prompts without; ids and is_answer ``(b, n)`` from
-        :meth:`tokenize` → logits ``(b, m, words)``, where ``<image>`` has grown to ``connector.num_tokens`` columns,
-        and the mean loss over the answers' tokens (None without ``is_answer``).
+        images ``(b, c, h, w)``, one per prompt, or None for prompts without; ids and is_answer ``(b, n)`` from
+        :meth:`tokenize` → logits ``(b, m, vocabulary_size)``, where ``<image>`` has grown to ``connector.num_tokens``
+        columns, and the mean loss over the answers' tokens (None without ``is_answer``).
 
     Source:
         Liu et al. 2023, section 4.1 (arXiv 2304.08485); slides S02 and S03.
@@ -88,7 +88,7 @@ class VisionLanguageModel(nn.Module):
 
     @on_cpu()
     def tokenize(self, prompts: Sequence[str], answers: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the numbers of prompts and answers, and which of them belong to an answer, its end included.
+        """Return the ids of prompts and answers, and which of them belong to an answer, its end included.
 
         Both are ``(b, n)`` on the CPU, int64 and boolean, padded on the left, so that a batch can be continued.
         """
@@ -125,7 +125,7 @@ class VisionLanguageModel(nn.Module):
         return self.connector(self.features(images)), 1
 
     def features(self, images: Tensor) -> Tensor:
-        """Return whatever the encoder has for places: a map, or tokens."""
+        """Return the encoder's feature map, or its tokens, or, if it has neither method, what calling it returns."""
         return getattr(self.encoder, "feature_map", getattr(self.encoder, "tokens", self.encoder))(images)
 
     def _splice(
@@ -160,10 +160,11 @@ class VisionLanguageModel(nn.Module):
         max_new_tokens: int = 32,
         return_attention: bool = False,
     ) -> list[Answer]:
-        """Answer each prompt with the likeliest word after word; one prompt serves all images.
+        """Answer each prompt greedily, always with the likeliest next word; a single prompt is asked of every image.
 
-        An answer ends at the end token, after ``max_new_tokens``, or when the context is full, and does not depend on
-        what else is in the batch. ``return_attention`` keeps where each word looked, in :class:`Answer`.
+        Images ``(b, c, h, w)`` lie in [0, 1]; without them, give a ``prompt`` without ``<image>``. An answer ends at
+        the end token, after ``max_new_tokens``, or when the context is full, and does not depend on what else is in the
+        batch. ``return_attention`` keeps where each word looked, in :class:`Answer`.
         """
         check_int("max_new_tokens", max_new_tokens)
         tokenizer, language_model = self.tokenizer, self.language_model
@@ -195,7 +196,7 @@ class VisionLanguageModel(nn.Module):
         return [self._answer(*row) for row in rows]
 
     def _read(self, images: Tensor | None, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the prompts' numbers with room for the images, their vectors, and how many tokens may follow."""
+        """Return the prompts' ids with room for the images, their vectors, and how many tokens may follow."""
         if images is not None:
             _check_pixels(images)
         if isinstance(prompt, str):
@@ -235,7 +236,7 @@ def _check_pixels(images: Tensor) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# One file
+# Saving and loading
 # ---------------------------------------------------------------------------------------------------------
 
 _FORMAT = "vlmcourse.vlm.1"
@@ -276,7 +277,9 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
 
 
 def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
-    """Return a model that :func:`save_vlm` wrote, on the CPU, and its provenance; no code of the file is executed.
+    """Return a model that :func:`save_vlm` wrote, on the CPU in evaluation mode, and its provenance; executes no code.
+
+    A damaged file, or one that something else wrote, raises ValueError.
 
     >>> load_vlm("nowhere.safetensors")
     Traceback (most recent call last):
@@ -295,7 +298,7 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
             depths = [form["language_model"]["depth"], encoder.get("depth", 0), *encoder.get("depths", ())]
             if max(depths) > len(names):
                 raise ValueError(f"its form has {max(depths)} layers, and the file {len(names)} tensors")
-            with torch.device("meta"):  # no memory yet: a spoilt form may have any size
+            with torch.device("meta"):  # no memory yet: a damaged form may have any size
                 model = _build(form)
             dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
             state = {name: file.get_tensor(name).to(dtypes[name], copy=True) for name in names}
@@ -303,7 +306,7 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
             return model.eval(), provenance
     except OSError:
         raise
-    except Exception as error:  # whatever a spoilt file brings about
+    except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{path} is not a whole file of save_vlm ({type(error).__name__}: {error})") from error
 
 

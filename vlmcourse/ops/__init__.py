@@ -1,1 +1,1 @@
-"""The lecture's formulas, each written once with einops and proved equal to PyTorch's own kernel or a loop."""
+"""The lecture's formulas, each written once with einops and tested against PyTorch's own kernel or a loop."""

@@ -39,13 +39,13 @@ def attention_weights(queries: Tensor, keys: Tensor, *, mask: Tensor | None = No
     _check_queries_and_keys(queries, keys)
     q, k = widened(queries, keys)
     with no_autocast(queries):
-        # Queries are fewer numbers than scores, so they are what is divided by √d.
+        # Dividing the queries by √d, not the scores: for long sequences these are many more numbers.
         scores = einsum(q / q.shape[-1] ** 0.5, k, "... i d, ... j d -> ... i j")
     if mask is not None:
         check_mask(mask, scores.shape)
         scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(dim=-1).to(queries.dtype)
-    # A row masked entirely is 0/0 in the softmax; like PyTorch's kernel, let it attend to nothing.
+    # The softmax of a row masked entirely is NaN; let it attend to nothing, as PyTorch's kernel does on the CPU.
     return weights if mask is None else weights.masked_fill(~mask, 0.0)
 
 
@@ -74,9 +74,10 @@ def self_attention(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tenso
 
 
 class KeyValueCache:
-    """The keys and values of the tokens read so far: what a text that grows word by word need not compute again.
+    """The keys and values that one attention layer has computed, so that generating text need not compute them again.
 
-    Hand one cache to every call of :class:`MultiHeadSelfAttention`, together with the new tokens alone.
+    Each layer needs its own: hand it to every call, together with the new tokens alone. It makes nothing causal: of
+    several new tokens each attends to all, unless a ``mask`` forbids it.
 
     Shapes:
         keys and values ``(b, num_heads, j, d)``, with j growing; None before the first call.
@@ -106,7 +107,7 @@ class KeyValueCache:
 
 
 class MultiHeadSelfAttention(nn.Module):
-    """Several attentions side by side, each on its own slice of the embedding.
+    """Several attentions side by side, each with its own projections of the whole embedding.
 
     ``backend="fused"`` runs PyTorch's kernel; ``"einops"``, the same written out, can return α; its memory grows as n².
     You may set ``backend`` at any time. Weights are laid out as in :class:`torch.nn.MultiheadAttention`. No dropout.

@@ -3,7 +3,7 @@
 All divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and compare
 by cosine, in float32 or wider, also under autocast. An embedding of length zero, or so short that its gradient would
 overflow (1e-12; in float16 1e-3), counts as zero: its cosine with everything is 0, and it gets no gradient.
-:func:`alignment`, a distance, takes two such vectors for aligned.
+:func:`alignment`, a distance, is 0 for two such vectors.
 """
 
 import math
@@ -96,9 +96,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, candidates: Tensor, temperature: Scalar, own: Tensor, partner: Tensor, size: int
     ) -> Tensor:
-        # The gradient by the logits is the softmax, minus one at the partner: a chunk adds its part and is forgotten.
+        # ∂loss/∂logits is the softmax minus one at the partner; a chunk's logits go once its part is added.
         losses = queries.new_empty(len(queries))
-        by_queries, by_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
+        grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
         for chunk in torch.arange(len(queries), device=queries.device).split(size):
             itself, positive = rearrange(own[chunk], "i -> i 1"), rearrange(partner[chunk], "i -> i 1")
             logits = einsum(queries[chunk], candidates, "i d, j d -> i j").div_(temperature)
@@ -107,11 +107,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             error = log_probability.exp_()
             error.scatter_add_(1, positive, -torch.ones_like(positive, dtype=error.dtype))
             error /= temperature * len(queries)
-            by_queries[chunk] = einsum(error, candidates, "i j, j d -> i d")
-            by_candidates += einsum(error, queries[chunk], "i j, i d -> j d")
-        # Only the quotient of queries and temperature matters, so what moves one moves the other.
-        by_temperature = -(queries * by_queries).sum() / temperature
-        ctx.save_for_backward(by_queries, by_candidates, by_temperature)
+            grad_queries[chunk] = einsum(error, candidates, "i j, j d -> i d")
+            grad_candidates += einsum(error, queries[chunk], "i j, i d -> j d")
+        # logits = q·k / τ, hence ∂loss/∂τ = -Σ q · (∂loss/∂q) / τ.
+        grad_temperature = -(queries * grad_queries).sum() / temperature
+        ctx.save_for_backward(grad_queries, grad_candidates, grad_temperature)
         return losses.mean()
 
     @staticmethod
@@ -190,7 +190,7 @@ def _units(*embeddings: Tensor) -> list[Tensor]:
     units = []
     for given, wide in zip(embeddings, widened(*embeddings), strict=True):
         length = wide.detach().norm(dim=-1, keepdim=True)
-        # The gradient grows as 1 / length, and must fit into the embeddings' own dtype.
+        # The gradient grows as 1 / length, and must fit into the embeddings' own dtype, with a margin of 64.
         shortest = max(1e-12, 64 / torch.finfo(given.dtype).max)
         units.append(F.normalize(wide.masked_fill(length < shortest, 0.0), dim=-1))
     return units

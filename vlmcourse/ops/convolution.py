@@ -21,8 +21,8 @@ def conv3d(
     """Convolve clips over time, height and width, in readable form.
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias, as
-    in :func:`torch.nn.functional.conv3d`, which is faster. One row of the window is taken at a time; sums of half
-    precision are taken in float32. The rows are cut out again for the gradient, which ``torch.func`` does not support.
+    in :func:`torch.nn.functional.conv3d`, which is faster. One row of the window is taken at a time, and again in the
+    backward pass, to save memory (so ``torch.func`` cannot differentiate it); half precision is summed in float32.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →
@@ -45,7 +45,7 @@ def conv3d(
         raise ValueError(f"bias must have one entry for each of {len(weight)} outputs, received {tuple(bias.shape)}")
     padded = F.pad(clips, (pad_w, pad_w, pad_h, pad_h, pad_t, pad_t))
     kt, kh, kw = weight.shape[2:]
-    fits_t, fits_h = padded.shape[2] - kt + 1, padded.shape[3] - kh + 1  # at so many places, before the stride
+    fits_t, fits_h = padded.shape[2] - kt + 1, padded.shape[3] - kh + 1  # positions of the window at stride 1
     # With the channels last in memory, what follows is a plain product of matrices.
     padded = rearrange(padded, "b c_in t h w -> b t h w c_in").contiguous()
     rows = rearrange(weight, "c_out c_in kt kh kw -> (kt kh) c_out kw c_in").contiguous()
@@ -110,8 +110,9 @@ class Conv3d(nn.Conv3d):
 def receptive_field(module: nn.Module, inputs: Tensor, *, position: Sequence[int] | None = None) -> Tensor:
     """Measure by gradients how strongly each input location moves one output location.
 
-    The map is ``|∂ output / ∂ input|`` in eval mode, averaged over the batch and summed over input channels. Where it
-    is not zero lies the theoretical receptive field, and where its bulk lies the effective one.
+    The map is ``|∂ output / ∂ input|`` in eval mode, the output's channels summed first (opposite signs may cancel),
+    averaged over the batch and summed over input channels. Where it is not zero lies the theoretical receptive field,
+    and where its bulk lies the effective one.
 
     Shapes:
         inputs ``(b, c, h, w)`` or ``(b, c, t, h, w)``, usually noise → ``(h, w)`` or ``(t, h, w)``. ``position`` is an

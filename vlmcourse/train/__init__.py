@@ -1,1 +1,1 @@
-"""What trains and what judges: the loop, checkpoints, several processes, probes, SimCLR, a small VLM."""
+"""Training and evaluation: the loop, checkpoints, several processes, probes, SimCLR, a small VLM."""

@@ -25,7 +25,7 @@ class InMemory:
     """Holds tensors of one length; a batch has the form of the data: one tensor, or a tuple."""
 
     batch_size: int | None = None  # the caller of ``fit`` chooses it
-    options: Mapping[str, Any] = {}  # besides the source, what decides what a batch holds
+    options: Mapping[str, Any] = {}  # what, besides the source, decides what a batch holds
 
     def __init__(self, data: Any) -> None:
         if isinstance(getattr(data, "images", None), Tensor):
@@ -55,7 +55,7 @@ class InMemory:
 
 
 class Fetched:
-    """Fetches examples from a dataset as a loader does, but in the order of ``fit``, whatever the number of workers."""
+    """Fetches with a loader's workers and ``collate_fn``, in the order of ``fit`` whatever the loader's ``shuffle``."""
 
     def __init__(self, data: Dataset | DataLoader) -> None:
         loader: Any = data if isinstance(data, DataLoader) else DataLoader(data)
@@ -100,7 +100,7 @@ class _Seeded(Dataset):
 
 
 def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> Any:
-    """Return a batch on the device: its first tensor in [0, 1] if it holds pictures or clips, and maps in a layout."""
+    """Return a batch on the device: its first tensor, if 4-D or 5-D, in [0, 1]; 4-D floating ones in ``layout``."""
     first = True
 
     def moved(part: Any) -> Any:
@@ -112,7 +112,9 @@ def on_device(batch: Any, device: torch.device, layout: torch.memory_format) -> 
         if not isinstance(part, Tensor):
             return part
         part = part.to(device, non_blocking=True)
-        part, first = as_unit_range(part) if first and part.ndim in (4, 5) else part, False
+        if first and part.ndim in (4, 5):
+            part = as_unit_range(part)
+        first = False
         return part.contiguous(memory_format=layout) if part.ndim == 4 and part.is_floating_point() else part
 
     return moved(batch)

@@ -1,4 +1,7 @@
-"""What a training run is made of, in words that can be kept in a file and compared with those of another run."""
+"""What a training run is made of, in words that can be kept in a file and compared with those of another run.
+
+You may skip this file: it decides only whether a checkpoint may be continued.
+"""
 
 import contextlib
 import dis
@@ -33,7 +36,7 @@ def identity_of(value: Any, leave_out: Iterable[nn.Parameter] = ()) -> dict[str,
 
 
 def _described(value: Any, seen: frozenset[int]) -> Any:
-    """Return texts, in lists and dictionaries, that are equal, in any process, where the values are."""
+    """Return texts, in lists and dictionaries: in any process the same for the same value."""
     if isinstance(value, _PLAIN):
         return str(value)
     inside = value.parameters() if isinstance(value, nn.Module) else ()
@@ -43,6 +46,7 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
         return f"{tuple(value.shape)} {value.dtype} {_digest(_content(value))}"
     if isinstance(value, ModuleType | BuiltinFunctionType) or (isinstance(value, type) and _is_library(value)):
         return _name(value)
+    # The type counts as seen too: a method that calls super() holds its own class.
     described = functools.partial(_described, seen=seen | {id(value), id(type(value))})
     if isinstance(value, CodeType):  # what a function does, and those inside it, whatever the file and the lines
         return _digest(f"{value.co_code!r} {value.co_names} {described(value.co_consts)}".encode())
@@ -55,6 +59,7 @@ def _described(value: Any, seen: frozenset[int]) -> Any:
 
 
 def _parts(value: Any) -> dict[str, Any]:
+    """Return what a value is made of, by name: its entries, or its code, settings, methods and attributes."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, functools.partial):

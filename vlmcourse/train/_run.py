@@ -23,7 +23,7 @@ RESERVED = {"step", "loss", "lr", "seconds"}
 
 
 class Run:
-    """Keeps a row of numbers per step, and them, weights, optimizer and identity in a file if there is a path."""
+    """Keeps a row of numbers per step and, if there is a path, a file with them, weights, optimizer and identity."""
 
     def __init__(
         self, path: str | Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, identity: dict
@@ -35,7 +35,7 @@ class Run:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Refuse a second run on the same file. The lock dies with its process."""
+        """Refuse a second run on the same file (the lock dies with its process); all processes leave it together."""
         with contextlib.ExitStack() as stack:
             if self.path is not None and distributed.rank() == 0:
                 with contextlib.suppress(OSError, NotImplementedError):  # the first save says what is wrong
@@ -60,6 +60,7 @@ class Run:
         if not found:
             self._save()  # a folder that cannot be written, or a state that cannot be kept, fails before an hour's work
             distributed.wait_for_all()
+        # A new run reads its own file too, so that all processes start from the weights of process 0.
         # Weights, two moments, and a thousand numbers a step: what is larger is no checkpoint of this run.
         weights = sum(t.nbytes for t in self._weights().values() if isinstance(t, Tensor))
         state = load_checkpoint(self.path, max_bytes=4 * weights + 32_000 * self.steps + 2**24)
@@ -71,11 +72,11 @@ class Run:
             saved = dict(state[what])
             if what == "configuration" and saved["steps"] == state["step"] < present["steps"]:
                 saved |= {name: present[name] for name in ("steps", "warmup")}  # a finished run goes on
-            if distributed.rank() == 0:  # a loss may know its rank
+            if distributed.rank() == 0:  # which wrote the file: the loss of another may know another rank
                 check_same(what, self.path, saved, present)
         self.model.load_state_dict({name: state["model"][plain_name(name)] for name in self.model.state_dict()})
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
-        for weight, memory in self.optimizer.state.items():  # in its layout: CUDA updates others one by one
+        for weight, memory in self.optimizer.state.items():  # in its weight's layout: CUDA updates others one by one
             for name, kept in list(memory.items()):
                 if isinstance(kept, Tensor) and kept.ndim > 1:  # what counts steps is one number
                     memory[name] = torch.empty_like(weight).copy_(kept)
@@ -92,7 +93,7 @@ class Run:
                 number = torch.as_tensor(number, dtype=loss.dtype, device=loss.device).reshape(())
             except (TypeError, ValueError, RuntimeError):
                 raise TypeError(f"metric {name!r} must be one number, received {number!r:.60}; try .mean()") from None
-            row[name] = weight * number.detach()  # a copy: a metric may be a weight, which the next step changes
+            row[name] = weight * number.detach()  # a copy: a metric may be a parameter, which the next step changes
         self.rows.append(row | {"seconds": time.perf_counter() - self._began})
 
     def add_columns(self, numbers: Mapping[str, float] | None) -> None:
@@ -133,7 +134,7 @@ class Run:
             raise KeyboardInterrupt(f"stopped after step {step} of {self.steps}; {kept}")
 
     def _save(self) -> None:
-        """Write the state, unless weights are not finite: the loss can be finite one step longer than they."""
+        """Write the state, unless weights are not finite, which they may be although the loss of the step was."""
         weights = self._weights()
         finite = [p.isfinite().all() for p in self.model.parameters()]
         finite += [~b.isnan().any() for b in self.model.buffers()]  # a mask may hold infinity

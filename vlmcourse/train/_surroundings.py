@@ -1,4 +1,4 @@
-"""What is around a training loop: each of these changes something while the loop runs, and puts it back."""
+"""What surrounds a training loop: what a device can do, and settings that hold while the loop runs."""
 
 import contextlib
 import random
@@ -38,10 +38,11 @@ def layout_for(model: nn.Module, device: torch.device, *, channels_last: bool) -
 
 @contextlib.contextmanager
 def around(model: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[Callable[[], bool]]:
-    """Yield what says whether Ctrl-C was pressed; give the caller back modes, generators and threads."""
+    """Prepare model, generators, threads and Ctrl-C, and undo it at the end; yield a function: was Ctrl-C pressed?"""
     cudnn = torch.backends.cudnn
     with contextlib.ExitStack() as after:
-        if (threads := limit_threads()) > torch.get_num_threads():
+        threads = limit_threads()  # how many there were before
+        if threads > torch.get_num_threads():
             after.callback(torch.set_num_threads, threads)
         after.callback(random.setstate, random.getstate())
         after.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002  loss functions may draw from it
@@ -103,6 +104,6 @@ def explained_out_of_memory(batch_size: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill the memory
-        smaller = 1 << max(batch_size // 2, 1).bit_length() - 1
+        smaller = 1 << (max(batch_size // 2, 1).bit_length() - 1)  # a power of two, at most half
         advice = f"try batch_size={smaller}" if batch_size > 1 else "try smaller images or a smaller model"
         raise MemoryError(f"the GPU has too little memory for batch_size={batch_size}; {advice} ({error})") from None

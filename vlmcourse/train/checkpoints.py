@@ -20,7 +20,8 @@ _CHECKSUM_BYTES = 16
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, text, and lists, tuples and dictionaries of them), whole or not at all.
 
-    Killed at any moment, or on a full disk, the previous file at ``path`` survives.
+    If the process is killed or the disk is full, the previous file at ``path`` survives. Only :func:`load_checkpoint`
+    reads the file, because a checksum stands before what ``torch.save`` wrote.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.pt"
@@ -38,7 +39,7 @@ def load_checkpoint(path: str | Path, *, max_bytes: float = math.inf) -> dict[st
     """Return the state that :func:`save_checkpoint` wrote, with its tensors on the CPU; executes nothing.
 
     ``model.load_state_dict(load_checkpoint(path)["model"])`` starts from the weights that
-    :func:`~vlmcourse.train.loop.fit` ended with. A file that is damaged or larger than ``max_bytes`` is a ValueError.
+    :func:`~vlmcourse.train.loop.fit` ended with. A damaged file, or one larger than ``max_bytes``, raises ValueError.
 
     >>> load_checkpoint("nowhere.pt")
     Traceback (most recent call last):

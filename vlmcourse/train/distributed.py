@@ -44,7 +44,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
 
 
 def share_of(rows: Tensor) -> tuple[Tensor, float]:
-    """Return the rows of a batch that this process takes, and how much their mean counts in the mean of all."""
+    """Return this process's rows of a batch, and their weight in the mean over processes: 1 where all are equal."""
     processes = world_size()
     if len(rows) < processes:
         received = f"received a batch of {len(rows)}; try a larger one or fewer processes"
@@ -63,7 +63,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def gather_embeddings(embeddings: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of the processes, through which gradients flow back.
+    """Return the rows of all processes, in the order of the processes; gradients flow back to each of them.
 
     Call it on every process, as in ``nt_xent_loss(gather_embeddings(z1), gather_embeddings(z2), temperature=0.2)``: the
     gradient that :func:`vlmcourse.train.loop.fit` averages is then exactly that of the whole batch in one process.

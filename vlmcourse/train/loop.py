@@ -57,17 +57,17 @@ def fit(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train ``model`` in place and return its history: one row per step with loss, learning rate, metrics, seconds.
+    """Train ``model`` in place; return one row per step: loss, learning rate, metrics, seconds since the start.
 
     ``loss_fn(model, batch)`` returns a scalar loss, or the loss and a dictionary of metrics to keep beside it. All that
     learns must be inside ``model``. The global random generators follow ``seed`` and are put back afterwards. Numbers
     that ``callback(model, step)`` returns, every ``callback_every`` steps and after the last, become columns.
 
-    With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with the very weights of
-    a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
+    With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with exactly the weights
+    of a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
     the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew. Compared are code, closed-over values, global variables and public attributes, not ``_private`` ones;
-    of imported functions, classes and modules the name, and of the model its weights' names, shapes and dtypes.
+    starts anew. The check compares code, closed-over values, global variables and public attributes (not ``_private``
+    ones); of imported functions, classes and modules only the name; of the model its weights' names, shapes and dtypes.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
@@ -78,10 +78,11 @@ def fit(
     Shapes:
         ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
         ``Dataset`` or ``DataLoader`` of ``torch.utils.data``. A batch has the same form, with ``(b, ...)``, b at most
-        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step`.
+        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step`, also for a ``DataLoader``, whose
+        ``shuffle`` and ``drop_last`` have no effect.
 
     Units:
-        uint8 pictures or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
+        uint8 images or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they
         are. ``warmup`` counts steps as an integer, and is a share of all steps as a float below one.
 
     Options:
@@ -115,19 +116,19 @@ def fit(
     check_positive_ints(checkpoint_every=checkpoint_every, callback_every=callback_every)
     device = distributed.join(torch.device(device) if device is not None else runtime.device())
     layout = _surroundings.layout_for(model.to(device), device, channels_last=channels_last)
-    updates = _make_optimizer(model, settings)
+    torch_optimizer = _make_optimizer(model, settings)
     identity = {} if checkpoint is None else _identity(model, loss_fn, examples, settings)
-    run = Run(checkpoint, model, updates, settings.steps, identity)
+    run = Run(checkpoint, model, torch_optimizer, settings.steps, identity)
     with run.held(), _surroundings.around(model, device, layout) as interrupted:
         run.start(resume=resume)
         objective = distributed.data_parallel(_Objective(model, loss_fn))
         hidden = not progress or distributed.rank() > 0
         with tqdm(total=settings.steps, initial=len(run.rows), desc="fit", unit="step", disable=hidden) as bar:
-            for step in _steps(objective, updates, examples, settings, device, layout, run):
+            for step in _steps(objective, torch_optimizer, examples, settings, device, layout, run):
                 bar.update()
                 if callback is not None and (step % callback_every == 0 or step == settings.steps):
                     run.add_columns(callback(model, step))
-                    _check_that_all_learn(objective, updates)
+                    _check_that_all_learn(objective, torch_optimizer)
                     _surroundings.train_what_learns(model)
                 if step % FETCH_EVERY == 0:
                     bar.set_postfix(loss=f"{run.fetch():.4g}", refresh=False)
@@ -165,7 +166,7 @@ def _steps(
             with autocast:
                 loss, metrics = objective(batch)
             optimizer.zero_grad()
-            loss.backward(torch.full_like(loss, weight))  # gradients are averaged over processes
+            loss.backward(torch.full_like(loss, weight))  # DDP averages over processes, whose shares may differ
             if step == steps.start:
                 _check_that_gradients_arrive(optimizer)
             if settings.clip_norm is not None:
@@ -265,12 +266,12 @@ def _make_optimizer(model: nn.Module, settings: SimpleNamespace) -> torch.optim.
         frozen = sum(1 for _ in model.parameters())
         hint = f"with {frozen} parameters, all frozen; try requires_grad_(True) on a part" if frozen else "without any"
         raise ValueError(f"model must have parameters to train, received {type(model).__name__} {hint}")
-    # Decay pulls the strength of a map towards zero; the place of a bias or the gain of a norm has no such zero.
+    # Decay pulls weights towards zero, which is meant for matrices and kernels, not for biases and the gains of norms.
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    # On a GPU one fused kernel saves the launch of hundreds. It knows real numbers alone.
+    # On a GPU one fused kernel replaces hundreds of small ones. It supports real dtypes only.
     fused = trainable[0].device.type == "cuda" and all(p.is_floating_point() for p in trainable)
     return OPTIMIZERS[settings.optimizer](groups, lr=settings.lr, fused=fused or None)
 
@@ -294,7 +295,7 @@ def _check_that_gradients_arrive(optimizer: torch.optim.Optimizer) -> None:
 
 
 class _Objective(nn.Module):
-    """Model and loss as one module: however often the loss calls the model, a step is one forward pass of this."""
+    """Model and loss as one module, as DDP needs: a step is one call of it, however often the loss calls the model."""
 
     def __init__(self, model: Any, loss_fn: LossFunction) -> None:
         super().__init__()

@@ -58,6 +58,7 @@ def extract_features(
         held: Any = evaluating(module.to(where))
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), dtype)
     else:
+        # A plain function does not show which modules it calls: a global hook looks at each of them.
         held = nn.modules.module.register_module_forward_pre_hook(_refuse_training_mode)
     with held, torch.no_grad():
         for batch in images.split(batch_size):
@@ -73,14 +74,14 @@ def extract_features(
 class LinearProbe:
     """Multinomial logistic regression on frozen features, its penalty chosen on validation data.
 
-    Minimised, on features standardised by the training set, is the mean cross-entropy plus ``penalty / 2`` times the
+    It minimises, on features standardised by the training set, the mean cross-entropy plus ``penalty / 2`` times the
     squared weights (not the biases), in float64: the problem is convex, so the answer does not depend on the start.
 
     Shapes:
         features ``(n, d)``, labels ``(n,)`` int64 from 0 to ``num_classes - 1``.
 
     Source:
-        Chen et al. 2020, appendix B.6 (arXiv 2002.05709); slide S09.
+        Chen et al. 2020, appendix B.8.1 (arXiv 2002.05709); slide S09.
 
     >>> labels = torch.arange(3).repeat(40)
     >>> features = torch.eye(3)[labels]
@@ -102,7 +103,7 @@ class LinearProbe:
     def fit(
         self, train_features: Tensor, train_labels: Tensor, validation_features: Tensor, validation_labels: Tensor
     ) -> "LinearProbe":
-        """Fit one map per penalty on the training data and keep the one that is best on the validation data."""
+        """Fit one classifier per penalty on the training data and keep the one that is best on the validation data."""
         _check_features("train", train_features, train_labels)
         _check_features("validation", validation_features, validation_labels)
         # On the CPU, wherever the features lie: not every device has float64.
@@ -301,7 +302,7 @@ def labels_per_class(labels: Tensor, k: int, *, seed: int) -> Tensor:
 
 
 def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
-    """Stop before a layer whose code asks for its mode computes as in training: it would blur what is measured."""
+    """Raise before a layer runs in training mode, if its code asks for the mode, as dropout and BatchNorm do."""
     if not part.training:
         return
     own = type(part).__mro__[: type(part).__mro__.index(nn.Module)]
@@ -314,7 +315,7 @@ def _refuse_training_mode(part: nn.Module, inputs: Any) -> None:
 
 
 def _principal_axes(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return uncorrelated axes ``(d, r)`` that span the inputs, and variances; beyond, the best weights are zero."""
+    """Return principal axes ``(d, r)`` and variances ``(r,)``; outside their span inputs and best weights are zero."""
     n, d = inputs.shape
     if n < d:
         _, deviation, axes = torch.linalg.svd(inputs, full_matrices=False)

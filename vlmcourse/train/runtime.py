@@ -33,7 +33,7 @@ def device() -> torch.device:
 
 
 def limit_threads() -> int:
-    """Give PyTorch at most the cores that a container's quota leaves, which it overlooks; return how many it had."""
+    """Limit PyTorch's threads to the cores of a container's quota, which it does not see; return how many it had."""
     import joblib  # here: it takes a while, and formulas and networks need no threads counted
 
     had, cores = torch.get_num_threads(), joblib.cpu_count()
@@ -55,7 +55,7 @@ def seed_everything(seed: int) -> None:
 
 
 def reseed(seed: int, device: torch.device | None) -> None:
-    """Seed as :func:`seed_everything` does, but of all devices only this one, which is quick enough for every step."""
+    """Seed as :func:`seed_everything` does; for the CPU its own generator alone, quick enough for every step."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  libraries that read the legacy generator are seeded too
     on_cpu = device is not None and device.type == "cpu"
@@ -63,6 +63,6 @@ def reseed(seed: int, device: torch.device | None) -> None:
 
 
 def mixed_seed(*parts: object) -> int:
-    """Return a seed of 32 bits that differs, as good as always, where any part does."""
+    """Return a seed of 32 bits that almost always differs where any part does."""
     text = " ".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest())

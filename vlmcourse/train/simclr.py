@@ -50,9 +50,9 @@ def train_simclr(
     >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
     (torch.Size([5, 64]), 3)
     """
-    pictures = getattr(images, "images", images)
-    with torch.compiler.set_stance("force_eager"):  # two pictures are not worth a compilation
-        vectors = extract_features(encoder, pictures[:2], device="cpu")
+    images = getattr(images, "images", images)
+    with torch.compiler.set_stance("force_eager"):  # two images are not worth a compilation
+        vectors = extract_features(encoder, images[:2], device="cpu")
     if vectors.ndim != 2:
         raise ValueError(f"encoder must return one vector per image, (b, d), received {tuple(vectors.shape)}")
     model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim))
@@ -63,7 +63,7 @@ def train_simclr(
         view1, view2 = embeddings.chunk(2)
         return loss(gather_embeddings(view1), gather_embeddings(view2), temperature=temperature)
 
-    return model, fit(model, objective, pictures, lr=lr, warmup=warmup, **options)
+    return model, fit(model, objective, images, lr=lr, warmup=warmup, **options)
 
 
 def _projection_head(width: int, embed_dim: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Train a small vision-language model in three stages, and measure whether it looks at the picture (slides S02 to S06).
+"""Train a small vision-language model in three stages, and measure whether it looks at the image (slides S02 to S06).
 
 The world is correlated, like the real one: each colour comes with few shapes, as bananas come in yellow. Some pairs are
 held out, so that a model which recites can be told from one that composes.
@@ -85,16 +85,16 @@ def build_vlm(
         raise TypeError(f"encoder must be a ConvEncoder, received {type(encoder).__name__}; {hint}")
     with torch.no_grad(), evaluating(encoder):  # or BatchNorm would learn from the blank image
         blank = torch.zeros(1, encoder.in_channels, image_size, image_size, device=_device(encoder))
-        width, height, across = encoder.feature_map(blank).shape[1:]
-    if height % 2 or across % 2:
-        received = f"{image_size}: {height} × {across}; try a power of two"
+        channels, height, width = encoder.feature_map(blank).shape[1:]
+    if height % 2 or width % 2:
+        received = f"{image_size}: {height} × {width}; try a power of two"
         raise ValueError(f"image_size must give a map of even sides, received {received}")
     tokenizer = Tokenizer.from_texts(phrasebook())
-    context_length = context_length or height * across // 4 + 48
+    context_length = context_length or height * width // 4 + 48
     language_model = LanguageModel(
         len(tokenizer), context_length=context_length, embed_dim=embed_dim, depth=depth, num_heads=num_heads
     )
-    connector = Connector(width, embed_dim, grid_size=(height, across), reduction=2)
+    connector = Connector(channels, embed_dim, grid_size=(height, width), reduction=2)
     return VisionLanguageModel(encoder, connector, language_model, tokenizer)
 
 
@@ -145,6 +145,7 @@ def train_stage(
     images, prompts = _under("text only" if stage == "language model" else "real image", asked)
     words = model.tokenize(prompts, asked.answers)
 
+    # ``began_with`` is never read: as a default it becomes part of what a checkpoint keeps of the loss.
     def loss_fn(model: nn.Module, batch: Sequence[Tensor], began_with: object = began_with) -> Tensor:
         *images, ids, is_answer = batch
         return model(images[0] if images else None, ids, is_answer)[1]
@@ -202,7 +203,7 @@ def without_image(prompt: str) -> str:
 
 
 def answers(model: VisionLanguageModel, asked: Questions, *, control: Control = "real image") -> list[str]:
-    """Return greedy answers under one of ``CONTROLS``: ``"blank"`` is dark, ``"shuffled"`` another question's."""
+    """Return greedy answers under one of ``CONTROLS``: ``"blank"`` is dark, ``"shuffled"`` has another's image."""
     images, prompts = _under(control, asked)
     said: list[str] = []
     for rows in torch.arange(len(asked), device="cpu").split(500):
@@ -238,11 +239,11 @@ def teacher_forced(model: VisionLanguageModel, asked: Questions, *, control: Con
     lengths = is_answer.sum(1)
     if int(lengths.min()) != int(lengths.max()):
         raise ValueError(f"answers must have one length, received from {lengths.min()} to {lengths.max()} words")
-    where, words = _device(model), int(lengths[0])
+    where, length = _device(model), int(lengths[0])
     with evaluating(model):
         logits = model(None if images is None else images.to(where), ids)[0]
-    probabilities = logits[:, -words - 1 : -1].float().softmax(-1)  # each token predicts the one after it
-    return probabilities.gather(2, ids[:, -words:, None].to(where))[..., 0].mean(0).cpu()
+    probabilities = logits[:, -length - 1 : -1].float().softmax(-1)  # each token predicts the one after it
+    return probabilities.gather(2, ids[:, -length:, None].to(where))[..., 0].mean(0).cpu()
 
 
 def named(answer: str, attribute: str) -> tuple[str, ...]:
@@ -270,7 +271,7 @@ def score(said: Sequence[str], asked: Questions) -> dict[str, float]:
 
 
 def evaluate(model: VisionLanguageModel, batches: Mapping[str, Questions]) -> pd.DataFrame:
-    """Return the score of every batch under every control, in fractions: one row for each, one column a metric."""
+    """Return the score of every batch under every control, in fractions: a row for each, a column per metric."""
     rows = {
         (name, control): score(answers(model, asked, control=control), asked)
         for name, asked in batches.items()
@@ -291,17 +292,17 @@ def confusion(said: Sequence[str], asked: Questions) -> pd.DataFrame:
 
 
 def next_words(model: VisionLanguageModel, asked: Questions, openings: Sequence[str]) -> list[str]:
-    """Put the first words of each answer into the model's mouth, and return the one word it says next."""
+    """Begin each answer with the words of its opening, and return the one word that the model says next."""
     prompts = [f"{prompt} {opening}" for prompt, opening in zip(asked.prompts, openings, strict=True)]
     return [str(said) for said in model.generate(asked.images.to(_device(model)), prompt=prompts, max_new_tokens=1)]
 
 
 def leading(model: VisionLanguageModel, asked: Questions) -> dict[str, float]:
-    """Say a wrong colour first, and return whom the next word, the shape, follows: the picture, or the wrong colour.
+    """Say a wrong colour first; return whether the next word, the shape, fits the picture or the wrong colour.
 
-    For one object a picture in the world of two partners. Where the model hears "a small purple" of a blue thing,
-    ``"picture"`` is the share of answers that go on with the shape in the picture, ``"said color"`` with one that
-    usually comes with purple, ``"true color"`` with one that usually comes with blue.
+    For pictures of one object in the world of two partners. If a blue thing is called "a small purple", ``"picture"``
+    is the share of answers that go on with the shape in the picture, ``"said color"`` with one that usually comes with
+    purple, ``"true color"`` with one that usually comes with blue.
     """
     usual, things = pairings(2), [objects[0] for objects in asked.objects]
     said = [COLORS[(COLORS.index(thing.color) + 2) % len(COLORS)] for thing in things]
