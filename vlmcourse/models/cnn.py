@@ -35,8 +35,7 @@ class ResidualBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """A residual network for small images: feature map and vector.
 
-    A 3 × 3 convolution, then stages of residual blocks; each stage but the first doubles the channels and, unless
-    ``strides`` says otherwise, halves height and width.
+    A 3 × 3 convolution, then stages of residual blocks; after the first, each doubles the channels and halves the map.
 
     Shapes:
         images ``(b, in_channels, h, w)`` → vectors ``(b, embed_dim)``, any height and width from 2.

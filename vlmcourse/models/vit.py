@@ -65,8 +65,7 @@ class VisionTransformer(nn.Module):
     """The standard Vision Transformer: patches, positions, pre-norm residual layers, a final norm, one vector.
 
     Shapes:
-        images ``(b, in_channels, *image_size)`` → vectors ``(b, embed_dim)``, or with ``num_classes`` scores
-        ``(b, num_classes)``.
+        images ``(b, in_channels, *image_size)`` → vectors ``(b, embed_dim)``, or scores ``(b, num_classes)``.
 
     Options:
         pool: the vector is the ``"class"`` token, which takes part in every layer, the ``"mean"`` of the patches, or

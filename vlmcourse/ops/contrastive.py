@@ -2,8 +2,7 @@
 
 All divide the embeddings by their L2 norm (the slide says "layer-normalised", which gives another length) and compare
 by cosine, in float32 or wider, also under autocast. An embedding of length zero, or so short that its gradient would
-overflow (1e-12; in float16 1e-3), counts as zero: its cosine with everything is 0, and it gets no gradient.
-:func:`alignment`, a distance, is 0 for two such vectors.
+overflow (1e-12; in float16 1e-3), counts as zero: no gradient, a cosine of 0, and alignment with its like.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""What a training run is made of, in words that can be kept in a file and compared with those of another run.
-
-You may skip this file: it decides only whether a checkpoint may be continued.
-"""
+"""What a training run is made of, as text: it decides whether a checkpoint may be continued, and nothing else."""
 
 import contextlib
 import dis
@@ -117,7 +114,6 @@ def _brought_along(function: FunctionType) -> dict[str, Any]:
 
 
 def _codes(code: CodeType) -> list[CodeType]:
-    """Return the code of a function and of all functions inside it."""
     return [code, *(one for inner in code.co_consts if isinstance(inner, CodeType) for one in _codes(inner))]
 
 

@@ -20,8 +20,7 @@ _CHECKSUM_BYTES = 16
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, text, and lists, tuples and dictionaries of them), whole or not at all.
 
-    If the process is killed or the disk is full, the previous file at ``path`` survives. Only :func:`load_checkpoint`
-    reads the file, because a checksum stands before what ``torch.save`` wrote.
+    If the process is killed or the disk is full, the previous file survives. Only :func:`load_checkpoint` reads it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.pt"

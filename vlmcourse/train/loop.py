@@ -76,10 +76,9 @@ def fit(
     ``batch_size``. The page "Growing past one GPU" says what a contrastive loss and BatchNorm need there.
 
     Shapes:
-        ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or a
-        ``Dataset`` or ``DataLoader`` of ``torch.utils.data``. A batch has the same form, with ``(b, ...)``, b at most
-        ``batch_size`` (256 unless said); the order is that of :func:`batch_of_step`, also for a ``DataLoader``, whose
-        ``shuffle`` and ``drop_last`` have no effect.
+        ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or PyTorch's
+        ``Dataset`` or ``DataLoader``, whose ``shuffle`` and ``drop_last`` have no effect. A batch has the same form,
+        ``(b, ...)``, b at most ``batch_size`` (256 unless said), in the order of :func:`batch_of_step`.
 
     Units:
         uint8 images or clips that come first in a batch reach ``loss_fn`` as float32 in [0, 1], other tensors as they

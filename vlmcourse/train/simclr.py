@@ -29,8 +29,7 @@ def train_simclr(
     """Train ``encoder`` in place without labels; return it with its projection head, and the history.
 
     ``loss(view1, view2, temperature=...)`` sees the head's embeddings of two random views of each image. Probe the
-    encoder, not the head, which may throw away what the views change. The head's weights come from the global
-    generator, so call ``seed_everything`` before.
+    encoder: the head may lose what the views change. Call ``seed_everything`` before, for the head's first weights.
 
     Shapes:
         images ``(n, c, h, w)``, or a dataset with ``images``, whose labels are not looked at; the encoder returns
@@ -45,10 +44,9 @@ def train_simclr(
         AdamW, which serves small batches better than the paper's LARS.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
-    >>> model, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3,
-    ...                               batch_size=8, device="cpu", progress=False)
-    >>> model(torch.rand(5, 3, 8, 8)).shape, len(history)
-    (torch.Size([5, 64]), 3)
+    >>> _, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, progress=False)
+    >>> list(history.columns), len(history)
+    (['step', 'loss', 'lr', 'seconds'], 3)
     """
     images = getattr(images, "images", images)
     with torch.compiler.set_stance("force_eager"):  # two images are not worth a compilation

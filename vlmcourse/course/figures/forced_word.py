@@ -50,8 +50,7 @@ def forced_word(
 ) -> str:
     """Return HTML in which a reader forces a colour word into the answer, and sees what each model says next.
 
-    Bars show the probability of each shape after "a small purple"; the shape in the picture and the shapes usual with
-    the *said* colour are marked.
+    Bars show how probable each shape is after "a small purple"; the true one and those usual with purple are marked.
 
     Options:
         models: one to three, by the name above their bars. usual: pairs of a colour and a shape, from

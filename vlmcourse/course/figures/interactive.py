@@ -34,9 +34,8 @@ def attention_picture(
     """Return HTML in which a reader points at a patch and sees what it attends to, layer by layer and head by head.
 
     Shapes:
-        image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with ``n = grid_size[0] *
-        grid_size[1]`` patches in row-major order, as ``VisionTransformer.attention_maps`` gives them for one image,
-        without a class token.
+        image ``(1 or 3, h, w)``, from 0 to 1, weights ``(depth, num_heads, n, n)`` with the n patches of ``grid_size``
+        row by row, as ``VisionTransformer.attention_maps`` gives them for one image, without a class token.
 
     Options:
         names: what to call the layers, which may be several networks. layer: what is shown first, as the mean of its
@@ -199,8 +198,7 @@ def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) 
     turns NT-Xent into the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Shapes:
-        angles ``(2, n)``, the two views of 2 to 6 images, in radians from the right against the clock. temperature from
-        0.05 to 1, the slider's range.
+        angles ``(2, n)``, two views of 2 to 6 images, radians counterclockwise from the right. temperature 0.05 to 1.
 
     Source:
         Chen et al. 2020, equation 1 (arXiv 2002.05709); slides S07 and S08.

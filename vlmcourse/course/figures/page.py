@@ -1,7 +1,6 @@
 """What the pictures in the page share: templates in files of their own, names made from content, images inside HTML.
 
-Colours come from the page's theme, and fall back to plain ones outside the book. ``label`` describes a picture to those
-who do not see it.
+Colours come from the page's theme, or outside the book are plain. ``label`` describes a picture for the blind.
 """
 
 import base64
