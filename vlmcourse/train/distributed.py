@@ -95,7 +95,8 @@ def shared_nt_xent_loss(
     Source:
         Chen et al. 2020, section 2.2 (arXiv 2002.05709); slide S07.
 
-    >>> shared_nt_xent_loss(torch.ones(4, 3), torch.ones(4, 3), temperature=0.1)  # one process: log(2b - 1)
+    >>> same = torch.ones(4, 3)  # one process: log(2b - 1)
+    >>> shared_nt_xent_loss(same, same, temperature=0.1)
     tensor(1.9459)
     """
     own, _ = _place(view1)

@@ -44,7 +44,7 @@ def train_simclr(
         AdamW, which serves small batches better than the paper's LARS.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU())
-    >>> _, history = train_simclr(encoder, torch.rand(32, 3, 8, 8), steps=3, batch_size=8, progress=False)
+    >>> _, history = train_simclr(encoder, torch.rand(9, 3, 8, 8), steps=3)
     >>> list(history.columns), len(history)
     (['step', 'loss', 'lr', 'seconds'], 3)
     """
