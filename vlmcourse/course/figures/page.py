@@ -1,6 +1,6 @@
 """What the pictures in the page share: templates in files of their own, names made from content, images inside HTML.
 
-Colours come from the page's theme, or outside the book are plain. ``label`` describes a picture for the blind.
+Colours come from the page's theme, or are plain outside the book. ``label`` is for those who cannot see a picture.
 """
 
 import base64
