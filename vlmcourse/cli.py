@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser(
         "ask",
         help="ask the model about a picture",
-        description="Ask about a picture. The model knows one small world: drawn shapes on dark grey. The answer goes "
-        "to standard output, everything else to standard error.",
+        description="Ask about a picture. The model knows one small world: drawn shapes on dark grey.\n"
+        "The answer goes to standard output, everything else to standard error.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,1 +1,1 @@
-"""What only the book needs: profiles, results with their provenance, claims, the shipped model, figures."""
+"""What the book and the command line need: profiles, results, claims, the shipped model, benches, figures."""

@@ -53,7 +53,7 @@ def measure(bench: Bench, at: Setting, *, repeats: int) -> dict[str, Any]:
 
 
 def in_turn(calls: Mapping[str, Call], where: torch.device, *, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of every call; each repeat begins with another one: what else runs here hits all alike."""
+    """Return the seconds of every call; the order rotates, so that other load slows all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for repeat in range(-WARM_UP, repeats):

@@ -284,7 +284,7 @@ def random_grayscale(images: Tensor, *, p: float = 0.1, generator: Generator | N
 
 @without_autocast
 def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> Tensor:
-    """Give the colours of each image a matrix, a contrast and a place; those beyond [0, 1] lose contrast, unclipped.
+    """Apply a colour matrix and a contrast to each image, and place it in [0, 1], scaled down rather than clipped.
 
     Shapes:
         images ``(b, 3, h, w)``, matrix ``(b, 3, 3)``, contrast ``(b,)``, place ``(b, 3)`` from 0, dark, to 1, bright.
@@ -297,9 +297,9 @@ def recolor(images: Tensor, matrix: Tensor, contrast: Tensor, place: Tensor) -> 
 
 
 def random_recolor(images: Tensor, *, p: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Turn or mirror the colour space of each image, take 0.7 to 1 of its contrast, move it to where it fits in [0, 1].
+    """Rotate or reflect the colour space of each image, keep 0.7 to 1 of its contrast, and move it back into [0, 1].
 
-    Only outlines stay as a clue. A turn alone would keep how far colours lie apart: it tells one scene from hundreds.
+    Only outlines stay as a clue: a rotation alone keeps the distances between colours, which identify a scene.
 
     Source:
         Mezzadri 2007 (arXiv math-ph/0609050): the Q of a Gaussian matrix, signs set by the diagonal of R, is uniform.

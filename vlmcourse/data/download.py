@@ -71,8 +71,8 @@ def explained(folder: Path) -> Iterator[None]:
 def download(archive: Archive, folder: Path, *, timeout: float = 30.0, attempts: int = 5, pause: float = 1.0) -> Path:
     """Return the path of ``archive`` in ``folder``, fetching it if it is not there yet.
 
-    A transfer that breaks, or is silent for ``timeout`` seconds, is tried ``attempts`` times, pausing ``pause`` seconds
-    and more; an attempt that brought a megabyte does not count. A file with the wrong checksum is fetched once more.
+    A transfer that breaks, or is silent for ``timeout`` seconds, is tried ``attempts`` times, after pauses that double
+    from ``pause`` seconds; a megabyte received resets the count. A file with the wrong checksum is fetched once more.
     """
     path = folder / archive.filename
     if archive.is_at(path):

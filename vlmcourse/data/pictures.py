@@ -14,7 +14,7 @@ EXTENSIONS |= {".apng", ".jpe", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
 # Pictures too, which are named rather than passed over where they lie among the others.
 UNREADABLE = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".ico", ".tga", ".dds"})
 UNREADABLE |= {".exr", ".pfm", ".dng", ".cr2", ".nef", ".arw"}
-LARGEST = 50_000_000  # pixels: more than any camera in class, less than what fills a small memory
+LARGEST = 50_000_000  # pixels: more than most cameras give, less than what fills a small memory
 HEAVIEST = 6 * LARGEST  # bytes: 16 bits a channel, not compressed
 
 FIRST_FRAME = "it has several frames; only the first is read"

@@ -1,7 +1,7 @@
 """A small world drawn on demand: coloured shapes as labelled images, as captioned images, and as moving clips.
 
 Every shape is a signed distance function, the distance from a point to the outline, negative inside: one formula for
-smooth edges, masks, any size, place and rotation. A seed means one scene, and the global random state is left alone.
+smooth edges, masks, any size, place and rotation. A call and its seed mean one result; no global state is touched.
 
 Units: lengths are fractions of half the image width; ``x`` points right and ``y`` up, from -1 to 1.
 """
@@ -324,8 +324,8 @@ class CaptionedImages:
     """A batch of pictures with what is in them, as sentences and as records.
 
     Shapes:
-        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, in the
-        order the caption names them. masks: ``(b, h, w)`` int64, 0 for background and 1 + position in ``SHAPES``.
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, which
+        the third phrasing names in reverse. masks: ``(b, h, w)`` int64, 0 for background, 1 + position in ``SHAPES``.
     """
 
     images: Tensor = field(repr=False)
@@ -515,7 +515,7 @@ def clips(
     """Film ``n`` sprites gliding over a torus, out on one side and in on the other; only the motion tells the label.
 
     A lone frame says nothing. Frames without their order say nothing about ``order``, nor about ``direction`` where
-    ``classes`` is a pair of opposites; with all eight directions they show the axis of motion, not the sense.
+    ``classes`` is a pair of opposites; with all eight directions they show the axis of motion, not which way.
 
     * ``direction``: two pixels per frame, in one of eight directions (diagonals step on both axes).
     * ``speed``: one, two or three pixels per frame, in a random direction.

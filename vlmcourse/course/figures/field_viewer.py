@@ -13,7 +13,7 @@ Settings = tuple[int, int, int]
 
 
 def field_viewer(image: Tensor, fields: Mapping[Settings, Tensor], *, start: Settings, label: str) -> str:
-    """Return HTML in which a reader turns layers, kernel and stride, and sees what the output in the middle can see.
+    """Return HTML in which a reader sets layers, kernel and stride, and sees what the output in the middle can see.
 
     The photograph keeps its colours as far as a pixel moves the output; a frame holds all that move it at all.
 

@@ -194,7 +194,7 @@ ARROW = 0.35  # length of an arrow, in radii, for a gradient of one over the tem
 def contrastive_circle(angles: Tensor, *, temperature: float = 0.2, label: str) -> str:
     """Return HTML in which a reader drags embeddings round the unit circle and watches a loss and its gradient.
 
-    Arrows point where gradient descent would move a view; their length is the gradient times the temperature. A switch
+    Arrows point where gradient descent would move a view; their length grows with gradient times temperature. A switch
     turns NT-Xent into the slide's loss, with each view the anchor once and all views of other images its negatives.
 
     Shapes:
