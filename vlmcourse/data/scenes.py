@@ -1,7 +1,7 @@
 """A small world drawn on demand: coloured shapes as labelled images, as captioned images, and as moving clips.
 
 Every shape is a signed distance function, the distance from a point to the outline, negative inside: one formula for
-smooth edges, masks, any size, place and rotation. A call and its seed mean one result; no global state is touched.
+smooth edges, masks, any size, place and rotation. The same call and seed give one result; no global state changes.
 
 Units: lengths are fractions of half the image width; ``x`` points right and ``y`` up, from -1 to 1.
 """
@@ -324,8 +324,8 @@ class CaptionedImages:
     """A batch of pictures with what is in them, as sentences and as records.
 
     Shapes:
-        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, which
-        the third phrasing names in reverse. masks: ``(b, h, w)`` int64, 0 for background, 1 + position in ``SHAPES``.
+        images: ``(b, 3, h, w)`` float32 in [0, 1]. captions: ``b`` sentences. objects: ``b`` tuples of records, in
+        the caption's order, or of two the reverse. masks: ``(b, h, w)`` int64, 0 outside, 1 + position in ``SHAPES``.
     """
 
     images: Tensor = field(repr=False)

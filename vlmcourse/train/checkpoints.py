@@ -20,7 +20,7 @@ _CHECKSUM_BYTES = 16
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, text, and lists, tuples and dictionaries of them), whole or not at all.
 
-    If the process is killed or the disk is full, the previous file survives. Only :func:`load_checkpoint` reads it.
+    If the process is killed or the disk is full, the file before survives. Read it with :func:`load_checkpoint`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.pt"
