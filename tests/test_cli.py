@@ -271,6 +271,22 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "vlmcourse.cli", *arguments], capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["doctor"], "Say what this machine has, where chapters will run, and what is missing."),
+        (["bench"], "exit codes: 0, all benches are timed; 4, --slice left some for another call; 2,"),
+        (["homework"], "Get an assignment, check it, see what comes next."),
+        (["homework", "start"], "Copy an assignment into a folder; never overwrites your work."),
+    ],
+)
+def test_each_command_says_in_its_own_help_what_it_does(command, sentence, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
+
+
 def test_help_names_the_exit_codes_and_loads_no_network():
     shown = run("ask", "--help")
     assert shown.returncode == 0

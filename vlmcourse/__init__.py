@@ -1,4 +1,4 @@
-"""A compact, readable library for a lecture on vision: patches, attention, convolution, contrast.
+"""A compact, readable library for a lecture on vision: patches, attention, convolution, contrastive learning.
 
 What chapters and homework use can be imported from here, and is loaded on first use: ``import vlmcourse`` costs next to
 nothing. ``__init__.pyi`` lists them.

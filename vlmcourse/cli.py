@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmcourse import __version__
 
@@ -65,9 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vlmcourse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    ask = commands.add_parser(
+    ask = _command(
+        commands,
         "ask",
-        help="ask the model about a picture",
+        "ask the model about a picture",
         description="Ask about a picture. The model knows one small world: drawn shapes on dark grey.\n"
         "The answer goes to standard output, everything else to standard error.",
         epilog=EPILOG,
@@ -75,14 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     ask.add_argument("image", type=Path, help="a picture: PNG, JPEG, GIF, WebP, BMP, TIFF or PPM")
     ask.add_argument("question", nargs="?", default="What is in this image?", help='default: "%(default)s"')
-    ask.add_argument("--model", type=Path, help="a file of save_vlm, instead of the model that comes with the package")
+    ask.add_argument("--model", type=Path, help="a file that save_vlm wrote (default: the package's own model)")
     ask.add_argument("--anyway", action="store_true", help="answer even if the picture is outside the model's world")
-    commands.add_parser("doctor", help="say what this machine has, where chapters will run, and what is missing")
-    bench = commands.add_parser(
+    _command(commands, "doctor", "say what this machine has, where chapters will run, and what is missing")
+    bench = _command(
+        commands,
         "bench",
-        help="time the library beside others",
-        description="Time the library's parts beside what others offer for the same, in one process and in turn. "
-        'Others take part where they are installed; in a clone of the repository: pip install ".[bench]".',
+        "time the library beside others",
+        description="Time parts of the library beside other packages that do the same, alternating in one process. "
+        'Packages that are not installed are left out; in a clone of the repository: pip install ".[bench]".',
+        epilog=f"exit codes: {ANSWERED}, all benches are timed; {UNFINISHED}, --slice left some for another call; "
+        f"{BAD_INPUT}, an argument or the device cannot be used",
     )
     bench.add_argument("names", nargs="*", metavar="BENCH", help="some of the benches (default: all)")
     bench.add_argument("--device", help="cpu, cuda or cuda:N (default: as the chapters)")
@@ -90,17 +94,22 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--small", action="store_true", help="tiny sizes, to try the program; nothing to report")
     bench.add_argument("--output", type=Path, help="a JSON file; benches that it already holds are not run again")
     bench.add_argument("--slice", type=float, default=float("inf"), help="start no bench after so many seconds")
-    homework = commands.add_parser("homework", help="get an assignment, check it, see what comes next")
+    homework = _command(commands, "homework", "get an assignment, check it, see what comes next")
     verbs = homework.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="name the assignments")
-    start = verbs.add_parser("start", help="copy an assignment into a folder; never overwrites your work")
+    _command(verbs, "list", "name the assignments")
+    start = _command(verbs, "start", "copy an assignment into a folder; never overwrites your work")
     start.add_argument("name", help="such as hw2")
     start.add_argument("folder", nargs="?", type=Path, default=Path(), help="default: this folder")
     for verb, what in (("check", "run all parts, and say what each has reached"), ("next", "name the next small step")):
-        checked = verbs.add_parser(verb, help=what)
+        checked = _command(verbs, verb, what)
         checked.add_argument("notebook", type=Path, nargs="?", help="default: the only one in this folder")
         checked.add_argument("--seconds", type=float, default=600.0, help="time limit of one cell (default: 600)")
     return parser
+
+
+def _command(commands: Any, name: str, what: str, **options: Any) -> argparse.ArgumentParser:
+    """Add a command that says what it does in the list of commands and in its own help."""
+    return commands.add_parser(name, help=what, **{"description": f"{what[0].upper()}{what[1:]}.", **options})
 
 
 def _doctor(options: argparse.Namespace) -> int:

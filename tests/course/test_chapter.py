@@ -39,6 +39,15 @@ def test_without_recorded_runs_the_bound_is_the_bound():
     assert not Claim("probe", slide=None, value=0.49, recorded=(), above=0.5).held
 
 
+def test_what_was_never_measured_is_not_called_held(page, monkeypatch, capsys):
+    unmeasured = Claim("probe", slide=None, value=None, recorded=(), above=0.5)
+    assert not unmeasured.held
+    assert not unmeasured.measured
+    monkeypatch.setenv("VLMCOURSE_CLAIMS", "strict")
+    page.claim("a probe on a GPU", None, above=0.5)  # waits for a machine, and is no failure
+    assert capsys.readouterr().out == "Not measured yet: a probe on a GPU (expected above 0.50)\n"
+
+
 @pytest.mark.parametrize(
     ("bounds", "clearance"), [({"above": 0.86}, 3.0), ({"below": 0.96}, 2.0), ({"above": 0.86, "below": 0.96}, 2.0)]
 )

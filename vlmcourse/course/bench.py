@@ -103,7 +103,7 @@ def rates(at: Setting) -> dict[str, float]:
 
 
 def limit(need: dict[str, int], best: dict[str, float]) -> float | None:
-    """Return the seconds below which the machine cannot do it, or None where nothing was counted.
+    """Return the roofline, the seconds below which the machine cannot do it, or None where nothing was counted.
 
     >>> limit({"flops": 10, "bytes": 10}, {"flops": 5.0, "bytes": 1.0})
     10.0

@@ -35,7 +35,7 @@ def list_classes(
 ) -> tuple[list[Path], list[int], tuple[str, ...]]:
     """Find the files below ``path/class`` or ``path/split/class``, the class of each, and the classes of all splits.
 
-    A class holds a file in some split, so that all splits number alike; how accents are stored makes no difference.
+    All splits number alike: a class is one that has a file in any of them. Names are compared in Unicode's form NFC.
     """
     kind = Path(example).stem
     if not path.is_dir():
@@ -92,7 +92,7 @@ def decode_once(
     path: Path, files: Sequence[Path], read: Reader, *, asked: list[Any], label: str, root: str | Path | None
 ) -> Tensor:
     """Return ``read`` of every file, from a kept copy unless a file, or what is ``asked`` for, has changed since."""
-    # Warnings point at the call of image_folder or video_folder: one level more than without the wrapper of both.
+    # stacklevel=4: warnings point at the caller of image_folder or video_folder, past the wrapper of on_cpu.
     key = hashlib.sha256(repr([_VERSION, asked, list(map(_state, files))]).encode()).hexdigest()[:20]
     cache = data_root(root) / "decoded" / f"{path.name}-{label}-{key}.pt"
     decoded = None

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on the device that trains on them, every sample with its own chances.
+"""Augmentation of whole batches on the device that trains on them, with parameters drawn anew for every sample.
 
-A step is a function of the images and one parameter a sample (``adjust_hue`` …), equal to that of
-``torchvision.transforms.v2.functional`` image by image, and a ``random_…`` function that draws it as torchvision does.
+Most steps are two functions: one of the images and a parameter per sample (``adjust_hue`` …), equal to its namesake in
+``torchvision.transforms.v2.functional``, and one that draws the parameters as torchvision does (``random_…``).
 """
 
 import math
@@ -343,11 +343,10 @@ def two_views(
 
     Options:
         steps: name → function of ``(images, generator=...)``, applied in turn: ``SIMCLR_STEPS`` for photographs,
-        ``SCENE_STEPS`` for generated scenes. generator: left out, the global one of the images' device; a CPU one gives
-        the same views on every device, to rounding.
+        ``SCENE_STEPS`` for scenes. generator: the device's global one if left out; one on the CPU repeats everywhere.
 
     Source:
-        Chen et al. 2020 (arXiv 2002.05709); slide S07. Departure: crops keep at least 20 % of the area, and no blur.
+        Chen et al. 2020 (arXiv 2002.05709), B.9, on CIFAR-10; slide S07. Departure: crops from 20 % of the area, not 8.
 
     >>> view1, view2 = two_views(torch.rand(5, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     >>> view1.shape == view2.shape == (5, 3, 32, 32), torch.equal(view1, view2)

@@ -20,7 +20,7 @@ from vlmcourse.data.pictures import EXTENSIONS, UNREADABLE, as_unit_range, middl
 ARCHIVE_BYTES = {"CIFAR10": 170_498_071, "STL10": 2_640_397_119}
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class ImageDataset:
     """Images and labels in memory; ``data[index]``, as of a tensor, gives images as float32 in [0, 1], and labels.
 

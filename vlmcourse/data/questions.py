@@ -43,7 +43,7 @@ _SIDES = {  # a relation, and how it is asked
 }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class Questions:
     """A batch of pictures with one question about each, and its answer.
 
@@ -83,9 +83,9 @@ def questions(
     """Draw ``n`` pictures and ask one question about each, every kind equally often.
 
     Options:
-        kinds: names from ``KINDS``, twice to be asked twice as often. num_objects: 1, 2 or both; without two, relations
-        and numbers are not asked for. phrasings: how many ways of asking are mixed. drop: the probability with which a
-        description leaves out an attribute, as in ``{"color": 0.5}``. The rest is as in
+        kinds: names from ``KINDS``; one given twice is asked twice as often. num_objects: 1, 2 or both; without two,
+        relations and numbers are not asked for. phrasings: how many ways of asking are mixed. drop: the probability
+        with which a description leaves out an attribute, as in ``{"color": 0.5}``. The rest is as in
         :func:`~vlmcourse.data.scenes.captions`; ``exclude`` and ``only`` hold for the words of a question, too.
 
     >>> asked = questions(4, seed=0, kinds=["describe", "color"], phrasings=1)
@@ -208,11 +208,11 @@ def _the(thing: SceneObject) -> str:
 def _exists(
     objects: Sequence[SceneObject], nouns: Sequence[tuple[str, str]], is_there: bool, rng: random.Random
 ) -> tuple[dict[str, str], str]:
-    """Ask for a shape, a colour or both. What is not there is drawn from the same nouns as what is."""
+    """Ask whether a shape, a colour or both are there; things that are not there come from the same nouns."""
     there = [(thing.color, thing.shape) for thing in objects]
     ways = ["{0} {1}", "{1}", "{0} thing"]
     rng.shuffle(ways)
-    for way in ways:  # the first that leaves something to deny, whatever the answer will be
+    for way in ways:  # the first by which something is absent, also for yes: else how it is asked would tell the answer
         absent = sorted({way.format(*noun) for noun in nouns} - {way.format(*noun) for noun in there})
         if absent:
             phrase = way.format(*rng.choice(there)) if is_there else rng.choice(absent)

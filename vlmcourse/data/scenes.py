@@ -214,7 +214,7 @@ def _start(n: int, seed: int, image_size: int, minimum: int, noise: float) -> Ge
 # ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class ShapeImages:
     """A batch of labelled pictures, one shape in each.
 
@@ -252,8 +252,8 @@ def images(
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the shape,
-        any colour if left out; the background is kept apart. texture, object_texture: names from ``TEXTURES``, one for
-        each picture. radius: smallest, largest, in half-widths. noise: standard deviation, of colours from 0 to 1.
+        any colour if left out; the background is kept apart. texture (of the background), object_texture: of
+        ``TEXTURES``, one a picture. radius: smallest, largest, in half-widths. noise: standard deviation, in [0, 1].
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
@@ -319,7 +319,7 @@ class SceneObject:
         return "above" if up > 0 else "below"
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class CaptionedImages:
     """A batch of pictures with what is in them, as sentences and as records.
 
@@ -475,7 +475,7 @@ def _words_of(name: str, combinations: Iterable[Sequence[str]]) -> list[tuple[st
 # ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class Clips:
     """A batch of short films whose label lies in the change from frame to frame.
 

@@ -28,7 +28,7 @@ https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/
 Unpack both; path is the folder with one subfolder of videos per class, annotations the folder with the lists."""
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth value
+@dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class VideoDataset:
     """Clips and labels in memory, one clip per video; ``(data.clips, data.labels)`` is what ``fit`` takes.
 
@@ -70,9 +70,9 @@ def video_folder(
 
     Options:
         annotations: the folder with ``trainlist01.txt`` (UCF-101) or ``*_test_split1.txt`` (HMDB-51), the first of the
-        three official splits, for videos in ``path/class/video.avi``; the last sixth of each class's scenes leaves it
-        for validation. Left out, the folders are as for :func:`~vlmcourse.image_folder`. split: ``train``,
-        ``validation`` or ``test``; left out, ``train`` or, without lists, all. name, root: as for ``image_folder``.
+        three official splits, for videos in ``path/class/video.avi``; the last sixth of each class's groups (one filmed
+        scene each) is for validation. Left out, the folders are as for :func:`~vlmcourse.image_folder`. split:
+        ``train``, ``validation`` or ``test``; left out, ``train`` or, without lists, all. name, root: as there.
 
     Raises:
         FileNotFoundError: not every listed video is there; the message says where to get them.
@@ -154,7 +154,7 @@ def _rows_of(file: Path, line: str, example: str) -> list[tuple[str, ...]]:
 
 
 def _scene(file: Path) -> str:
-    """Return the name up to the number of the shot: v_Swing_g08_c01 and November_swing_u_cm_np1_fr_goo_0."""
+    """Return the group: the name up to the clip's number, as in v_Swing_g08_c01 or November_swing_u_cm_np1_fr_goo_0."""
     return re.sub(r"(_c|_)\d+$", "", file.stem)
 
 
@@ -205,7 +205,7 @@ def _read_clip(file: Path, *, num_frames: int, image_size: int) -> Tensor:
         raise ValueError(f"it ends after {len(frames)} of {promised} frames")
     if reached < WHOLE * seconds - spacing:
         raise ValueError(f"it ends after {reached:.1f} of {seconds:.1f} seconds")
-    # A frame is shown until the next one; wanted are those shown in the middles of num_frames parts of equal length.
+    # A frame is shown until the next one. Cut the time into num_frames equal parts: wanted is what each middle shows.
     shown = torch.tensor(times, dtype=torch.float64)
     length = shown[-1] + spacing - shown[0]
     middles = shown[0] + length * (2 * torch.arange(num_frames, dtype=torch.float64) + 1) / (2 * num_frames)

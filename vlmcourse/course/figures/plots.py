@@ -266,7 +266,7 @@ def show_runs(results: Runs, *, chance: float | None = None, label: str = "accur
     ax = ax or _new_axes(WIDE, 0.9 + 0.4 * len(results))
     colors = colors_of(results)
     for k, (name, result) in enumerate(results.items()):
-        _draw_runs(ax, result, k, 0.3, color=colors[name], marker=MARKERS[k % 7], size=40)
+        _draw_runs(ax, result, k, 0.3, color=colors[name], marker=MARKERS[k % len(MARKERS)], size=40)
     if chance is not None:
         ax.axvline(chance, color="gray", linestyle="--", linewidth=1, zorder=1)
         ax.text(chance, 1, "chance", transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize="small")
@@ -344,7 +344,7 @@ def show_reach(
     words = {"fontsize": "small", "textcoords": "offset points"}
     ends, colors = 0, colors_of(accuracies)  # names at the right, of networks that see everything
     for k, (name, curve) in enumerate(accuracies.items()):
-        color, marker, reach = colors[name], MARKERS[k % 7], reaches[name]
+        color, marker, reach = colors[name], MARKERS[k % len(MARKERS)], reaches[name]
         apart = upper.transData + ScaledTranslation(0, -k * 3 / 72, upper.figure.dpi_scale_trans)
         runs = _runs(curve)
         line = np.mean(runs, axis=0) if curve.live is None else np.asarray(curve.live)
@@ -388,7 +388,7 @@ def show_timeline(events: Sequence[tuple[float, str, int]], *, names: Sequence[s
         dated = sorted(event for event in events if event[2] == group)
         ax.axhline(group, color=QUIET, linewidth=1, zorder=0)
         years = [year for year, _, _ in dated]
-        ax.scatter(years, [group] * len(dated), s=50, marker=MARKERS[group % 7], color=colors[name])
+        ax.scatter(years, [group] * len(dated), s=50, marker=MARKERS[group % len(MARKERS)], color=colors[name])
         for k, (year, text, _) in enumerate(dated):  # names above and below the lane by turns, further out each time
             away = (1 if k % 2 == 0 else -1) * (12 + 11 * (k % 4 // 2))
             ax.annotate(
@@ -459,7 +459,7 @@ def show_grouped_runs(
     for row, (task, by_method) in enumerate(results.items()):
         for k, (method, runs) in enumerate(by_method.items()):
             y = row + (k - (len(methods) - 1) / 2) / (len(methods) + 1)
-            look: dict[str, Any] = {"color": colors[method], "marker": MARKERS[k % 7]}
+            look: dict[str, Any] = {"color": colors[method], "marker": MARKERS[k % len(MARKERS)]}
             _draw_runs(ax, runs, y, 0.1, size=28, **look)
             if row == 0:
                 ax.scatter([], [], label=method, **look)

@@ -31,7 +31,8 @@ HUES = {
 }
 COLORS = tuple(HUES.values())  # in the order in which lines take them whose names mean nothing
 
-# What each hue means, in groups that share no figure: within a group no two concepts look alike.
+# What each hue means. No figure mixes groups, so that one hue may return in another; within a group, only names of the
+# same thing share a hue.
 GROUPS = {
     "how an encoder came about": {
         "supervised": "blue",
