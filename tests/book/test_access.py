@@ -96,7 +96,7 @@ def opened(browser, url: str, *, mode: str = "light", size=DESKTOP, **options):
 def test_a_page_holds_nothing_that_a_screen_reader_stumbles_over(reader, name):
     found = {}
     for mode, width in SETTINGS:
-        page = reader.shown(name, theme=mode, size={"width": width, "height": 900})
+        page = reader.shown(name, theme=mode, size={**PHONE, "width": width})
         page.wait_for_function(REACHED)
         if not page.evaluate("() => 'axe' in window"):
             page.add_script_tag(content=axe())

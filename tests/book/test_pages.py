@@ -116,9 +116,10 @@ class Visit:
 
 
 def look_at(reader: Reader, name: str) -> Visit:
-    """Open one page as a reader would: on a desk, on a phone, by day and by night."""
+    """Look at one page as a reader would: on a phone, and on a desk by day and by night."""
+    page = reader.shown(name, size=PHONE)
+    visit = Visit(reader.noticed, overflow=page.evaluate(OVERFLOW), broken_names=page.evaluate(BROKEN_NAMES))
     page = reader.shown(name)
-    visit = Visit(reader.noticed)
     article = page.locator(".bd-article")
     visit.formulas = article.locator(".math:not(.math .math)").count()
     visit.rendered_formulas = article.locator(".math:has(mjx-container):not(.math .math)").count()
@@ -138,12 +139,9 @@ def look_at(reader: Reader, name: str) -> Visit:
     visit.headings = page.evaluate(
         "() => [...document.querySelectorAll('.bd-article :is(h1, h2, h3, h4, h5, h6)')].map(h => +h.tagName[1])"
     )
-    visit.broken_names = page.evaluate(BROKEN_NAMES)
+    visit.broken_names += page.evaluate(BROKEN_NAMES)
     visit.faint["light"] = page.evaluate(CONTRAST)
     visit.faint["dark"] = reader.shown(name, theme="dark").evaluate(CONTRAST)
-    on_phone = reader.shown(name, size=PHONE)
-    visit.overflow = on_phone.evaluate(OVERFLOW)
-    visit.broken_names += on_phone.evaluate(BROKEN_NAMES)
     return visit
 
 
