@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from book.tools.address import git
-from book.tools.build import ask
 from book.tools.check import CORES
 from book.tools.execute import ChapterError, execute
 from book.tools.fingerprint import made_from, measured_cells, syntax_of, used_modules
@@ -101,9 +101,9 @@ class Result:
         with PARSING:
             if made_from(self.notebook, self.profile, root=self.root) != self.made_from:
                 raise ChapterError(f"{self.chapter} was edited while it ran; call again")
-        made = ask(ROOT, {**os.environ, **environment})
         found["run"] = {**condition._asdict(), "seconds": found.pop("seconds"), "cpu": processor()}
-        found["run"] |= {key: made[key] for key in ("device", "torch", "python", "date")}
+        found["run"] |= {key: found[key] for key in ("device", "torch", "python")}
+        found["run"]["date"] = datetime.now(UTC).date().isoformat()
         write_whole(log, json.dumps(found, ensure_ascii=False).encode())
         return found
 

@@ -12,7 +12,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from vlmcourse._files import write_whole
-from vlmcourse.course.results import glue, load_result
+from vlmcourse.course.results import glue, load_result, machine
 from vlmcourse.course.runtime import profile
 from vlmcourse.train.runtime import limit_threads
 
@@ -231,7 +231,7 @@ class Chapter:
         """Leave what was measured where the build, or ``make results``, asked for it."""
         if path := os.environ.get("VLMCOURSE_MEASURED"):
             claims = [{**asdict(claim), "held": claim.held} for claim in self._claims if claim.measured]
-            log = {"chapter": self.name, "seed": self.seed, "values": self._measured, "units": self._units}
+            log = {"chapter": self.name, "seed": self.seed, "values": self._measured, "units": self._units, **machine()}
             write_whole(path, json.dumps({**log, "claims": claims}, ensure_ascii=False).encode())
 
 

@@ -89,6 +89,11 @@ def provenance(*, apart_from: Path | None = None) -> dict[str, str]:
     >>> sorted(provenance())
     ['commit', 'date', 'device', 'profile', 'python', 'torch', 'vlmcourse']
     """
+    return machine() | {"commit": _commit(apart_from), "date": datetime.now(UTC).date().isoformat()}
+
+
+def machine() -> dict[str, str]:
+    """Return the part of :func:`provenance` that stays while a process runs, and that asks nothing of git."""
     where = device()
     return {
         "profile": profile(),
@@ -96,8 +101,6 @@ def provenance(*, apart_from: Path | None = None) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "vlmcourse": vlmcourse.__version__,
-        "commit": _commit(apart_from),
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
