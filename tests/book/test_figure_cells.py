@@ -13,13 +13,26 @@ from book.tools.normalize import read
 CHAPTERS = sorted((Path(__file__).parents[2] / "lectures").glob("*.ipynb"))
 
 
+class AsGenerators(ast.NodeTransformer):
+    """Turn all comprehensions into one kind: from Python 3.12 the others have no scope of their own, only variables."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators))
+
+
 def names(cell: nbformat.NotebookNode) -> tuple[set[str], set[str]]:
     """Return the global names that a cell reads before it binds them, and those that it binds."""
     before: set[str] = set()
     bound: set[str] = set()
-    for statement in syntax_of([cell]).body:
+    for statement in AsGenerators().visit(syntax_of([cell])).body:
         table = symtable.symtable(ast.unparse(statement), "cell", "exec")
         binds = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+        binds |= {node.target.id for node in ast.walk(statement) if isinstance(node, ast.NamedExpr)}
         reads = read_globals(table)
         if not isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign):
             reads -= binds  # a loop, a "with", a function that calls itself: bound first
@@ -73,6 +86,8 @@ def notebook(*cells: tuple[str, bool]) -> nbformat.NotebookNode:
         ("words = 'a'", "def f():\n    return words", True),
         ("words = 'a'", "words = 2\nprint(words)", False),
         ("print([words for words in 'abc'])", "print(words)", False),
+        ("print({words: k for words in 'abc' for k in {words for words in 'def'}})", "print(words)", False),
+        ("print([words := k for k in 'abc'])", "print(words)", True),
         ("def draw():\n    words = 1", "print(words)", False),
         ("other = words", "print(words)", False),
     ],
