@@ -161,6 +161,15 @@ def visit(reader):
 on_every_page = pytest.mark.parametrize("name", PAGES)
 
 
+def test_what_a_page_asks_of_other_hosts_is_noticed_and_never_arrives(browser, address):
+    noticed, failed = Noticed(), set()
+    page = open_page(browser, address, noticed)
+    page.on("requestfailed", lambda request: failed.add(request.url))
+    elsewhere = {"https://example.org/x.png", "http://192.0.2.7/y.png"}
+    page.set_content("".join(f"<img src='{url}'>" for url in elsewhere), wait_until="load")
+    assert set(noticed.outside) == failed == elsewhere
+
+
 @on_every_page
 def test_a_page_asks_no_other_host_for_anything(visit, name):
     assert visit(name).noticed.outside == []
