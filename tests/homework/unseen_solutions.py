@@ -292,7 +292,7 @@ def r_aw(queries, keys, *, mask=None):
     return torch.where(mask, F.softmax(s, dim=-1), 0.0)
 
 
-@right(check_attention_weights)
+@wrong(check_attention_weights, "their gradient is nan where a query may look at no key")
 def r_aw2(queries, keys, *, mask=None):
     s = queries.matmul(keys.transpose(-2, -1)).div(math.sqrt(keys.shape[-1]))
     bias = 0 if mask is None else torch.zeros_like(mask, dtype=s.dtype).masked_fill(~mask, float("-inf"))
@@ -1082,3 +1082,97 @@ def ic_whole_numbers(images):
 @wrong(check_controls, "shuffled is torch.float64")
 def ic_wide(images):
     return torch.zeros_like(images), images.roll(1, 0).double()
+
+
+# Found by solving the sheets as a student: each of the wrong ones was once called right.
+@wrong(check_shifted_loss, "is invalid for input of size")
+def sl_words_taken_for_length(logits, ids, loss_mask):
+    losses = F.cross_entropy(
+        logits[:, :-1].reshape(-1, logits.shape[1]), ids[:, 1:].reshape(-1), reduction="none"
+    ).view(ids[:, 1:].shape)
+    mask = loss_mask[:, 1:]
+    return (losses * mask).sum() / mask.sum()
+
+
+@wrong(check_splice, "shape")
+def sp_length_taken_for_width(words, ids, image, *, image_id):
+    b, n, _ = words.shape
+    k = image.shape[1]
+    out = torch.zeros(b, n - 1 + k, n, dtype=words.dtype, device=words.device)
+    for row in range(b):
+        at = (ids[row] == image_id).nonzero().item()
+        out[row] = torch.cat([words[row, :at], image[row], words[row, at + 1 :]])
+    return out
+
+
+def aw_added(queries, keys, *, mask=None):
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores + torch.zeros(mask.shape, device=scores.device).masked_fill(~mask, -math.inf)
+    return scores.softmax(-1).nan_to_num(0)
+
+
+wrong(check_attention_weights, "their gradient is nan where a query may look at no key")(aw_added)
+
+
+@wrong(check_attention, "their gradient is nan where a query may look at no key")
+def at_added(queries, keys, values, *, mask=None):
+    return aw_added(queries, keys, mask=mask) @ values
+
+
+@right(check_attention_weights)
+def aw_filled(queries, keys, *, mask=None):
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1).nan_to_num(0)
+
+
+@wrong(check_sampling, "all goes to the likeliest, however near they are")
+def sa_small_temperature(logits, *, temperature, top_p=1.0):
+    ranked, order = (logits / max(temperature, 1e-2)).softmax(-1).sort(-1, descending=True)
+    kept = ranked * (ranked.cumsum(-1) - ranked < top_p)
+    kept = torch.zeros_like(kept).scatter(-1, order, kept)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+@wrong(check_generate, "tried with an end token at the end of the prompt")
+def ge_looks_before(model, ids, *, max_new_tokens, end_id):
+    for _ in range(max_new_tokens):
+        if ids[0, -1] == end_id:
+            break
+        ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+@wrong(check_nt_xent, "as in CLIP, one way")
+def nx_clip_one_way(view1, view2, *, temperature):
+    one, two = F.normalize(view1, dim=1), F.normalize(view2, dim=1)
+    return F.cross_entropy(one @ two.T / temperature, torch.arange(len(one), device=one.device))
+
+
+@wrong(check_shuffle_frames, "`gather` wants an index with as many axes as the input")
+def sf_gather(clips, orders):
+    return torch.gather(clips, 2, orders)
+
+
+@wrong(check_generate, "keep the axes, as in `argmax(-1, keepdim=True)`")
+def ge_one_number(model, ids, *, max_new_tokens, end_id):
+    return torch.cat([ids, model(ids)[0, -1].argmax()], dim=1)
+
+
+@wrong(check_conv3d, "end every slice")
+def c3_open_slices(clips, weight, bias=None, *, stride=1, padding=0):
+    clips = F.pad(clips, (padding,) * 6)
+    total = 0
+    for i in range(weight.shape[2]):
+        for j in range(weight.shape[3]):
+            for k in range(weight.shape[4]):
+                part = clips[:, :, i::stride, j::stride, k::stride]
+                total = total + torch.einsum("bcthw,oc->bothw", part, weight[:, :, i, j, k])
+    return total if bias is None else total + bias[:, None, None, None]
+
+
+@wrong(check_unit, "`keepdim=True` keeps an axis")
+def un_no_keepdim(embeddings):
+    return embeddings / embeddings.norm(dim=1)

@@ -191,7 +191,9 @@ def _masked_cases(draw: Draw, *, values: bool) -> Iterator[Case]:
     nowhere = mask.clone()
     nowhere[:, 0] = False
     hint = "a row that may look nowhere (after -inf the softmax gives 0 / 0) needs zeros of your own: its weights are all zero"
-    yield Case("a query that may look at no key", inputs(b), {"mask": nowhere}, hint)
+    nan = "the values are right, but their gradient is nan where a query may look at no key: put -inf in with `masked_fill`, "
+    nan += "which stops a gradient on its way back; -inf that is added does not"
+    yield Case("a query that may look at no key", inputs(b), {"mask": nowhere}, hint, nan)
 
 
 @check(
@@ -342,13 +344,13 @@ def _later_tokens(case: Case, run: Callable[[Case], Any]) -> str:
         "the projection is read as values, queries, keys: its order is queries, keys, values": {"roles": (1, 2, 0)},
         "the projection is read as keys, values, queries: its order is queries, keys, values": {"roles": (2, 0, 1)},
         "the queries are used as values too": {"roles": (0, 1, 0)},
-        "the scores are divided by the root of num_heads: each head has vectors of embed_dim / num_heads numbers": {
+        "the scores are divided by the root of num_heads: each head has vectors of d / num_heads numbers": {
             "width": "embedding", "scale": "none"
         },
         "the weights are averaged over the heads: each head mixes its own values by its own weights": {"shared": "mean"},
         "all heads use the weights of the first: each has its own": {"shared": "first"},
         "num_heads is taken for the width of a head: it is how many there are": {"cut": "width"},
-        "the scores are divided by the root of embed_dim: each head has only embed_dim / num_heads numbers": {
+        "the scores are divided by the root of d, the width of all heads: each has only d / num_heads numbers": {
             "width": "embedding"
         },
         "the output projection is missing": {"project": "none"},

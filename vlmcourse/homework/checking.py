@@ -56,7 +56,12 @@ EXPLANATIONS = {
     "does not broadcast with previously seen": "one letter of the pattern has two lengths: are two axes swapped?",
     "cannot be converted to Scalar": "`.item()` and `int(...)` take one number: is a batch of one assumed?",
     "must match the size of tensor": "shapes are matched from the last axis backwards: what belongs to another axis needs "
-    "new axes behind it, as in `bias[:, None, None]`; and `.T` turns all axes round, where `.mT` swaps the last two",
+    "new axes behind it, as in `bias[:, None, None]`; `keepdim=True` keeps an axis over which you sum; `.T` turns all axes "
+    "round, where `.mT` swaps the last two; end every slice; and a product of matrices is `@`",
+    "Index tensor must have": "`gather` wants an index with as many axes as the input: give it the others, as in "
+    "`order[:, None, :, None, None]`, and expand them",
+    "zero-dimensional tensor": "`torch.cat` joins tensors with axes, and this is one number: keep the axes, as in "
+    "`argmax(-1, keepdim=True)`",
     "same number of dimensions": "`torch.cat` joins tensors with equally many axes: keep an axis, as in `x[:, -1:]`, or make "
     "one, as in `x[:, None]`",
     "is invalid for input of size": "the numbers do not fit into this shape: is the image taken to be square, or the number "
@@ -118,6 +123,7 @@ class Case:
     args: tuple[Any, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     hint: str = ""
+    nan: str = ""  # what to say where the result is right and its gradient is not a number
 
 
 @dataclass(frozen=True)
@@ -531,7 +537,8 @@ def _fault(task: Task, case: Case, outcome: Outcome, expected: Outcome) -> str:
         if received.device != right.device:
             return f"the result is on {received.device}, the input on {right.device}: stay on the input's device"
     smooth = task.gradients and not case.hint  # at an extreme, such as a length of zero, right answers may differ
-    return _side_effect(outcome) or (_wrong_gradient(expected, outcome) if smooth else "")
+    spoiled = any(gradient is not None and gradient.isnan().any() for gradient in outcome.gradients or [])
+    return _side_effect(outcome) or (_wrong_gradient(expected, outcome) if smooth else case.nan if spoiled else "")
 
 
 def _rounded(expected: Any, received: Any) -> str:

@@ -279,6 +279,8 @@ def _nt_xent(
     if ending == "across":  # only the other view's rows are candidates
         across = scores[:n, n:]
         return (F.cross_entropy(across, target[:n] - n) + F.cross_entropy(across.T, target[:n] - n)) / 2
+    if ending == "across once":
+        return F.cross_entropy(scores[:n, n:], target[:n] - n)
     if ending == "same view":  # the positive, and negatives of the row's own view
         others = (torch.arange(2 * n) < n)[:, None] == (torch.arange(2 * n) >= n)
         wanted = F.one_hot(target, 2 * n).bool()
@@ -339,6 +341,7 @@ def _ended(loss: Tensor, n: int, ending: str) -> Tensor:
         "the positives point to the wrong rows, in reverse order: i pairs with i + n": {"partners": "reversed"},
         "only the first view is asked for its partner: average over all 2n rows": {"ending": "one side"},
         "negatives come from the other view alone (as in CLIP): all 2n - 2 other rows are negatives": {"ending": "across"},
+        "only the first view asks, and among the other view alone (as in CLIP, one way): all 2n rows ask, among all other rows": {"ending": "across once"},
         "negatives come from the row's own view alone: all 2n - 2 other rows are negatives": {"ending": "same view"},
         "this is the logarithm of a mean: take each row's logarithm first, then the mean": {"ending": "log of mean"},
         "the mean of the batch is taken away before you normalise: divide each embedding by its length, and no more": {"unit": {"kind": "centred"}},

@@ -213,10 +213,11 @@ def check_shifted_loss(draw: Draw) -> Iterator[Case]:
     False
     """
     b, n, words = draw.primes(3)
-    n = max(n, 3)
+    b, n = min(b, n), max(b, n, 3)  # a text has three words at least, and its length is no other axis's
     for what, texts in (("several texts", b), ("one text", 1)):
         mask = draw.integers(2, texts, n).bool()
         mask[:, -1], mask[:, 1] = True, False
+        mask[:, 0] = True  # marked, and nothing predicts it: of joined rows the row before would
         mask[0] = True
         logits, ids = draw.normal(texts, n, words), draw.integers(words, texts, n)
         ids[0, 2] = 0  # a word that counts, though its number is 0
@@ -372,6 +373,8 @@ def check_sampling(draw: Draw) -> Iterator[Case]:
     yield Case("temperature and top_p", (logits(),), {"temperature": 2.0, "top_p": 0.6})
     hint = "temperature 0 is no division: all probability goes to the likeliest word"
     yield Case("temperature 0", (logits(),), {"temperature": 0.0}, hint)
+    hint = "a very small temperature in its place gives the next words a share: all goes to the likeliest, however near they are"
+    yield Case("temperature 0, words that are nearly alike", (0.02 * logits(),), {"temperature": 0.0}, hint)
     yield Case("a tiny top_p", (logits(),), {"temperature": 1.0, "top_p": 1e-6}, "one word always stays")
     for what, some in {"one text": logits()[0], "texts along two axes": torch.stack([logits(), logits()])}.items():
         yield Case(what, (some,), {"temperature": 0.0}, "`...` stands for any number of axes: use the last one, -1")
@@ -446,7 +449,7 @@ def _later_words(case: Case, run: Callable[[Case], Any]) -> str:
         "keys and values are swapped in the cache that comes back": {"returned": "swapped"},
         "no cache comes back: return (mixed, (keys, values))": {"returned": "none"},
         "the cache that comes back holds the keys twice": {"returned": "keys twice"},
-        "the mask is aligned with the first key: row i of the new tokens is position past + i, tril(diagonal=past)": {"mask": "square"},
+        "the mask is aligned with the first key: behind `past` cached tokens, new token i stands at place past + i, tril(diagonal=past)": {"mask": "square"},
         "the mask lets the future in: new tokens see each other's future, and among them it must be causal": {"mask": "none"},
         "the mask lets the future in and hides the past: triu in place of tril": {"mask": "future"},
         "the mask's diagonal is len(cache), which is 2, keys and values: past is how many tokens they hold, "
@@ -597,6 +600,9 @@ def check_generate(draw: Draw) -> Iterator[Case]:
     ):
         options = {"max_new_tokens": limit, "end_id": end}
         yield Case(what, (model_that_ends(end, at), draw.integers(words, 1, n)), options)
-    prompt = draw.integers(7, 1, 3)  # no word of it is the end but the middle one
-    prompt[:, 1] = 7
-    yield Case("an end token in the prompt", (model_that_ends(7, -1), prompt), {"max_new_tokens": 4, "end_id": 7})
+    hint = "only an end token that was appended ends the text"
+    for what, at, hints in (("in", 1, ()), ("at the end of", 2, (hint,))):
+        prompt = draw.integers(7, 1, 3)  # no word of it is the end but one
+        prompt[:, at] = 7
+        options = {"max_new_tokens": 4, "end_id": 7}
+        yield Case(f"an end token {what} the prompt", (model_that_ends(7, -1), prompt), options, *hints)

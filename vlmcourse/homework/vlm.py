@@ -183,7 +183,8 @@ def check_splice(draw: Draw) -> Iterator[Case]:
     False
     """
     b, n, d, k = draw.primes(4)
-    n, k, b = n + 4, k + 1, max(b, 2)
+    b = max(b, 2)
+    n, k = (n + 4, k + 1) if draw.small else (2 * n + 4, 3 * k)  # even, and odd or 6: no length is that of another axis
 
     image_ids = iter(draw.order(4).tolist())
 
