@@ -82,9 +82,7 @@ def load_result(name: str, *, root: str | Path | None = None) -> dict[str, Any] 
 
 
 def provenance(*, apart_from: Path | None = None) -> dict[str, str]:
-    """Return what a reader needs to place a number: device, versions, profile, commit, date.
-
-    A file that the numbers themselves are written to may differ from the commit: that is ``apart_from``.
+    """Return where and with what a number was measured; its own file, ``apart_from``, may differ from the commit.
 
     >>> sorted(provenance())
     ['commit', 'date', 'device', 'profile', 'python', 'torch', 'vlmcourse']
