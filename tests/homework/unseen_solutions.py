@@ -1094,7 +1094,7 @@ def sl_words_taken_for_length(logits, ids, loss_mask):
     return (losses * mask).sum() / mask.sum()
 
 
-@wrong(check_splice, "shape")
+@wrong(check_splice, "must match the existing size")
 def sp_length_taken_for_width(words, ids, image, *, image_id):
     b, n, _ = words.shape
     k = image.shape[1]
@@ -1118,14 +1118,6 @@ wrong(check_attention_weights, "their gradient is nan where a query may look at 
 @wrong(check_attention, "their gradient is nan where a query may look at no key")
 def at_added(queries, keys, values, *, mask=None):
     return aw_added(queries, keys, mask=mask) @ values
-
-
-@right(check_attention_weights)
-def aw_filled(queries, keys, *, mask=None):
-    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1).nan_to_num(0)
 
 
 @wrong(check_sampling, "all goes to the likeliest, however near they are")

@@ -252,8 +252,8 @@ def images(
 
     Options:
         shapes: names from ``SHAPES``; labels count within this selection. colors: names from ``COLORS`` for the shape,
-        any colour if left out; the background is kept apart. texture (of the background), object_texture: of
-        ``TEXTURES``, one a picture. radius: smallest, largest, in half-widths. noise: standard deviation, in [0, 1].
+        any colour if left out; the background is kept apart. texture (background's), object_texture: from ``TEXTURES``,
+        one a picture. radius: smallest, largest, in half-widths. noise: standard deviation, of colours from 0 to 1.
 
     >>> batch = images(6, seed=0, shapes=["star", "moon"])
     >>> batch.images.shape, sorted(batch.labels.tolist()), batch.class_names
