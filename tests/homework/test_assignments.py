@@ -50,6 +50,13 @@ def whole_solutions(source):
 
 
 @pytest.mark.parametrize("path", SOURCES, **ids)
+def test_a_hint_is_html_in_which_a_backtick_would_stay_one(path):
+    hints = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("<details>")]
+    assert hints
+    assert [hint for hint in hints if "`" in hint] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, **ids)
 def test_the_students_file_is_what_the_source_gives_and_holds_no_solution(path):
     source = path.read_text(encoding="utf-8")
     file = (homework.PAGES / f"{path.stem}.ipynb").read_text(encoding="utf-8")
