@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -52,7 +52,7 @@ def check_input(name: str, inputs: Tensor, layout: str, *, in_channels: int, wei
 
 
 def check_int(name: str, value: int, *, minimum: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, received {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, received {value}")
@@ -99,12 +99,12 @@ def check_mask(mask: Tensor, expected: Sequence[int]) -> None:
 
 def as_sizes(name: str, value: Sizes, *, axes: Sequence[str], minimum: int) -> tuple[int, ...]:
     """Return one size per axis, from one integer for all of them or from a sequence of integers."""
-    sizes = (value,) * len(axes) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(sizes) != len(axes) or any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
+    sizes = (value,) * len(axes) if isinstance(value, Integral) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(sizes) != len(axes) or any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
         raise TypeError(f"{name} must be one integer or {len(axes)} integers ({', '.join(axes)}), received {value!r}")
     if min(sizes) < minimum:
         raise ValueError(f"{name} must be at least {minimum} on every axis ({', '.join(axes)}), received {value!r}")
-    return sizes
+    return tuple(map(int, sizes))
 
 
 def as_pair(name: str, value: Sizes) -> tuple[int, int]:

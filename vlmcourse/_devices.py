@@ -1,4 +1,4 @@
-"""Tensors that are made on the CPU, whatever device ``torch.set_default_device`` names for those without one."""
+"""Tensors that are made on the CPU in float32, whatever default device and dtype PyTorch has been given."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,11 @@ import torch
 
 @contextmanager
 def on_cpu() -> Iterator[None]:
-    """Make tensors on the CPU; as a decorator, for functions that draw numbers, which are then the same everywhere."""
-    with torch.device("cpu"):
-        yield
+    """Make tensors on the CPU, in float32; as a decorator for functions that draw numbers, the same everywhere."""
+    dtype = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -23,7 +23,7 @@ def write_whole(path: str | Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         kept = "the one written before is untouched" if path.is_file() else "nothing was written"
-        message = f"could not write {path} ({error.strerror}); {kept}; free some space or try another folder"
+        message = f"could not write {path} ({error.strerror}); {kept}; free some space, or try another path"
         raise OSError(error.errno, message) from error
     finally:  # also after Ctrl-C
         with suppress(OSError):

@@ -16,8 +16,9 @@ from book.tools.address import commit_of
 from book.tools.normalize import ROOT
 from book.tools.templates import filled
 
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 NAME = "neural-networks-for-vision.pdf"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 LIVE = ".cell_output *, .live-picture, .live-picture *, svg *"  # whose ids their own scripts and styles go by
 READY = "async () => { await window.MathJax.startup.promise; await document.fonts.ready; }"

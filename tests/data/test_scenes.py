@@ -139,6 +139,19 @@ def test_drawing_neither_reads_nor_moves_the_global_random_state():
         assert torch.equal(getattr(first, pictures), getattr(second, pictures))
 
 
+def test_the_world_is_the_same_whatever_the_default_dtype():
+    for draw in (scenes.images, scenes.clips, scenes.captions):
+        first = draw(5, seed=0)
+        torch.set_default_dtype(torch.float64)
+        try:
+            second = draw(5, seed=0)
+            assert torch.get_default_dtype() == torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+        pictures = "clips" if draw is scenes.clips else "images"
+        torch.testing.assert_close(getattr(first, pictures), getattr(second, pictures), rtol=0, atol=0)
+
+
 def test_background_and_object_are_each_of_one_colour_and_kept_apart():
     batch = scenes.images(97, seed=2, noise=0, image_size=48)
     for picture, mask in zip(batch.images, batch.masks, strict=True):

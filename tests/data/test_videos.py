@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlmcourse import extract_features
 from vlmcourse.data.videos import VideoDataset, _read_clip, video_folder
 
 av = pytest.importorskip("av", reason="PyAV, which the extra 'video' installs, is not here")
@@ -129,6 +130,20 @@ def test_a_video_cut_in_the_middle_of_its_file_is_refused(tmp_path, kept):
     (tmp_path / "x.mkv").write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(ValueError, match=r"it ends after \d\.\d of 6\.0 seconds"):
         _read_clip(tmp_path / "x.mkv", num_frames=4, image_size=8)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_a_video_shortened_without_being_encoded_anew_is_whole(tmp_path, codec):
+    write_video(tmp_path / "long.mp4", counting(50), codec=codec, pixels="yuv420p", fps=10)
+    with av.open(str(tmp_path / "long.mp4")) as source, av.open(str(tmp_path / "short.mp4"), "w") as target:
+        stream = source.streams.video[0]
+        copy, two_seconds = target.add_stream_from_template(stream), int(2 / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - two_seconds, packet.dts - two_seconds, copy
+                target.mux(packet)
+    clip = _read_clip(tmp_path / "short.mp4", num_frames=3, image_size=8)
+    assert all(abs(int(grey) - 5 * frame) <= 5 for grey, frame in zip(clip[0, :, 0, 0], [25, 35, 45], strict=True))
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -354,6 +369,13 @@ def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ModuleNotFoundError, match="pip install av"):
         video_folder(**layout)
+
+
+def test_an_encoder_of_clips_gives_features_of_a_video_dataset():
+    clips = torch.randint(256, (5, 3, 2, 4, 4), dtype=torch.uint8)
+    data = VideoDataset(clips, torch.arange(5), tuple("abcde"), "noise")
+    features = extract_features(torch.nn.Flatten(), data, device="cpu")
+    torch.testing.assert_close(features, clips.flatten(1).float() / 255)
 
 
 def test_a_video_dataset_feeds_the_training_loop():

@@ -333,8 +333,18 @@ def test_an_unknown_pool_is_refused():
 def test_networks_that_cannot_be_translated_are_refused():
     with pytest.raises(TypeError, match="torchvision's VisionTransformer, received Linear"):
         VisionTransformer.from_torchvision(nn.Linear(2, 3))
-    with pytest.raises(ValueError, match="longer"):  # a hidden layer before the classifier
+    with pytest.raises(ValueError, match="one linear layer with a bias"):  # a hidden layer before the classifier
         VisionTransformer.from_torchvision(torchvisions(representation_size=13))
+    width = torchvisions().hidden_dim
+    linear, without_bias = nn.Linear(width, 5), nn.Linear(width, 5, bias=False)
+    for heads in ([linear, nn.Softmax(-1)], [nn.Dropout(), linear], [without_bias], linear):
+        theirs = torchvisions()
+        theirs.heads = nn.Sequential(*heads) if isinstance(heads, list) else heads
+        with pytest.raises(ValueError, match="one linear layer with a bias"):
+            VisionTransformer.from_torchvision(theirs)
+    theirs.heads, theirs.conv_proj = nn.Identity(), nn.Sequential(theirs.conv_proj)
+    with pytest.raises(ValueError, match="patches by one convolution"):
+        VisionTransformer.from_torchvision(theirs)
 
 
 def test_a_frozen_network_for_another_size_stays_frozen():

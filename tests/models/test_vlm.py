@@ -9,6 +9,7 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -848,9 +849,68 @@ def test_an_error_within_a_block_leaves_the_cache_of_all_as_it_was(monkeypatch):
 def test_a_model_with_a_part_put_in_is_not_saved_in_a_form_that_cannot_be_read(tmp_path):
     model = small_model()
     model.language_model.norm = nn.Identity()
-    with pytest.raises(ValueError, match=r"weights it was built with.*language_model\.norm\.weight"):
+    with pytest.raises(ValueError, match=r"layers it was built with.*language_model\.norm\.weight"):
         save_vlm(model, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
+    model = small_model(encoder=VisionTransformer(image_size=(8, 12), patch_size=4, embed_dim=20, num_heads=2))
+    model.encoder.blocks[0].mlp.activation = nn.ReLU()
+    with pytest.raises(ValueError, match=r"layers it was built with.*encoder\.blocks\.0\.mlp\.activation"):
+        save_vlm(model, tmp_path / "model.safetensors")
+
+
+class Lowered(Tokenizer):
+    def encode(self, text):
+        return super().encode(text.lower())
+
+
+class Renamed(VisionLanguageModel):
+    pass
+
+
+def test_a_model_or_a_tokenizer_of_one_s_own_class_is_not_saved_as_another(tmp_path):
+    model = small_model()
+    parts = model.encoder, model.connector, model.language_model
+    for own, name in (
+        (VisionLanguageModel(*parts, Lowered(model.tokenizer.words)), "tokenizer must be a Tokenizer"),
+        (Renamed(*parts, model.tokenizer), "model must be a VisionLanguageModel"),
+    ):
+        with pytest.raises(TypeError, match=name):
+            save_vlm(own, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_model_comes_back_in_the_dtype_it_was_saved_in(tmp_path, dtype):
+    save_vlm(small_model().to(dtype), tmp_path / "model.safetensors")
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = load_vlm(tmp_path / "model.safetensors")[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+def test_a_settings_list_may_change_after_a_network_was_built_and_a_size_may_be_numpys(tmp_path):
+    depths = [1, 1, 1]
+    model = small_model(encoder=ConvEncoder(width=np.int64(5), depths=depths))
+    depths.append(1)
+    save_vlm(model, tmp_path / "model.safetensors")
+    assert load_vlm(tmp_path / "model.safetensors")[0].encoder.config["depths"] == (1, 1, 1)
+
+
+def test_a_word_that_can_never_be_encoded_is_refused():
+    for word, message in (("ice cream", "'ice cream', cut into"), ("<sep>", "'<sep>', cut into")):
+        with pytest.raises(ValueError, match=message):
+            Tokenizer(["a", word])
+    tokenizer = Tokenizer(["cafe\u0301", "it’s", "it's", "."])
+    assert tokenizer.decode(tokenizer.encode("cafe\u0301 it’s it's.")) == "caf\u00e9 it’s it's."
+    assert Tokenizer(tokenizer.words).words == tokenizer.words
+
+
+def test_a_language_model_can_be_exported():
+    model, ids = small_language_model(), torch.tensor([[3, 4, 5, 6]])
+    exported = torch.export.export(model, (ids,)).module()
+    torch.testing.assert_close(exported(ids), model(ids))
 
 
 def test_an_accent_that_follows_its_letter_is_part_of_the_word():

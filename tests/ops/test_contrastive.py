@@ -218,6 +218,15 @@ def test_losses_pass_gradcheck():
     assert torch.autograd.gradcheck(uniformity, a)
 
 
+def test_a_gradient_of_the_gradient_is_right_or_refused():
+    a, b = pair(4, 3)
+    assert torch.autograd.gradgradcheck(lambda x, y: nt_xent_loss(x, y, temperature=0.3), (a, b))
+    for once in (lambda loss: loss, torch.mean, lambda loss: 2 * loss):
+        loss = once(nt_xent_loss(a, b, temperature=0.3, chunk_size=3))
+        with pytest.raises(RuntimeError, match="leave chunk_size out"):
+            torch.autograd.grad(loss, a, create_graph=True)
+
+
 def test_losses_take_non_contiguous_embeddings():
     a, b = torch.rand(3, 7).T, torch.rand(3, 7).T
     for name, loss in losses(a, b, 0.3).items():

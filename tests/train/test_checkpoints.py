@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import math
 import os
 import pickle
@@ -19,9 +20,11 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from small_training import CLASSES, QUIET, assert_same, loss_fn, network, pictures, train
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
@@ -272,6 +275,20 @@ def reading_settings(strength):
     return lambda model, batch: loss_fn(model, batch) / Settings.temperature
 
 
+def scaled_by(of_the_class):
+    class Scaled:
+        strength = of_the_class
+
+        def __call__(self, model, batch):
+            return self.strength * loss_fn(model, batch)
+
+    return Scaled()
+
+
+def grey_picture(shade):
+    return Image.new("L", (2, 2), shade)
+
+
 class WithHelper:
     def __call__(self, model, batch):
         return self.scaled(loss_fn(model, batch)) * GLOBAL
@@ -306,6 +323,11 @@ PAIRS = {  # a loss, another one, and what the message says of them
     "slots": (holding(Slots(1.0)), holding(Slots(2.0)), "value: "),
     "what it shows": (holding(date(2020, 1, 1)), holding(date(2020, 1, 2)), "value: "),
     "class of settings": (reading_settings(1.0), reading_settings(2.0), "Settings: "),
+    "setting of a class": (scaled_by(1.0), scaled_by(2.0), r"strength: 1\.0 there, 2\.0 here"),
+    "table": (holding(pd.DataFrame({"a": [1, 2]})), holding(pd.DataFrame({"a": [1, 3]})), "value: "),
+    "column": (holding(pd.Series(["a", "b"])), holding(pd.Series(["a", "c"])), "value: "),
+    "pictures": (holding([grey_picture(0)]), holding([grey_picture(1)]), "value: "),
+    "method of a dictionary": (holding({"a": 1}.get), holding({"a": 2}.get), "value: "),
 }  # fmt: skip
 
 
@@ -333,6 +355,29 @@ def test_what_a_loss_keeps_for_itself_makes_no_other_run_of_it(tmp_path):
     train(loss=loss, checkpoint=tmp_path / "run.pt", steps=2)
     assert loss._seen
     assert len(train(loss=loss, checkpoint=tmp_path / "run.pt", steps=4)[1]) == 4
+
+
+class Friend:
+    """One of several that all know each other."""
+
+    def __init__(self):
+        self.friends = []
+
+
+def test_values_that_know_each_other_are_looked_at_once_each(tmp_path):
+    friends = [Friend() for _ in range(30)]  # ways through them all: more than there are atoms
+    for friend in friends:
+        friend.friends = friends
+    weights, _ = train(loss=holding(friends), checkpoint=tmp_path / "run.pt")
+    assert_same(train(loss=holding(friends), checkpoint=tmp_path / "run.pt")[0], weights)
+
+
+def test_a_logger_s_level_and_a_generator_s_state_make_no_other_run(tmp_path):
+    used = [logging.getLogger("a loss"), random.Random(0), np.random.default_rng(0), torch.Generator()]
+    train(loss=holding(used), checkpoint=tmp_path / "run.pt")
+    used[0].setLevel(logging.DEBUG)
+    used[1].random(), used[2].random(), torch.rand(1, generator=used[3])
+    train(loss=holding(used), checkpoint=tmp_path / "run.pt")
 
 
 def test_a_dictionary_in_another_order_is_the_same(tmp_path):
@@ -464,6 +509,7 @@ def test_each_stage_of_a_vision_language_model_has_a_file_of_its_own(tmp_path):
 RESUME_IN_ANOTHER_PROCESS = """
 import functools, sys
 import torch
+from PIL import Image
 from small_training import *
 from vlmcourse.data.augment import SCENE_STEPS
 
@@ -608,6 +654,7 @@ def test_a_second_run_with_the_same_checkpoint_is_refused_while_the_first_is_run
 
 HOLDING = """
 import sys, time
+from PIL import Image
 from small_training import *
 def waiting(model, step):
     print(step, flush=True)

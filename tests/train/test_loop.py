@@ -586,6 +586,10 @@ def test_out_of_memory_says_which_batch_size_to_try(batch_size, advice):
         ({"steps": None, "epochs": 0}, ValueError, "epochs must be at least 1"),
         ({"optimizer": "lion"}, ValueError, "'adamw' or 'sgd', received 'lion'"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be"),
+        ({"weight_decay": None}, ValueError, "weight_decay must be a finite number of at least 0, received None"),
+        ({"warmup": None}, TypeError, "warmup must be an integer, received None"),
+        ({"warmup": True}, TypeError, "warmup must be an integer, received True"),
+        ({"optimizer": ["adamw"]}, ValueError, "optimizer must be 'adamw' or 'sgd'"),
         ({"warmup": 6}, ValueError, "warmup must lie between 0 and steps - 1 = 5"),
         ({"warmup": 1.0}, ValueError, r"warmup as a float .* received 1.0"),
         ({"clip_norm": 0.0}, ValueError, "clip_norm must be"),
@@ -668,3 +672,30 @@ def test_gradients_left_on_frozen_weights_are_not_clipped_with_the_others():
 
     assert moved(0.0).norm() > 0
     torch.testing.assert_close(moved(100.0), moved(0.0))
+
+
+def test_a_lazy_layer_is_refused_before_it_knows_its_shape_and_decays_afterwards():
+    model, data = nn.LazyLinear(3, bias=False), torch.rand(8, 5)
+    options = {"steps": 20, "batch_size": 8, "lr": 0.1, "weight_decay": 1.0, "device": "cpu", "progress": False}
+    with pytest.raises(ValueError, match="call it once on a batch"):
+        fit(model, lambda model, batch: 0 * model(batch).sum(), data, **options)
+    model(data)
+    before = model.weight.norm()
+    fit(model, lambda model, batch: 0 * model(batch).sum(), data, **options)
+    assert model.weight.norm() < before / 2
+
+
+def test_no_gradient_is_left_that_would_be_added_to_the_next_one():
+    model, data = nn.Linear(2, 3), torch.rand(8, 2)
+    fit(model, lambda model, batch: model(batch).square().mean(), data, steps=2, batch_size=8, lr=0.1, device="cpu")
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_dataset_without_a_length_is_told_what_is_needed():
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield torch.rand(3)
+
+    for data in (Endless(), DataLoader(Endless(), batch_size=2)):
+        with pytest.raises(TypeError, match="a dataset that has a length and an index"):
+            fit(nn.Linear(3, 1), lambda model, batch: model(batch).mean(), data, steps=1, lr=0.1, device="cpu")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from vlmcourse import ConvEncoder, nt_xent_loss, seed_everything
@@ -139,3 +140,15 @@ def test_a_compiled_encoder_is_compiled_for_the_training_alone():
     encoder.compile(backend=backend, dynamic=False)
     train_simclr(encoder, torch.rand(8, 3, 8, 8), steps=2, batch_size=4, device="cpu", progress=False)
     assert {tuple(shape) for shape in shapes} == {(8, 3, 8, 8)}  # two views of four
+
+
+def test_an_encoder_in_double_precision_gets_a_head_in_double_precision():
+    model, history = train_simclr(ConvEncoder(width=2).double(), IMAGES.double(), steps=2, **QUICK)
+    assert model(IMAGES.double()).dtype == torch.float64
+    assert history.loss.notna().all()
+
+
+@pytest.mark.parametrize("images", [DataLoader(TensorDataset(IMAGES)), TensorDataset(IMAGES), [1, 2]])
+def test_images_that_are_no_tensor_are_named(images):
+    with pytest.raises(TypeError, match=r"images must be a torch.Tensor laid out as \(n c h w\), received"):
+        train_simclr(encoder(), images, steps=2, **QUICK)

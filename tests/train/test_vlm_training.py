@@ -1,6 +1,7 @@
 """Stages move what they say and nothing else; scores and controls tell a model that looks from one that recites."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -287,3 +288,17 @@ def test_an_encoder_or_a_size_of_image_that_does_not_fit_is_named():
         vlm.build_vlm(torch.nn.Identity())
     with pytest.raises(ValueError, match=r"image_size must give a map of even sides, received 20: 5 × 5"):
         vlm.build_vlm(image_size=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        ({"asked": SimpleNamespace(images=torch.rand(2, 3, 16, 32))}, "images of 16 × 32"),
+        ({"steps": {}}, "steps={}"),
+        ({"freeze": ["connector"]}, r"freeze=\('connector',\)"),
+    ],
+)
+def test_what_train_vlm_cannot_do_is_refused_before_it_begins(options, received):
+    given = {"asked": described(), "steps": {"connector": 1}} | options
+    with pytest.raises(ValueError, match=f"images must be square, .*{received}"):
+        vlm.train_vlm(None, **given)

@@ -30,7 +30,7 @@ Unpack both; path is the folder with one subfolder of videos per class, annotati
 
 @dataclass(frozen=True, eq=False)  # == of two tensors is a tensor, not one truth value
 class VideoDataset:
-    """Clips and labels in memory, one clip per video; ``(data.clips, data.labels)`` is what ``fit`` takes.
+    """Clips and labels in memory, one clip per video.
 
     Shapes:
         clips: ``(n, 3, t, h, w)`` uint8. labels: ``(n,)`` int64, positions in ``class_names``.
@@ -187,7 +187,11 @@ def _read_clip(file: Path, *, num_frames: int, image_size: int) -> Tensor:
                 raise ValueError("it holds no video")
             stream = container.streams.video[0]
             promised, seconds = stream.frames, (container.duration or 0) / av.time_base  # 0 where the header is silent
-            spacing = float(1 / (stream.average_rate or 25))
+            rate = stream.average_rate or 25
+            spacing = float(1 / rate)
+            if stream.duration and "mp4" in container.format.name:
+                # The header of one shortened without being encoded anew still counts the frames that it leaves out.
+                promised = min(promised, math.ceil(stream.duration * stream.time_base * rate))
             for packet in container.demux():
                 if packet.pts is not None:
                     reached = max(reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 PAD, END, IMAGE = "<pad>", "<end>", "<image>"
-_WORD = re.compile(r"<image>|<end>|\w+(?:['-]\w+)*|[^\w\s]")
+_WORD = re.compile(r"<image>|<end>|\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 class Tokenizer:
@@ -26,6 +26,9 @@ class Tokenizer:
     def __init__(self, words: Sequence[str]) -> None:
         if not all(isinstance(word, str) for word in words):
             raise TypeError(f"words must be strings, received {words!r:.80}")
+        words = [unicodedata.normalize("NFC", word) for word in words]
+        if cut := [word for word in words if word != PAD and _words(word) != [word]]:
+            raise ValueError(f"words must each be one word or one mark, received {cut[0]!r}, cut into {_words(cut[0])}")
         self.words = tuple(dict.fromkeys((PAD, END, IMAGE, *words)))  # each once
         self._id_of = {word: number for number, word in enumerate(self.words)}
 

@@ -185,6 +185,12 @@ class VisionTransformer(nn.Module):
         if not all(hasattr(model, part) for part in ("conv_proj", "class_token", "encoder", "heads")):
             raise TypeError(f"model must be torchvision's VisionTransformer, received {type(model).__name__}")
         classifier = list(model.heads.children())
+        plain = isinstance(model.heads, nn.Identity) or [type(layer) for layer in classifier] == [nn.Linear]
+        if not plain or any(layer.bias is None for layer in classifier) or not hasattr(model.conv_proj, "in_channels"):
+            raise ValueError(
+                "model must make patches by one convolution, and have one linear layer with a bias, or nn.Identity(), "
+                f"as its heads; received {type(model.conv_proj).__name__} and {model.heads}"
+            )
         ours = cls(
             image_size=model.image_size,
             patch_size=model.patch_size,

@@ -256,23 +256,23 @@ def save_vlm(model: VisionLanguageModel, path: str | Path, *, provenance: Mappin
     >>> load_vlm(path)[1]
     {'data': 'none'}
     """
-    form: dict[str, Any] = {}
-    for name, known in _PARTS.items():
-        part = getattr(model, name)
-        if type(part) not in known:
-            expected, received = " or ".join(kind.__name__ for kind in known), type(part).__name__
+    parts = {name: getattr(model, name) for name in _PARTS}
+    known = {"model": (VisionLanguageModel,), **_PARTS, "tokenizer": (Tokenizer,)}
+    for name, part in {"model": model, **parts, "tokenizer": model.tokenizer}.items():
+        if type(part) not in known[name]:
+            expected, received = " or ".join(kind.__name__ for kind in known[name]), type(part).__name__
             hint = "for a model that you build in code try torch.save(model.state_dict(), path)"
             raise TypeError(f"{name} must be a {expected} to be saved whole, received {received}; {hint}")
-        form[name] = part.config
+    form: dict[str, Any] = {name: part.config for name, part in parts.items()}
     form["encoder"] = {"kind": type(model.encoder).__name__, **form["encoder"]}
     form["tokenizer"] = {"words": model.tokenizer.words}
     metadata = {"format": _FORMAT, "form": json.dumps(form), "provenance": json.dumps(dict(provenance or {}))}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with torch.device("meta"):
-        built = {(name, tensor.shape) for name, tensor in _build(form).state_dict().items()}
-    if others := built ^ {(name, tensor.shape) for name, tensor in state.items()}:
+        again = _build(form)
+    if others := _layers_of(model) ^ _layers_of(again):
         names = sorted({name for name, _ in others})
-        raise ValueError(f"model must have the weights it was built with, or no file could build it again; see {names}")
+        raise ValueError(f"model must have the layers it was built with, or no file could build it again; see {names}")
     write_whole(path, save(state, metadata))
 
 
@@ -300,14 +300,18 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
                 raise ValueError(f"its form has {max(depths)} layers, and the file {len(names)} tensors")
             with torch.device("meta"):  # no memory yet: a damaged form may have any size
                 model = _build(form)
-            dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-            state = {name: file.get_tensor(name).to(dtypes[name], copy=True) for name in names}
-            model.load_state_dict(state, assign=True)
+            model.load_state_dict({name: file.get_tensor(name).clone() for name in names}, assign=True)
             return model.eval(), provenance
     except OSError:
         raise
     except Exception as error:  # whatever a damaged file leads to
         raise ValueError(f"{path} is not a whole file of save_vlm ({type(error).__name__}: {error})") from error
+
+
+def _layers_of(model: nn.Module) -> set[tuple[str, str]]:
+    """Return the names of all layers and weights, with what a layer says of itself and the shape of a weight."""
+    layers = {(name, repr(part)) for name, part in model.named_modules() if not list(part.children())}
+    return layers | {(name, str(tuple(tensor.shape))) for name, tensor in model.state_dict().items()}
 
 
 def _build(form: Mapping[str, Any]) -> VisionLanguageModel:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from vlmcourse._checks import check_floating, check_int, check_positive, check_rank, check_same_kind
 from vlmcourse._precision import no_autocast, widened
@@ -114,8 +113,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # with create_graph=True: what was saved does not know how it came about
+            raise RuntimeError("a loss with chunk_size has no gradient of its gradient; leave chunk_size out for that")
         needed = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
         return *(gradient * by_input if needs else None for by_input, needs in needed), None, None, None
 

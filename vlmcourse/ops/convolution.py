@@ -22,7 +22,7 @@ def conv3d(
 
     Each output is the sum, over a window kt × kh × kw and all input channels, of weight times input, plus a bias, as
     in :func:`torch.nn.functional.conv3d`, which is faster. One row of the window is taken at a time, and again in the
-    backward pass, to save memory (so ``torch.func`` cannot differentiate it); half precision is summed in float32.
+    backward pass, to save memory (so ``torch.func`` cannot differentiate it); in half precision float32 sums the rows.
 
     Shapes:
         clips ``(b, c_in, t, h, w)``, weight ``(c_out, c_in, kt, kh, kw)``, bias ``(c_out,)`` →

@@ -28,15 +28,15 @@ class InMemory:
     options: Mapping[str, Any] = {}  # what, besides the source, decides what a batch holds
 
     def __init__(self, data: Any) -> None:
-        if isinstance(getattr(data, "images", None), Tensor):
-            data = data.images if getattr(data, "labels", None) is None else (data.images, data.labels)
+        pictures = getattr(data, "images", getattr(data, "clips", None))
+        if isinstance(pictures, Tensor):
+            data = pictures if getattr(data, "labels", None) is None else (pictures, data.labels)
         self.form: Callable[[Iterator[Tensor]], Any] = next if isinstance(data, Tensor) else tuple
         data = (data,) if isinstance(data, Tensor) else data
         if not isinstance(data, Sequence) or isinstance(data, str) or not all(isinstance(t, Tensor) for t in data):
-            hint = "(clips.clips, clips.labels)" if hasattr(data, "clips") else "torch.from_numpy(...) for arrays"
             raise TypeError(
-                f"data must be a tensor, a sequence of tensors, a dataset with images and labels, or a Dataset or "
-                f"DataLoader of torch.utils.data, received {type(data).__name__}; try {hint}"
+                "data must be a tensor, a sequence of tensors, a dataset with images or clips, or a Dataset or "
+                f"DataLoader of torch.utils.data, received {type(data).__name__}; try torch.from_numpy(...) for arrays"
             )
         shapes = [tuple(t.shape) for t in data]
         if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
@@ -66,7 +66,8 @@ class Fetched:
             kinds = f"{type(loader.dataset).__name__} with {type(sampler).__name__}"
             raise TypeError(
                 f"data must have examples that fit can put in an order of its own, received a DataLoader of {kinds} "
-                f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True)"
+                f"and batch_size={loader.batch_size}; try DataLoader(dataset, batch_size=..., shuffle=True), with a "
+                "dataset that has a length and an index"
             )
         self.source, self.n = loader.dataset, len(loader.dataset)
         self.loader, self.batch_size = loader, loader.batch_size if isinstance(data, DataLoader) else None

@@ -4,10 +4,11 @@ import contextlib
 import dis
 import functools
 import hashlib
+import random
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from inspect import signature
 from pathlib import PurePath
@@ -22,37 +23,49 @@ _PLAIN = (
     type(None), bool, int, float, complex, str, bytes, range, np.generic, torch.dtype, torch.device, PurePath, Enum
 )  # fmt: skip
 
+# Whoever draws from a generator changes it. A module is described by its weights.
+_CHANGING = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator, nn.Module)
+
 
 def identity_of(value: Any, leave_out: Iterable[nn.Parameter] = ()) -> dict[str, str]:
     """Describe named values, or a function or an object by its name, its code, and each value that it brings along.
 
     Parameters to ``leave_out``, and modules that hold one, count as equal: a loss may know its model.
     """
-    seen = frozenset(map(id, leave_out))
-    return {name: _short(str(_described(part, seen))) for name, part in _parts(value).items()}
+    description = _Description(leave_out)
+    return {name: _short(description.of(part)) for name, part in _parts(value).items()}
 
 
-def _described(value: Any, seen: frozenset[int]) -> Any:
-    """Return texts, in lists and dictionaries: in any process the same for the same value."""
-    if isinstance(value, _PLAIN):
-        return str(value)
-    inside = value.parameters() if isinstance(value, nn.Module) else ()
-    if id(value) in seen or any(id(parameter) in seen for parameter in inside):  # a value may hold itself
-        return "…"
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{tuple(value.shape)} {value.dtype} {_digest(_content(value))}"
-    if isinstance(value, ModuleType | BuiltinFunctionType) or (isinstance(value, type) and _is_library(value)):
-        return _name(value)
-    # The type counts as seen too: a method that calls super() holds its own class.
-    described = functools.partial(_described, seen=seen | {id(value), id(type(value))})
-    if isinstance(value, CodeType):  # what a function does, and those inside it, whatever the file and the lines
-        return _digest(f"{value.co_code!r} {value.co_names} {described(value.co_consts)}".encode())
-    if isinstance(value, list | tuple | deque):
-        return [type(value).__name__, *map(described, value)]
-    if isinstance(value, set | frozenset):
-        return sorted(map(str, map(described, value)))
-    parts = {str(described(name)): described(part) for name, part in _parts(value).items()}
-    return dict(sorted(parts.items()))
+class _Description:
+    """Short texts of values, in any process the same for the same value; each value is looked at once."""
+
+    def __init__(self, leave_out: Iterable[nn.Parameter]) -> None:
+        self.left_out = frozenset(map(id, leave_out))
+        self.known: dict[int, tuple[str, Any]] = {}  # with the value, or another would get its id
+
+    def of(self, value: Any) -> str:
+        if isinstance(value, _PLAIN):
+            return str(value)
+        if id(value) not in self.known:
+            self.known[id(value)] = "…", value  # a value may hold itself
+            self.known[id(value)] = _short(str(self._inside(value))), value
+        return self.known[id(value)][0]
+
+    def _inside(self, value: Any) -> Any:
+        inside = value.parameters() if isinstance(value, nn.Module) else ()
+        if id(value) in self.left_out or any(id(parameter) in self.left_out for parameter in inside):
+            return "…"
+        if isinstance(value, Tensor | np.ndarray):
+            return f"{tuple(value.shape)} {value.dtype} {_digest(_content(value))}"
+        if isinstance(value, ModuleType) or (isinstance(value, type) and _is_library(value)):
+            return _name(value)
+        if isinstance(value, CodeType):  # what a function does, and those inside it, whatever the file and the lines
+            return _digest(f"{value.co_code!r} {value.co_names} {self.of(value.co_consts)}".encode())
+        if isinstance(value, list | tuple | deque):
+            return [type(value).__name__, *map(self.of, value)]
+        if isinstance(value, set | frozenset):
+            return sorted(map(self.of, value))
+        return dict(sorted((self.of(name), self.of(part)) for name, part in _parts(value).items()))
 
 
 def _parts(value: Any) -> dict[str, Any]:
@@ -63,21 +76,43 @@ def _parts(value: Any) -> dict[str, Any]:
         return _parts(value.func) | {f"argument {k}": part for k, part in enumerate(value.args)} | value.keywords
     if isinstance(value, MethodType):
         return _parts(value.__func__) | {"self": value.__self__}
+    if isinstance(value, BuiltinFunctionType):
+        return {"function": _name(value), "self": value.__self__}
     if isinstance(value, FunctionType):
         return {"function": _name(value), "code": value.__code__} | _brought_along(value)
-    if isinstance(value, type):  # settings are often kept as attributes of a class
-        kept = {name: part for name, part in vars(value).items() if name[0] != "_" or isinstance(part, FunctionType)}
-        return {"class": _name(value)} | kept
-    own = [vars(kind) for kind in reversed(type(value).__mro__) if not _is_library(kind)]
-    methods = {f"method {n}": part for found in own for n, part in found.items() if isinstance(part, FunctionType)}
-    state = object.__getstate__(value)  # attributes, also those in slots; nothing where there are none, as in a date
+    if isinstance(value, type):
+        return {"class": _name(value)} | _settings(value)
+    found = {"class": _name(type(value))}
+    for kind in reversed(type(value).__mro__):
+        found |= {} if _is_library(kind) else _settings(kind)
+    if (pickled := _pickled(value)) is not None:
+        return found | {"content": pickled}
+    state = object.__getstate__(value)  # attributes, also those in slots; nothing where there are none
     if state is None and not hasattr(value, "__dict__"):  # what it shows, without its place in memory
         state = {"value": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))}
     attributes, slots = state if isinstance(state, tuple) else (state, {})
     weights = ("_parameters", "_buffers", "_modules") if isinstance(value, nn.Module) else ()
     held = {name: part for name, part in ((attributes or {}) | slots).items() if name in weights or name[0] != "_"}
     held.pop("training", None)
-    return {"class": _name(type(value))} | methods | held
+    return found | held
+
+
+def _settings(kind: type) -> dict[str, Any]:
+    """Return a class's functions, and its public attributes, in which settings are often kept."""
+    return {name: part for name, part in vars(kind).items() if name[0] != "_" or isinstance(part, FunctionType)}
+
+
+def _pickled(value: Any) -> list[Any] | None:
+    """Return what pickle would keep of a library's object, such as a table or a picture, if the library says what."""
+    kinds = [kind for kind in type(value).__mro__[:-1] if _is_library(kind)]
+    says = any(name in vars(kind) for kind in kinds for name in ("__reduce__", "__reduce_ex__", "__getstate__"))
+    if not says or isinstance(value, _CHANGING):
+        return None
+    try:
+        kept = value.__reduce_ex__(4)
+    except Exception:  # whatever stands in the way, such as an open file
+        return None
+    return [list(part) if isinstance(part, Iterator) else part for part in kept[1:]]  # the first says how to build it
 
 
 def _is_library(kind: type) -> bool:

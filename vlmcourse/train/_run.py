@@ -96,7 +96,7 @@ class Run:
             row[name] = weight * number.detach()  # a copy: a metric may be a parameter, which the next step changes
         self.rows.append(row | {"seconds": time.perf_counter() - self._began})
 
-    def add_columns(self, numbers: Mapping[str, float] | None) -> None:
+    def add_columns(self, numbers: Mapping[str, Tensor | float] | None) -> None:
         numbers = {} if numbers is None else numbers
         if not isinstance(numbers, Mapping):
             raise TypeError(f"callback must return None or a dictionary of numbers, received {type(numbers).__name__}")

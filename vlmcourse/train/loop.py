@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,10 @@ from vlmcourse.train._identity import identity_of
 from vlmcourse.train._run import FETCH_EVERY, RESERVED, Run, plain_name, unwrapped
 from vlmcourse.train.runtime import mixed_seed, reseed
 
-LossFunction = Callable[[nn.Module, Any], Tensor | tuple[Tensor, Mapping[str, Tensor | float]]]
-Callback = Callable[[nn.Module, int], Mapping[str, float] | None]
+Model = TypeVar("Model", bound=nn.Module)
+Metrics = Mapping[str, Tensor | float]
+LossFunction = Callable[[Model, Any], Tensor | tuple[Tensor, Metrics]]
+Callback = Callable[[Model, int], Metrics | None]
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
@@ -34,15 +36,15 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def fit(
-    model: nn.Module,
-    loss_fn: LossFunction,
+    model: Model,
+    loss_fn: LossFunction[Model],
     data: Any,
     *,
     lr: float,
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    optimizer: str = "adamw",
+    optimizer: Literal["adamw", "sgd"] = "adamw",
     weight_decay: float = 1e-4,
     warmup: int | float = 0.1,
     clip_norm: float | None = None,
@@ -51,7 +53,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     resume: bool = True,
-    callback: Callback | None = None,
+    callback: Callback[Model] | None = None,
     callback_every: int = 100,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -64,10 +66,10 @@ def fit(
     that ``callback(model, step)`` returns, every ``callback_every`` steps and after the last, become columns.
 
     With ``checkpoint``, a run that was killed is continued by the same call, and on a CPU ends with exactly the weights
-    of a run that was not. Ctrl-C finishes the step, writes the checkpoint and stops. A finished run continues only if
-    the call asks for more steps. A call with other data, another loss or other settings is refused; ``resume=False``
-    starts anew. The check compares code, closed-over values, global variables and public attributes (not ``_private``
-    ones); of imported functions, classes and modules only the name; of the model its weights' names, shapes and dtypes.
+    of a run that was not, unless a module keeps more than its ``state_dict``. Ctrl-C finishes the step, writes the
+    checkpoint and stops. A finished run continues only if the call asks for more steps. A call with other data, another
+    loss or other settings is refused; ``resume=False`` starts anew. Compared are code, closed-over values, globals and
+    public attributes (no ``_private`` ones); of what is imported the name; of weights names, shapes and dtypes.
 
     Weights with two or more axes decay; biases and the gains of norms do not. Parts of the model that are frozen stay
     in evaluation mode, BatchNorm's statistics included. ``autocast`` uses bfloat16 where the hardware has it.
@@ -76,7 +78,7 @@ def fit(
     ``batch_size``. The page "Growing past one GPU" says what a contrastive loss and BatchNorm need there.
 
     Shapes:
-        ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` and ``labels``, or PyTorch's
+        ``data`` is a tensor ``(n, ...)``, a sequence of them, a dataset with ``images`` or ``clips``, or PyTorch's
         ``Dataset`` or ``DataLoader``, whose ``shuffle`` and ``drop_last`` have no effect. A batch has the same form,
         ``(b, ...)``, b at most ``batch_size`` (256 unless said), in the order of :func:`batch_of_step`.
 
@@ -173,6 +175,7 @@ def _steps(
             run.add(loss, lr, metrics, weight=weight)  # before the step, which may change what a metric shows
             optimizer.step()
         yield step + 1
+    optimizer.zero_grad()  # else the last gradients would be added to the next ones of the caller
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0) -> float:
@@ -237,14 +240,15 @@ def _checked_settings(examples: Examples, **given: Any) -> SimpleNamespace:
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup as a float is a share of all steps, in [0, 1), received {warmup}; try an integer")
         warmup = int(warmup * steps)
+    check_int("warmup", warmup, minimum=0)
     warmup_cosine(0, steps=steps, warmup=warmup)  # raises where the warm-up does not end before the run
     check_int("seed", given["seed"], minimum=0)
     check_positive("lr", given["lr"])
     if given["clip_norm"] is not None:
         check_positive("clip_norm", given["clip_norm"])
-    if not 0 <= given["weight_decay"] < math.inf:
+    if not isinstance(given["weight_decay"], int | float) or not 0 <= given["weight_decay"] < math.inf:
         raise ValueError(f"weight_decay must be a finite number of at least 0, received {given['weight_decay']}")
-    if given["optimizer"] not in OPTIMIZERS:
+    if given["optimizer"] not in list(OPTIMIZERS):
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', received {given['optimizer']!r}")
     return SimpleNamespace(**given | {"steps": steps, "batch_size": batch_size, "warmup": warmup})
 
@@ -265,6 +269,8 @@ def _make_optimizer(model: nn.Module, settings: SimpleNamespace) -> torch.optim.
         frozen = sum(1 for _ in model.parameters())
         hint = f"with {frozen} parameters, all frozen; try requires_grad_(True) on a part" if frozen else "without any"
         raise ValueError(f"model must have parameters to train, received {type(model).__name__} {hint}")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in trainable):
+        raise ValueError("model must know the shapes of its weights; call it once on a batch, for its lazy layers")
     # Decay pulls weights towards zero, which is meant for matrices and kernels, not for biases and the gains of norms.
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -300,7 +306,7 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.loss_fn = model, loss_fn
 
-    def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    def forward(self, batch: Any) -> tuple[Tensor, Metrics]:
         result = self.loss_fn(self.model, batch)
         loss, metrics = result if isinstance(result, tuple) else (result, {})
         must = "loss_fn must return a"

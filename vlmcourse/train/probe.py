@@ -37,7 +37,7 @@ def extract_features(
     must put its networks into evaluation mode itself.
 
     Shapes:
-        images ``(n, c, h, w)``, float or uint8 (read as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.
+        images ``(n, c, h, w)``, or clips, float or uint8 (as 0 to 1), or a dataset → ``(n, ...)`` float32 on the CPU.
 
     Source:
         Chen et al. 2020, section 4 (arXiv 2002.05709); slides S04 and S09.
@@ -45,8 +45,8 @@ def extract_features(
     >>> extract_features(nn.Flatten(), torch.zeros(5, 3, 4, 4, dtype=torch.uint8)).shape
     torch.Size([5, 48])
     """
-    images = getattr(images, "images", images)
-    check_rank("images", images, "n c h w")
+    images = getattr(images, "images", getattr(images, "clips", images))
+    check_rank("images", images, "n c t h w" if getattr(images, "ndim", 0) == 5 else "n c h w")
     check_int("batch_size", batch_size)
     if images.dtype != torch.uint8:
         check_floating("images", images)

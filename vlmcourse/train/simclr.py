@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from vlmcourse._checks import check_rank
 from vlmcourse.data.augment import SIMCLR_STEPS, Step, two_views
 from vlmcourse.ops.contrastive import nt_xent_loss
 from vlmcourse.train.distributed import gather_embeddings
@@ -49,11 +50,13 @@ def train_simclr(
     (['step', 'loss', 'lr', 'seconds'], 3)
     """
     images = getattr(images, "images", images)
+    check_rank("images", images, "n c h w")
     with torch.compiler.set_stance("force_eager"):  # two images are not worth a compilation
         vectors = extract_features(encoder, images[:2], device="cpu")
     if vectors.ndim != 2:
         raise ValueError(f"encoder must return one vector per image, (b, d), received {tuple(vectors.shape)}")
-    model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim))
+    dtype = next((weight.dtype for weight in encoder.parameters()), vectors.dtype)
+    model = nn.Sequential(encoder, _projection_head(vectors.shape[1], embed_dim).to(dtype))
 
     def objective(model: nn.Module, batch: Tensor) -> Tensor:
         # Both views in one pass, so that BatchNorm sees them together.

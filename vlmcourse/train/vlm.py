@@ -182,7 +182,13 @@ def train_vlm(
     ['connector', 'joint', 'joint']
     """
     runtime.seed_everything(seed)
-    image_size, file = asked.images.shape[-1], options.pop("checkpoint", None)
+    height, image_size = asked.images.shape[-2:]
+    if height != image_size or not steps or (freeze and "joint" not in steps):
+        raise ValueError(
+            f"images must be square, steps name a stage or more, and freeze needs a joint stage; received images of "
+            f"{height} × {image_size}, steps={dict(steps)}, freeze={tuple(freeze)}"
+        )
+    file = options.pop("checkpoint", None)
     model = build_vlm(deepcopy(encoder), image_size=image_size, embed_dim=embed_dim, depth=depth)
     histories = []
     for stage, count in steps.items():
@@ -194,7 +200,7 @@ def train_vlm(
 
 
 def without_image(prompt: str) -> str:
-    """Return the question as text alone.
+    """Return the question as text alone; where it has no word before ``<image>``, "the image" takes its place.
 
     >>> without_image("What is in this image <image>? Answer:")
     'What is in this image? Answer:'

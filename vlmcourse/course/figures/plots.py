@@ -45,7 +45,7 @@ __all__ = [
     "show_reach", "show_rows", "show_runs", "show_scores", "show_similarity", "show_timeline", "show_training",
     "show_where_words_look", "use_style",
 ]  # fmt: skip
-MARKERS = "osD^vPX"
+MARKERS = "os^vPXp"  # no diamond: it marks the run here
 Result = Measurement | Sequence[float]  # of one method: what a chapter measured, or a number per run
 Runs = Mapping[str, Result]  # by the method's name
 
