@@ -183,12 +183,22 @@ def test_a_name_that_does_not_exist_is_refused_with_the_names_that_are_near():
 def test_a_type_checker_sees_the_types_of_public_names(tmp_path):
     program = tmp_path / "homework.py"
     program.write_text(
-        "from vlmcourse import fit, patchify\nreveal_type(patchify)\nfit(1)\nfrom vlmcourse import patchfy\n"
+        "from torch import Tensor\n"
+        "from vlmcourse import ConvEncoder, fit, patchify\n"
+        "from vlmcourse import patchfy\n"
+        "reveal_type(patchify)\n"
+        "def loss(model: ConvEncoder, batch: Tensor) -> Tensor: return model(batch).mean()\n"
+        "def callback(model: ConvEncoder, step: int) -> dict[str, Tensor]: return {}\n"
+        "fit(ConvEncoder(), loss, 0, lr=1, callback=callback)\n"
+        "fit(1)\n"
+        "fit(ConvEncoder(), loss, 0, lr=1, optimizer='adam')\n"
     )
     command = [sys.executable, "-m", "mypy", "--no-error-summary", str(program)]
     said = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent).stdout
     assert 'Revealed type is "def (images: torch' in said
-    assert 'Argument 1 to "fit" has incompatible type "int"' in said
+    assert 'of "fit" cannot be "int"' in said
+    assert 'argument "optimizer"' in said.lower()
+    assert "homework.py:7" not in said  # functions of the model's own type are welcome
     assert 'Module "vlmcourse" has no attribute "patchfy"' in said
 
 
