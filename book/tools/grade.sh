@@ -51,13 +51,29 @@ if ! sh "$apart/python.sh" -c "import ipykernel, vlmcourse.homework"; then
     exit 1
 fi
 export JUPYTER_PATH="$apart"
-status=0
-nbgrader autograde "$assignment" --create --KernelManager.transport=ipc --KernelManager.ip="$apart/sockets/kernel" || status=$?
+status=0 left=
+for folder in submitted/*/"$assignment"; do
+    [ -d "$folder" ] || { echo "grade.sh: nobody has handed in: there is no submitted/NAME/$assignment here" >&2; exit 1; }
+    student=$(basename "$(dirname "$folder")")
+    echo "grade.sh: $student"
+    # One by one: nbgrader ends at a notebook that has a cell twice, and would leave out everybody behind it.
+    nbgrader autograde "$assignment" --create --student="$student" --KernelManager.transport=ipc \
+        --KernelManager.ip="$apart/sockets/kernel" || left="$left    $student
+"
+done
 nbgrader generate_feedback "$assignment" || status=$?
 nbgrader export || status=$?
 # Outside of a container, root may be somebody else; what was written belongs to whom the course belongs.
 chown -Rh --reference=. . || echo "grade.sh: files that were written here stay root's" >&2
-if [ $status -ne 0 ]; then
-    echo "grade.sh: not everything could be graded, see above; who has no feedback was not graded, whatever grades.csv says" >&2
+if [ -n "$left" ]; then
+    status=1
+    cat >&2 <<END
+grade.sh: not graded, whatever grades.csv says:
+$left  nbgrader says why, above, behind the name. Repair the file in submitted/, or ask for another, and call this again:
+    exists multiple times      a cell was copied or split: delete one of the two, or merge them
+    Skipping unknown notebook  the file must be called $assignment.ipynb
+END
+elif [ $status -ne 0 ]; then
+    echo "grade.sh: not all feedback and grades could be written, see above" >&2
 fi
 exit $status

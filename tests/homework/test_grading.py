@@ -85,13 +85,34 @@ def test_what_grading_writes_belongs_to_the_owner_of_the_course():
         nbgrader.write_text('#!/bin/sh\nmkdir "$1"\ntouch "$1/page.html"\n', encoding="utf-8")
         nbgrader.chmod(0o755)
         course = folder / "course"
-        course.mkdir()
+        (course / "submitted" / "ann" / "hw1").mkdir(parents=True)
         os.chown(course, 4321, 8765)
         run = grade(course, "hw1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
         assert run.returncode == 0, run.stderr
         pages = [course / command / "page.html" for command in ("autograde", "generate_feedback", "export")]
         for path in (*pages, *(page.parent for page in pages)):
             assert (path.stat().st_uid, path.stat().st_gid) == (4321, 8765)
+
+
+@root_of_linux
+def test_who_cannot_be_graded_is_named_and_the_others_are_graded():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "python").symlink_to(shutil.which("true"))
+        nbgrader = folder / "nbgrader"
+        nbgrader.write_text('#!/bin/sh\ncase "$*" in *--student="Bo Lee"*) exit 1;; esac\n', encoding="utf-8")
+        nbgrader.chmod(0o755)
+        for student in ("ann", "Bo Lee", "cid"):
+            (folder / "course" / "submitted" / student / "hw1").mkdir(parents=True)
+        run = grade(folder / "course", "hw1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+        assert run.returncode == 1
+        assert sorted(run.stdout.splitlines()) == ["grade.sh: Bo Lee", "grade.sh: ann", "grade.sh: cid"]
+        assert "not graded, whatever grades.csv says:\n    Bo Lee\n  nbgrader says why" in run.stderr
+        assert "the file must be called hw1.ipynb" in run.stderr
+        run = grade(folder / "course", "hw2", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+        assert run.returncode == 1
+        assert "nobody has handed in: there is no submitted/NAME/hw2" in run.stderr
 
 
 # Two notebooks of one student each: what the first may do must not reach the second, nor what is root's.
@@ -120,16 +141,15 @@ subprocess.Popen(["sleep", "4711"], start_new_session=True)
 '''
 if sys.argv[1] == "autograde":
     (ip,) = (one.split("=")[1] for one in sys.argv if "KernelManager.ip" in one)
-    for _ in range(2):
-        manager = KernelManager(kernel_name="python3", transport="ipc", ip=ip)
-        manager.start_kernel()
-        client = manager.client()
-        client.start_channels()
-        client.wait_for_ready(timeout=60)
-        show = lambda message: print(message["content"].get("text", ""), end="", flush=True)
-        client.execute_interactive(cell.replace("COURSE", os.getcwd()), timeout=60, output_hook=show)
-        client.stop_channels()
-        manager.shutdown_kernel()
+    manager = KernelManager(kernel_name="python3", transport="ipc", ip=ip)
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    show = lambda message: print(message["content"].get("text", ""), end="", flush=True)
+    client.execute_interactive(cell.replace("COURSE", os.getcwd()), timeout=60, output_hook=show)
+    client.stop_channels()
+    manager.shutdown_kernel()
 """
 
 
@@ -155,7 +175,8 @@ def test_a_notebook_reaches_neither_what_is_roots_nor_the_next_notebook():
         nbgrader.write_text(f"#!{python}\n{STUDENTS}", encoding="utf-8")
         nbgrader.chmod(0o755)
         course = folder / "course"
-        course.mkdir()
+        for student in ("ann", "bea"):
+            (course / "submitted" / student / "hw1").mkdir(parents=True)
         run = grade(course, "hw1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}", PYTHONPATH=path)
         assert run.returncode == 0, run.stderr
         said = [line for line in run.stdout.splitlines() if line.startswith(("user", "reached"))]

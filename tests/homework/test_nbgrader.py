@@ -86,12 +86,13 @@ def nbgrader(folder, *command):
     run_in(folder, PYTHON, "-m", "nbgrader", *command)
 
 
-def run_in(folder, *command):
+def run_in(folder, *command, status=0):
     """Run a command with the Python that has nbgrader first on the path."""
     path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "VLMCOURSE_DEVICE": "cpu"}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-4000:]
+    assert run.returncode == status, run.stderr[-4000:]
+    return run
 
 
 def scores(course):
@@ -122,6 +123,16 @@ def test_feedback_says_what_was_wrong(course):
 @root_of_linux
 def test_the_instructors_script_as_root_gives_the_same_scores_and_feedback(course, tmp_path):
     folder = handed_in(tmp_path)
-    run_in(folder, "sh", str(SCRIPT), "hw1")
-    assert scores(folder) == scores(course)
+    path = folder / "submitted" / "a copy" / "hw1" / "hw1.ipynb"  # before all others: nbgrader ends at it
+    notebook = nbformat.read(folder / "submitted" / "perfect" / "hw1" / "hw1.ipynb", as_version=4)
+    (position,) = (
+        k for k, cell in enumerate(notebook.cells) if cell.metadata.get("nbgrader", {}).get("grade_id") == "patchify"
+    )
+    notebook.cells.insert(position, nbformat.v4.new_code_cell("", metadata=notebook.cells[position].metadata))
+    path.parent.mkdir(parents=True)
+    nbformat.write(notebook, path)
+    run = run_in(folder, "sh", str(SCRIPT), "hw1", status=1)
+    assert "not graded, whatever grades.csv says:\n    a copy\n  nbgrader says why" in run.stderr
+    assert "Cell with id 'patchify' exists multiple times" in run.stderr
+    assert scores(folder) == {"a copy": 0.0, **scores(course)}
     assert "which is the solution" in (folder / "feedback" / "cheating" / "hw1" / "hw1.html").read_text()
