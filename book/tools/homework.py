@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from book.tools.first_cell import address_in, text_with_address
-from book.tools.normalize import ROOT, chapters, normalize, read, rewrite, text_of
+from book.tools.normalize import ROOT, chapters, normalize, read, rewrite
 from book.tools.templates import filled
 from vlmcourse.homework import CHECKS, notebook, reference
 
@@ -88,12 +88,13 @@ def main() -> int:
     parser.add_argument("--instructor", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("hw*.md"))}
+    here = address_in(read(chapters()[0]))
     if course := options.instructor:
-        wanted = {course / "source" / name / f"{name}.ipynb": text_of(instructor(sources[name])) for name in sources}
+        made = {name: text_with_address(instructor(source), here) for name, source in sources.items()}
+        wanted = {course / "source" / name / f"{name}.ipynb": text for name, text in made.items()}
         if not (config := course / "nbgrader_config.py").exists():
             wanted[config] = CONFIG.read_text(encoding="utf-8")
     else:
-        here = address_in(read(chapters()[0]))
         wanted = {PAGES / f"{name}.ipynb": text_with_address(student(source), here) for name, source in sources.items()}
     return rewrite(wanted)
 

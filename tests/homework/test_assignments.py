@@ -466,6 +466,31 @@ def test_a_cell_that_is_there_twice_counts_once(small):
     assert "this cell is here twice: delete one of the two" in text
 
 
+def test_a_function_or_an_answer_that_is_there_twice_is_told_and_so_is_another_name(tmp_path):
+    path = notebook.start("hw1", tmp_path)
+    made = nbformat.read(path, as_version=4)
+    made.cells = [cell for cell in made.cells if "nbgrader" in cell.metadata]
+    nbformat.write(made, path)
+    text = notebook.summary(path)
+    assert "here twice" not in text
+    assert "hand it in as" not in text
+    twice = [cell for cell in made.cells if cell.metadata["nbgrader"]["grade_id"] in ("patchify", "by-hand")]
+    made.cells += [nbformat.from_dict({**cell, "id": f"copy-of-{cell.id}"}) for cell in twice]
+    nbformat.write(made, path.with_name("hw1_dave.ipynb"))
+    text = notebook.summary(path.with_name("hw1_dave.ipynb"))
+    assert text.count("this cell is here twice: delete one of the two") == 2
+    assert "note      hand it in as hw1.ipynb: under another name it is not graded" in text
+
+
+def test_the_instructors_notebooks_install_from_the_address_that_the_book_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(homework, "address_in", lambda _: "https://example.org/a/b")
+    monkeypatch.setattr("sys.argv", ["homework", "--instructor", str(tmp_path)])
+    assert homework.main() == 0
+    for path in SOURCES:
+        made = (tmp_path / "source" / path.stem / f"{path.stem}.ipynb").read_text(encoding="utf-8")
+        assert "%pip install --quiet git+https://example.org/a/b" in made
+
+
 def test_a_full_disk_leaves_no_half_of_an_assignment(tmp_path, monkeypatch):
     def full(source, target):
         target.write(b"half")

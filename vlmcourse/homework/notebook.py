@@ -23,6 +23,9 @@ FOLDERS = (_PACKAGE / "homework" / "handouts", _PACKAGE.parent / "book" / "homew
 EMPTY = "*Write your answer here.*"
 PROGRAM = "vlmcourse homework"
 WAITS = "waits for a part that is not written yet"
+TWICE = (
+    "this cell is here twice: delete one of the two, or merge them where it was split; as it is, nothing can be graded"
+)
 START, GRACE = (
     600.0,
     60.0,
@@ -96,19 +99,19 @@ def parts(path: str | Path, *, seconds: float = 600.0, apart: bool = True) -> It
         marks, source = cell["metadata"].get("nbgrader", {}), "".join(cell["source"])
         name, points = marks.get("grade_id", ""), int(marks.get("points", 0))
         handout.pop(name, None)
-        if cell["cell_type"] == "markdown" and marks.get("grade"):
+        problem = next(problems)[1] if cell["cell_type"] == "code" else ""
+        waits = waits or problem == WAITS
+        if name in seen:
+            yield Part(name.removeprefix("check-"), 0, TWICE)
+        elif cell["cell_type"] == "markdown" and marks.get("grade"):
             yield Part(name, points, "not written yet" if source.strip() in ("", EMPTY) else "", written=True)
         elif cell["cell_type"] == "code":
-            _, problem = next(problems)
-            waits = waits or problem == WAITS
-            if marks.get("grade") and name in seen:
-                yield Part(name.removeprefix("check-"), 0, "this cell is here twice: delete one of the two")
-            elif marks.get("grade"):
-                seen.add(name)
+            if marks.get("grade"):
                 yield Part(name.removeprefix("check-"), points, problem)
             elif problem and problem != WAITS and not (waits and "stopped with NameError" in problem):
                 first = source.strip().splitlines()[0]
                 yield Part("", 0, f"cell `{first[:60]}{'...' * (len(first) > 60)}` {problem}")
+        seen |= {name} - {""}
     for name, cell in handout.items():  # what somebody has deleted
         marks = cell["metadata"]["nbgrader"]
         problem = f"the cell is missing: copy it from a fresh notebook ({PROGRAM} start {_assignment(path)} SOMEWHERE)"
@@ -252,6 +255,8 @@ def summary(path: str | Path, *, seconds: float = 600.0) -> str:
     lines = [f"{Path(path).name}: {reached} of {most} points of the checks; a person grades the written answers"]
     if not any(part.name for part in found):
         lines = [_no_part(path)]
+    if Path(path).stem != (name := _assignment(Path(path)) or Path(path).stem):
+        lines.append(f"  note      hand it in as {name}.ipynb: under another name it is not graded")
     for part in found:
         state = "stopped" if not part.name else "to do" if part.problem else "answered" if part.written else "done"
         points = f" ({part.points} points)" if part.name else ""
@@ -276,7 +281,10 @@ def next_step(path: str | Path, *, seconds: float = 600.0) -> str:
     for part in parts(path, seconds=seconds):
         if part.problem:
             return f"next: {part.name or 'a cell that stops'}\n{part.problem}"
-    return "everything is done: restart the kernel, run all cells, save, and hand it in"
+    name = _assignment(Path(path))
+    return "everything is done: restart the kernel, run all cells, save, and hand it in" + f" as {name}.ipynb" * bool(
+        name
+    )
 
 
 def find(given: Path | None) -> Path:
