@@ -31,7 +31,7 @@ def address(root: Path) -> str | None:
     if told is None:
         return hosted(git(root, "remote", "get-url", "origin"))
     if told and not hosted(told):
-        raise ValueError(f"VLMCOURSE_REPOSITORY must be https://host/owner/name, or nothing, received {told!r}")
+        raise SystemExit(f"VLMCOURSE_REPOSITORY must be https://host/owner/name, or nothing, received {told!r}")
     return hosted(told)
 
 
