@@ -23,6 +23,7 @@ from book.tools import homework
 from book.tools.fingerprint import sha256, significant
 
 FILE = homework.ROOT / "vlmcourse" / "homework" / "reference.json"
+FEWEST = 3  # runs
 MINE = "mine = {seed: run(seed)"  # how the cell that runs the experiment begins
 
 
@@ -82,6 +83,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if options.seeds < FEWEST:
+        parser.error(f"--seeds must be {FEWEST} or more, received {options.seeds}: fewer runs show no band")
     names = options.names or [path.stem for path in sorted(homework.SOURCES.glob("hw*.md"))]
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     if options.check:

@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 
 from book.tools.execute import ChapterError, execute
 from book.tools.normalize import ROOT, chapter, chapters, code_cells, digest, normalize, read, text_of
+from book.tools.results import Result
 from vlmcourse._files import write_whole
 
 # Threads change the order of sums, and with it the last digits.
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in parser.parse_args(argv).chapters or chapters():
         try:
             print(f"  {path.stem}: {'changed' if refresh(path) else 'no difference'}", flush=True)
+            if (state := Result(path.stem).state).startswith("stale"):
+                print(f"    its recorded runs are {state}; commit, then: make results CHAPTERS={path.stem}", flush=True)
         except ChapterError as error:
             status = 1
             print(f"\n{error}\n\n{path.stem} was left as it was.", flush=True)

@@ -6,6 +6,7 @@ import io
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -13,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from book.tools import normalize as tool
+from book.tools import refresh as refreshing
 from book.tools.execute import ChapterError
 from book.tools.refresh import keep_volatile_outputs, refresh
 
@@ -227,6 +229,14 @@ def test_a_chapter_that_fails_is_left_as_it_was(tmp_path):
     with pytest.raises(ChapterError, match=r"cell 2 of 3 failed(.|\n)*out of paint"):
         refresh(path, root=tmp_path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("state", "told"), [("stale: its code has changed", True), ("up to date", False)])
+def test_recorded_runs_of_other_code_are_told(monkeypatch, capsys, state, told):
+    monkeypatch.setattr(refreshing, "refresh", lambda path: True)
+    monkeypatch.setattr(refreshing, "Result", lambda name: SimpleNamespace(state=state))
+    assert refreshing.main(["07_self_attention"]) == 0
+    assert ("commit, then: make results CHAPTERS=07_self_attention" in capsys.readouterr().out) == told
 
 
 def test_reading_does_not_change_what_was_read(tmp_path):

@@ -24,7 +24,15 @@ def test_an_experiment_is_recorded_as_its_source_has_it(name):
     assert recorded(name)["experiment"] == homework_reference.experiment(name), (
         f"run python -m book.experiments.homework_reference {name}, and then python -m book.tools.homework"
     )
-    assert len(recorded(name)["runs"]) == len(recorded(name)["seeds"]) >= 3
+    assert len(recorded(name)["runs"]) == len(recorded(name)["seeds"]) >= homework_reference.FEWEST
+
+
+def test_fewer_runs_than_make_a_band_are_refused_before_they_run(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["homework_reference", "hw1", "--seeds", "2"])
+    monkeypatch.setattr(homework_reference, "record", None)
+    with pytest.raises(SystemExit, match="2"):
+        homework_reference.main()
+    assert "--seeds must be 3 or more, received 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", NAMES)
