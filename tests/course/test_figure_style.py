@@ -73,10 +73,22 @@ def test_concepts_of_one_group_can_be_told_apart_by_every_eye(group, eye):
     assert near == []
 
 
+SAME = [{"contrastive", "label-free", "all views"}, {"attention", "Transformer", "ViT"}, {"new", "held out"}]
+
+
+@pytest.mark.parametrize("group", style.GROUPS)
+def test_within_a_group_only_names_of_the_same_thing_share_a_hue(group):
+    hues = style.GROUPS[group]
+    shared = [pair for pair in combinations(hues, 2) if hues[pair[0]] == hues[pair[1]]]
+    assert [pair for pair in shared if not any(set(pair) <= names for names in SAME)] == [], (
+        "give one of the two another hue or, where both name the same thing, put them into SAME above"
+    )
+
+
 def test_the_style_file_is_valid_and_its_cycle_is_the_palette():
     assert [to_rgb(f"#{entry['color'].strip('#')}") for entry in plt.rcParams["axes.prop_cycle"]] == [
         to_rgb(color) for color in style.COLORS
-    ]
+    ], "each colour stands in two files, in this order: HUES in style.py, axes.prop_cycle in vlmcourse.mplstyle"
     assert to_hex(plt.rcParams["text.color"]) == style.INK
 
 
