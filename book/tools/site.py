@@ -24,7 +24,7 @@ def address_of_site() -> str | None:
     """Return where the rendered book will be read, with a slash at the end, or None where nobody said."""
     told = os.environ.get("VLMCOURSE_SITE", "")
     if told and not re.fullmatch(r"https?://[\w.-]+(:\d+)?(/[\w.~/-]*)?", told):
-        raise ValueError(f"VLMCOURSE_SITE must be an address such as https://host/course, received {told!r}")
+        raise SystemExit(f"VLMCOURSE_SITE must be an address such as https://host/course, received {told!r}")
     return told.rstrip("/") + "/" if told else None
 
 

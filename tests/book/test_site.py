@@ -322,7 +322,7 @@ def test_an_address_of_the_site_is_taken_whole_or_refused(monkeypatch):
     monkeypatch.setenv("VLMCOURSE_SITE", "https://owner.org/course")
     assert site.address_of_site() == "https://owner.org/course/"
     monkeypatch.setenv("VLMCOURSE_SITE", "owner.org/course")
-    with pytest.raises(ValueError, match="VLMCOURSE_SITE must be"):
+    with pytest.raises(SystemExit, match="VLMCOURSE_SITE must be"):
         site.address_of_site()
 
 
