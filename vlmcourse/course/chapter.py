@@ -28,13 +28,13 @@ def _spread(runs: Sequence[float]) -> float:
 
 
 def show_number(value: float, unit: str = "", *, digits: int | None = None) -> str:
-    """Return a number as the page shows it; fractions become percentages.
+    """Return a number as the page shows it; fractions become percentages, and their differences percentage points.
 
-    >>> show_number(0.978, "fraction"), show_number(4.17), show_number(12.3, "s", digits=0)
-    ('97.8 %', '4.17', '12 s')
+    >>> show_number(0.978, "fraction"), show_number(0.31, "points"), show_number(4.17), show_number(12.3, "s", digits=0)
+    ('97.8 %', '31.0 points', '4.17', '12 s')
     """
-    if unit == "fraction":
-        return f"{100 * value:.{1 if digits is None else digits}f} %"
+    if unit in ("fraction", "points"):
+        return f"{100 * value:.{1 if digits is None else digits}f} {'%' if unit == 'fraction' else unit}"
     return f"{value:.{2 if digits is None else digits}f} {unit}".rstrip()
 
 
@@ -42,7 +42,8 @@ def show_number(value: float, unit: str = "", *, digits: int | None = None) -> s
 class Measurement:
     """One quantity: the value of the run here (None where this run did not measure it), and of all recorded runs.
 
-    ``unit`` is ``"fraction"`` for shares, else what the page should print after the number.
+    ``unit`` is ``"fraction"`` for shares, ``"points"`` for the difference of two, else what the page should print after
+    the number.
 
     >>> accuracy = Measurement("probe", 0.97, (0.95, 0.99), unit="fraction")
     >>> str(accuracy), round(accuracy.mean, 2)
