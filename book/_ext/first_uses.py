@@ -14,6 +14,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 PAGES = re.compile(r"lectures/|book/(?!glossary)[^/]+$")
 # Words that often mean something else than their entry says; a link is the author's to set.
 AMBIGUOUS = {"positive", "negative", "view", "clip", "alignment", "uniformity", "fused", "shortcut", "connector"}
+AMBIGUOUS |= {"control"}
 # Pages that use a word in another sense throughout: a verb, the encoder of a translation network.
 OTHERWISE = {
     ("lectures/02_vision_encoders", "decoder"),

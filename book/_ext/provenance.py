@@ -74,12 +74,14 @@ def each(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def value(result: dict[str, Any]) -> str:
-    """Return mean, spread and number of seeds, fractions as percentages."""
+    """Return mean, spread and number of seeds, fractions as percentages, and which of several quantities this is."""
     mean, spread, seeds, unit = result["mean"], result["spread"], len(result["seeds"]), result["unit"]
     if unit.endswith("fraction"):
         mean, spread, unit = 100 * mean, None if spread is None else 100 * spread, f"% {unit.partition(',')[0]}"
     number = f"{mean:.4g}" if spread is None else f"{mean:.4g} ± {spread:.2g}"
-    return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''})"
+    what = [name for name, values in result.get("table", {}).items() if values == result["values"]]
+    which = ": " + what[0].removesuffix(f", {result['unit']}") if what else ""
+    return f"{number} {unit} ({seeds} seed{'s' if seeds > 1 else ''}){which}"
 
 
 def reached(report: dict[str, Any]) -> str:
