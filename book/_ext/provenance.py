@@ -74,7 +74,12 @@ def each(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def value(result: dict[str, Any]) -> str:
-    """Return mean, spread and number of seeds, fractions as percentages, and which of several quantities this is."""
+    """Return mean, spread and number of seeds, fractions as percentages, and which of several quantities this is.
+
+    >>> result = {"mean": 0.5, "spread": None, "values": [0.5], "seeds": [0], "unit": "accuracy, fraction"}
+    >>> value(result | {"table": {"probe 10": [0.4], "probe 500": [0.5]}})
+    '50 % accuracy (1 seed): probe 500'
+    """
     mean, spread, seeds, unit = result["mean"], result["spread"], len(result["seeds"]), result["unit"]
     if unit.endswith("fraction"):
         mean, spread, unit = 100 * mean, None if spread is None else 100 * spread, f"% {unit.partition(',')[0]}"
