@@ -221,6 +221,50 @@ def r_pe(images, weight, bias):
     return torch.tensordot(x, weight, dims=([1, 4, 5], [1, 2, 3])).flatten(1, 2) + bias
 
 
+@right(check_patch_embed)
+def pe_patches_times_weight(images, weight, bias):
+    p = weight.shape[-1]
+    patches = rearrange(images, "b c (a p) (e q) -> b (a e) (p q c)", p=p, q=p)
+    return patches @ weight.permute(2, 3, 1, 0).flatten(0, 2) + bias
+
+
+@right(check_patch_embed)
+def pe_einsum(images, weight, bias):
+    p = weight.shape[-1]
+    squares = rearrange(images, "b c (a p) (e q) -> b (a e) c p q", p=p, q=p)
+    return torch.einsum("bncpq,dcpq->bnd", squares, weight) + bias
+
+
+@right(check_patch_embed)
+def pe_unfold(images, weight, bias):
+    p = weight.shape[-1]
+    return F.linear(F.unfold(images, p, stride=p).mT, weight.flatten(1), bias)
+
+
+@right(check_patch_embed)
+def pe_loop_of_products(images, weight, bias):
+    p = weight.shape[-1]
+    h, w_ = images.shape[2:]
+    tokens = [
+        images[:, :, i : i + p, j : j + p].flatten(1) @ weight.flatten(1).T + bias
+        for i in range(0, h, p)
+        for j in range(0, w_, p)
+    ]
+    return torch.stack(tokens, 1)
+
+
+@right(check_patch_embed)
+def pe_loop_of_sums(images, weight, bias):
+    p = weight.shape[-1]
+    h, w_ = images.shape[2:]
+    tokens = [
+        (images[:, None, :, i : i + p, j : j + p] * weight).sum((2, 3, 4)) + bias
+        for i in range(0, h, p)
+        for j in range(0, w_, p)
+    ]
+    return torch.stack(tokens, 1)
+
+
 @wrong(check_attention_weights, "yours sum to 1 all together")
 def aw_both(queries, keys, *, mask=None):
     s = queries @ keys.mT / queries.shape[-1] ** 0.5
@@ -806,7 +850,7 @@ def r_sl(logits, ids, loss_mask):
     return F.cross_entropy(logits.flatten(0, 1), t.flatten())
 
 
-@wrong(check_sampling, "at temperature 0.5, and 0.4 was asked for")
+@wrong(check_sampling, "at temperature 0.5, and 0.1 was asked for")
 def sa_clamp(logits, *, temperature, top_p=1.0):
     return samp(logits, max(temperature, 0.5) if temperature else 0, top_p)
 
@@ -1168,3 +1212,47 @@ def c3_open_slices(clips, weight, bias=None, *, stride=1, padding=0):
 @wrong(check_unit, "`keepdim=True` keeps an axis")
 def un_no_keepdim(embeddings):
     return embeddings / embeddings.norm(dim=1)
+
+
+# Found by solving the sheets once more: what drops an axis of length one, and what one case alone could not tell.
+def squeezed(check, function, hint, *axes):
+    """Let a right function lose the axes of length one at its end."""
+    wrong(check, hint)(lambda *args, **options: _squeezed(function(*args, **options), *axes))
+
+
+def _squeezed(result, *axes):
+    return tuple(part.squeeze(*axes) for part in result) if isinstance(result, tuple) else result.squeeze(*axes)
+
+
+def rest_of_block(tokens, attention, mlp, norm1, norm2):
+    tokens = tokens + attention(norm1(tokens))
+    return tokens + mlp(norm2(tokens))
+
+
+@wrong(check_kv_cache, "does `.squeeze()` drop it?")
+def kv_squeezed(queries, keys, values, cache=None):
+    mixed, kept = r_kv(queries, keys, values, cache)
+    return mixed.squeeze(1), kept
+
+
+def pe_conv(images, weight, bias):
+    return F.conv2d(images, weight, bias, stride=weight.shape[-1]).flatten(2).mT
+
+
+for _axes in ((), (0,), (1,), (-1,)):
+    squeezed(check_patchify, r_index, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_patch_embed, pe_conv, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_unpatchify, r_scatter, "the result has shape", *_axes)
+    squeezed(check_attention_weights, r_aw, "the result has shape", *_axes)
+    squeezed(check_attention, r_at, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_multi_head, r_mh, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_conv3d, r_c3, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_shuffle_frames, r_sf, "the result has shape", *_axes)
+for _axes in ((), (0,), (1,)):
+    squeezed(check_transformer_block, rest_of_block, "the result has shape", *_axes)
+squeezed(check_sampling, r_sa, "does `.squeeze()` drop it?", 0)
+
+
+@wrong(check_patch_embed, "`nn.Parameter(...)`")
+def pe_parameter(images, weight, bias):
+    return pe_conv(images, nn.Parameter(weight), bias)

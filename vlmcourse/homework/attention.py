@@ -9,7 +9,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.homework.checking import ONES, Case, Draw, check
 from vlmcourse.ops.attention import attention_weights, self_attention
 
 KERNELS = frozenset({"scaled_dot_product", "multi_head_attention", "flash_attention", "efficient_attention"})
@@ -186,7 +186,7 @@ def _masked_cases(draw: Draw, *, values: bool) -> Iterator[Case]:
     yield Case(
         "scores in the thousands",
         inputs(b, scale=100.0),
-        hint="exp of a large score is infinite: use torch.softmax, or take each row's maximum away first",
+        overflow="exp of a large score is infinite: use torch.softmax, or take each row's maximum away first",
     )
     nowhere = mask.clone()
     nowhere[:, 0] = False
@@ -194,6 +194,8 @@ def _masked_cases(draw: Draw, *, values: bool) -> Iterator[Case]:
     nan = "the values are right, but their gradient is nan where a query may look at no key: put -inf in with `masked_fill`, "
     nan += "which stops a gradient on its way back; -inf that is added does not"
     yield Case("a query that may look at no key", inputs(b), {"mask": nowhere}, hint, nan)
+    i = j = d = dv = 1
+    yield Case("one number each", inputs(1), hint=ONES)
 
 
 @check(
@@ -384,6 +386,8 @@ def check_multi_head(draw: Draw) -> Iterator[Case]:
     yield Case("as many heads as features", (draw.normal(b, n, d), *weights), {"num_heads": d})
     causal = torch.ones(n, n, dtype=torch.bool, device=draw.device).tril()
     yield Case("a causal mask", (draw.normal(b, n, d), *weights), {"num_heads": heads, "mask": causal})
+    one = draw.normal(1, 1, 1), draw.normal(3, 1), draw.normal(1, 1)
+    yield Case("one token of one number", one, {"num_heads": 1}, ONES)
 
 
 Layer = Callable[[Tensor], Tensor]
@@ -484,7 +488,7 @@ def check_transformer_block(draw: Draw) -> Iterator[Case]:
     between, up, gain1, gain2 = draw.normal(n, n).softmax(-1), draw.normal(d, d), draw.normal(d), draw.normal(d)
 
     def attention(x: Tensor) -> Tensor:
-        return between.to(x) @ x
+        return between[: x.shape[1], : x.shape[1]].to(x) @ x
 
     def mlp(x: Tensor) -> Tensor:
         return (x @ up.to(x)).tanh()
@@ -497,3 +501,4 @@ def check_transformer_block(draw: Draw) -> Iterator[Case]:
 
     yield Case("a batch", (draw.normal(b, n, d), attention, mlp, norm1, norm2))
     yield Case("one sequence", (draw.normal(1, n, d), attention, mlp, norm1, norm2))
+    yield Case("one token", (draw.normal(1, 1, d), attention, mlp, norm1, norm2), hint=ONES)

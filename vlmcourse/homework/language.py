@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmcourse.homework.attention import KERNELS, lets_the_future_in
-from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.homework.checking import ONES, Case, Draw, check
 from vlmcourse.models.language_model import next_token_loss, next_token_probabilities
 
 
@@ -367,7 +367,7 @@ def check_sampling(draw: Draw) -> Iterator[Case]:
 
     yield Case("temperature 1", (logits(),), {"temperature": 1.0})
     yield Case("a high temperature", (logits(),), {"temperature": 3.0})
-    yield Case("a low temperature", (logits(),), {"temperature": 0.4})
+    yield Case("a low temperature", (logits(),), {"temperature": 0.1})
     for top_p in (0.35, 0.8):
         yield Case(f"top_p={top_p}", (logits(),), {"temperature": 1.0, "top_p": top_p})
     yield Case("temperature and top_p", (logits(),), {"temperature": 2.0, "top_p": 0.6})
@@ -378,6 +378,7 @@ def check_sampling(draw: Draw) -> Iterator[Case]:
     yield Case("a tiny top_p", (logits(),), {"temperature": 1.0, "top_p": 1e-6}, "one word always stays")
     for what, some in {"one text": logits()[0], "texts along two axes": torch.stack([logits(), logits()])}.items():
         yield Case(what, (some,), {"temperature": 0.0}, "`...` stands for any number of axes: use the last one, -1")
+    yield Case("a batch of one text", (logits()[:1],), {"temperature": 1.0}, ONES)
 
 
 Cache = tuple[Tensor, Tensor] | None
@@ -484,6 +485,8 @@ def check_kv_cache(draw: Draw) -> Iterator[Case]:
     yield Case("one new token and a cache", (*tokens(1), tokens(past)[:2]))
     yield Case("the first tokens, no cache yet", tokens(new))
     yield Case("several new tokens and a cache", (*tokens(new), tokens(past)[:2]))
+    b = head = d = 1
+    yield Case("one number each", (*tokens(1), tokens(past)[:2]), hint=ONES)
 
 
 Model = Callable[[Tensor], Tensor]

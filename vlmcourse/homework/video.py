@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.homework.checking import ONES, Case, Draw, check
 from vlmcourse.ops.convolution import conv3d
 
 ALL = (True, True, True)
@@ -124,6 +124,8 @@ def check_conv3d(draw: Draw) -> Iterator[Case]:
     yield Case("padding 1", (clips, cube, bias), {"padding": 1})
     yield Case("an oblong kernel", (clips, draw.normal(c_out, c_in, *oblong), bias))
     yield Case("stride 3 with padding 2", (clips, cube, bias), {"stride": 3, "padding": 2})
+    one = draw.normal(1, 1, 1, 1, 1), draw.normal(1, 1, 1, 1, 1), draw.normal(1)
+    yield Case("one number in all", one, hint=ONES)
 
 
 Size = Callable[[int, int, int, int], int | float]
@@ -270,3 +272,4 @@ def check_shuffle_frames(draw: Draw) -> Iterator[Case]:
     for what, clips, channels in (("several clips", b, c), ("one clip", 1, c), ("two channels", b, 2)):
         orders = torch.stack([draw.order(t) for _ in range(clips)])
         yield Case(what, (draw.normal(clips, channels, t, h, w), orders))
+    yield Case("one number in all", (draw.normal(1, 1, 1, 1, 1), draw.order(1)[None]), hint=ONES)
