@@ -121,7 +121,7 @@ RIGHT = {
     check_unit: [
         unit,
         F.normalize,
-        lambda x: x / x.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12),
+        lambda x: x / x.square().sum(1, keepdim=True).clamp(min=1e-24).sqrt(),
         lambda x: torch.stack([F.normalize(row, dim=0) for row in x]),
     ],
     check_partners: [

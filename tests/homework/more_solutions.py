@@ -1409,7 +1409,7 @@ def rn_rsqrt(embeddings):
     return embeddings * torch.einsum("nd,nd->n", embeddings, embeddings).clamp_min(1e-24).rsqrt()[:, None]
 
 
-@right(check_unit)
+@wrong(check_unit, "0 / 0 stays nan on the way back")
 def rn_nan(embeddings):
     return (embeddings / embeddings.norm(dim=1, keepdim=True)).nan_to_num()
 
@@ -1944,7 +1944,7 @@ def s_test_not_centred(train, test):
     return (train - mean) / spread, test / spread
 
 
-@right(check_standardise)
+@wrong(check_standardise, "wrong for a feature that hardly changes")
 def rs_in_place(train, test):
     spread = ((train - train.mean(0)) ** 2).mean(0).sqrt()
     spread[spread == 0] = 1e-6

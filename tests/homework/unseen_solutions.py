@@ -453,8 +453,8 @@ def un_clip(embeddings):
     return embeddings / embeddings.norm(dim=1, keepdim=True).clamp(min=1.0)
 
 
-@right(check_unit)
-def r_un(embeddings):
+@wrong(check_unit, "the slope of `sqrt` is infinite at 0")
+def un_where(embeddings):
     l = (embeddings * embeddings).sum(-1, keepdim=True).sqrt()
     return torch.where(l > 0, embeddings / l.clamp_min(1e-20), embeddings)
 
@@ -1246,11 +1246,93 @@ for _axes in ((), (0,), (1,), (-1,)):
     squeezed(check_attention_weights, r_aw, "the result has shape", *_axes)
     squeezed(check_attention, r_at, "does `.squeeze()` drop it?", *_axes)
     squeezed(check_multi_head, r_mh, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_unit, r_un2, "the result has shape", *_axes)
     squeezed(check_conv3d, r_c3, "does `.squeeze()` drop it?", *_axes)
     squeezed(check_shuffle_frames, r_sf, "the result has shape", *_axes)
 for _axes in ((), (0,), (1,)):
     squeezed(check_transformer_block, rest_of_block, "the result has shape", *_axes)
+for _axes in ((), (0,)):
+    squeezed(check_standardise, r_st_adds, "does `.squeeze()` drop it?", *_axes)
 squeezed(check_sampling, r_sa, "does `.squeeze()` drop it?", 0)
+
+
+def st_scaled(train, test, deviation):
+    return (train - train.mean(0)) / deviation, (test - train.mean(0)) / deviation
+
+
+@wrong(check_standardise, "take the mean away before you square")
+def st_one_pass(train, test):
+    variance = train.square().mean(0) - train.mean(0).square()
+    return st_scaled(train, test, variance.clamp(min=0).sqrt().clamp(min=1e-6))
+
+
+@wrong(check_standardise, "wrong for a feature that hardly changes")
+def st_exactly_zero(train, test):
+    deviation = train.std(0, correction=0)
+    return st_scaled(train, test, torch.where(deviation == 0, 1e-6, deviation))
+
+
+@wrong(check_standardise, "divide by 1e-6 at least, in the test too")
+def st_limited_late(train, test):
+    return st_scaled(train, test, train.std(0, correction=0).clamp(min=1e-5))
+
+
+@right(check_standardise)
+def r_st_var(train, test):
+    return st_scaled(train, test, train.var(0, unbiased=False).sqrt().clamp(min=1e-6))
+
+
+@right(check_standardise)
+def r_st_by_hand(train, test):
+    centre = train.sum(0) / len(train)
+    deviation = (((train - centre) ** 2).sum(0) / len(train)).sqrt().clamp(min=1e-6)
+    return (train - centre) / deviation, (test - centre) / deviation
+
+
+@wrong(check_unit, "the slope of `sqrt` is infinite at 0")
+def un_root_of_zero(embeddings):
+    return embeddings / embeddings.pow(2).sum(1, keepdim=True).sqrt().clamp(min=1e-12)
+
+
+@wrong(check_unit, "you divide by the sum of the entries")
+def un_sum_limited(embeddings):
+    return embeddings / embeddings.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def nx_filled(value):
+    def nt_xent(view1, view2, *, temperature):
+        s, n = sim(view1, view2, temperature), len(view1)
+        s = s.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=s.device), value)
+        return F.cross_entropy(s, torch.arange(2 * n, device=s.device).roll(n))
+
+    return nt_xent
+
+
+wrong(check_nt_xent, "put -inf there")(nx_filled(-10.0))
+wrong(check_nt_xent, "put -inf there")(nx_filled(-50.0))
+right(check_nt_xent)(nx_filled(-1e6))
+
+
+@wrong(check_nt_xent, "exp of 1 / 0.005 is infinite")
+def nx_exp(view1, view2, *, temperature):
+    s, n = sim(view1, view2, temperature), len(view1)
+    chances = s.exp() * ~torch.eye(2 * n, dtype=torch.bool, device=s.device)
+    return -(chances[torch.arange(2 * n), torch.arange(2 * n).roll(n)] / chances.sum(1)).log().mean()
+
+
+@wrong(check_nt_xent, "wrong for a very cold temperature")
+def nx_never_cold(view1, view2, *, temperature):
+    return nx_ok(view1, view2, temperature=max(temperature, 0.01))
+
+
+@wrong(check_pair_logits, "wrong for a cold temperature")
+def pl_never_cold(units, temperature):
+    return r_pl(units, max(temperature, 0.1))
+
+
+@wrong(check_pair_logits, "such as dividing vectors of length 1 by their length")
+def pl_units_again(units, temperature):
+    return r_pl(F.normalize(units, dim=1), temperature)
 
 
 @wrong(check_patch_embed, "`nn.Parameter(...)`")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.homework.checking import ONES, Case, Draw, check
 from vlmcourse.ops.contrastive import nt_xent_loss
 
 
@@ -26,6 +26,8 @@ def _unit(
         return embeddings / embeddings.abs().amax(1, keepdim=True).clamp(min=1e-12)
     if kind == "sum":
         return embeddings / embeddings.sum(1, keepdim=True)
+    if kind == "sum, limited":
+        return embeddings / embeddings.sum(1, keepdim=True).clamp(min=1e-12)
     if kind == "as it was":
         return embeddings.clone()
     if kind == "mean of squares":
@@ -75,6 +77,7 @@ def _wrong_length(case: Case, got: Tensor, right: Tensor) -> str | None:
         "this is a softmax: divide by the length": {"kind": "softmax"},
         "you divide by the root of the mean of squares: the length is the root of their sum": {"kind": "mean of squares"},
         "you divide by the sum of the entries: divide by the length": {"kind": "sum"},
+        "you divide by the sum of the entries, and where it is below 0 by what limits it: divide by the length": {"kind": "sum, limited"},
         "you multiply by the length: divide": {"kind": "times"},
         "nothing is normalised: divide each row by its length": {"kind": "as it was"},
         "all rows are divided by the length of the longest: every row has its own": {"kind": "longest"},
@@ -98,7 +101,11 @@ def check_unit(draw: Draw) -> Iterator[Case]:
     yield Case("a short embedding among long ones", (mixed,), hint=hint)
     zero = draw.normal(n, d)
     zero[0] = 0
-    yield Case("an embedding of length zero", (zero.detach(),), hint="a row of zeros has length 0: it stays zeros")
+    hint = "a row of zeros has length 0: it stays zeros"
+    nan = "the values are right, but the gradient at a row of zeros is nan: the slope of `sqrt` is infinite at 0 (that of `norm` "
+    nan += "is not: it counts as 0), and 0 / 0 stays nan on the way back, whatever takes its place later"
+    yield Case("an embedding of length zero", (zero,), hint=hint, nan=nan)
+    yield Case("an embedding of one number", (draw.normal(1, 1).exp(),), hint=ONES)
 
 
 def _partners(n: int, *, kind: str = "roll") -> Tensor:
@@ -255,7 +262,7 @@ def check_pair_logits(draw: Draw) -> Iterator[Case]:
     """
     n, d = draw.primes(2)
     yield Case("a warm temperature", (F.normalize(draw.normal(2 * n, d), dim=1), 0.7))
-    yield Case("a cold temperature", (F.normalize(draw.normal(2 * n, d), dim=1), 0.1))
+    yield Case("a cold temperature", (F.normalize(draw.normal(2 * n, d), dim=1), 0.05))
 
 
 def _nt_xent(
@@ -377,11 +384,17 @@ def check_nt_xent(draw: Draw) -> Iterator[Case]:
     n, d = draw.primes(2)
     n = max(n, 2)
     yield Case("a warm temperature", (draw.normal(n, d), draw.normal(n, d)), {"temperature": 0.7})
-    hint = "exp of 1 / 0.005 is infinite: use F.cross_entropy or logsumexp"
-    yield Case("a very cold temperature", (draw.normal(n, d), draw.normal(n, d)), {"temperature": 0.005}, hint)
+    overflow = "exp of 1 / 0.005 is infinite: use F.cross_entropy or logsumexp"
+    yield Case(
+        "a very cold temperature", (draw.normal(n, d), draw.normal(n, d)), {"temperature": 0.005}, overflow=overflow
+    )
     yield Case("two images", (draw.normal(2, d), draw.normal(2, d)), {"temperature": 0.2})
     alike = draw.normal(n, d)
     yield Case("views that are alike", (alike, alike.clone()), {"temperature": 0.5})
+    # The corners of a tetrahedron, at any distances: all cosines are -1/3.
+    corners = (torch.eye(4, device=draw.device) - 0.25) * draw.normal(4, 1).exp()
+    hint = "all logits of other rows are -67 here, so that -10 for self-pairs, say, would win: put -inf there"
+    yield Case("embeddings far from each other", corners.chunk(2), {"temperature": 0.005}, hint)
 
 
 def _standardise(train: Tensor, test: Tensor, *, source: str = "train", axis: Any = 0, kind: str = "") -> Any:
@@ -469,7 +482,7 @@ def _added(case: Case, got: Any, _right: Any) -> str | None:
 def check_standardise(draw: Draw) -> Iterator[Case]:
     """Check ``standardise(train, test)`` → both with the mean and deviation of the training features.
 
-    A feature that never changes in training has no deviation; divide it by 1e-6.
+    A feature whose deviation in training is below 1e-6 is divided by 1e-6; to add 1e-6 to each is as good.
 
     >>> check_standardise(lambda train, test: (train - train.mean(0), test - train.mean(0))).passed
     False
@@ -479,12 +492,14 @@ def check_standardise(draw: Draw) -> Iterator[Case]:
     train, test = 3 * draw.normal(n, d) + 2, 2 * draw.normal(m, d) - 1
     train[0] = train[1] + 2  # no deviation so small that 1e-6 beside it would show
     yield Case("random features", (train, test))
-    constant = train.clone()
-    constant[:, 0] = 1.0
-    other = test.clone()
-    other[:, 0] = 1.5  # which may differ in the test, and shows by what is divided
-    yield Case(
-        "a feature that never changes",
-        (constant, other),
-        hint="its deviation is 0: divide by 1e-6 at least, in the test too",
-    )
+    far = torch.cat([100 + 0.01 * draw.normal(n, 1), train], dim=1)
+    hint = "the mean of squares minus the square of the mean loses all digits: take the mean away before you square"
+    yield Case("a feature far from 0", (far, torch.cat([far[:1, :1].expand(m, 1), test], dim=1)), hint=hint)
+    hint = "its deviation is 0, or nearly: divide by 1e-6 at least, in the test too"
+    for what, number, jump in (("never", 0.0, 0.0), ("hardly", 0.1, 1e-8)):
+        constant, other = train.clone(), test.clone()
+        constant[:, 0] = number
+        constant[0, 0] += jump
+        other[:, 0] = number + 3e-6 * torch.arange(1, m + 1, device=draw.device)  # which shows by what it is divided
+        yield Case(f"a feature that {what} changes", (constant, other), hint=hint)
+    yield Case("one feature of one picture", (train[:, :1], test[:1, :1]), hint=ONES)
