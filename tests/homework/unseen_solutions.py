@@ -1075,7 +1075,7 @@ def r_ic2(images):
 
 @right(check_controls)
 def r_ic3(images):  # a colour per channel, same for all
-    return torch.tensor([0.1 * i for i in range(images.shape[1])])[None, :, None, None].expand(images.shape).to(
+    return torch.tensor([0.05 * i for i in range(images.shape[1])])[None, :, None, None].expand(images.shape).to(
         images
     ), torch.cat([images[-1:], images[:-1]])
 
@@ -1249,6 +1249,8 @@ for _axes in ((), (0,), (1,), (-1,)):
     squeezed(check_unit, r_un2, "the result has shape", *_axes)
     squeezed(check_conv3d, r_c3, "does `.squeeze()` drop it?", *_axes)
     squeezed(check_shuffle_frames, r_sf, "the result has shape", *_axes)
+    squeezed(check_connector, r_co, "does `.squeeze()` drop it?", *_axes)
+    squeezed(check_splice, r_sp, "does `.squeeze()` drop it?", *_axes)
 for _axes in ((), (0,), (1,)):
     squeezed(check_transformer_block, rest_of_block, "the result has shape", *_axes)
 for _axes in ((), (0,)):
@@ -1338,3 +1340,82 @@ def pl_units_again(units, temperature):
 @wrong(check_patch_embed, "`nn.Parameter(...)`")
 def pe_parameter(images, weight, bias):
     return pe_conv(images, nn.Parameter(weight), bias)
+
+
+@wrong(check_controls, "it changes its input `images` in place")
+def ic_in_place(images):
+    images[:] = 0.5
+    return images, images.roll(1, 0)
+
+
+@wrong(check_controls, "which is no colour: colours are from 0 to 1")
+def ic_minus_one(images):
+    return torch.full_like(images, -1.0), images.roll(1, 0)
+
+
+@right(check_controls)
+def r_ic_mean_colour(images):
+    return images.mean((0, 2, 3), keepdim=True).expand(images.shape), images.roll(1, 0)
+
+
+@wrong(check_controls, "`torch.manual_seed`, which changes chance for all that comes after")
+def ic_seeded(images):
+    torch.manual_seed(0)
+    return r_ic2(images)
+
+
+@right(check_controls)
+def r_ic_own_generator(images):
+    generator = torch.Generator().manual_seed(0)
+    shift = int(torch.randint(1, len(images), (), generator=generator))
+    return torch.zeros_like(images), images.roll(shift, 0)
+
+
+def staged(parts, stage):
+    for name, part in parts.items():
+        part.requires_grad_(stage == "joint" or name == stage.replace(" ", "_"))
+
+
+@wrong(check_stages, "stage 'joint' leaves the connector frozen: all three learn")
+def ss_relies_on_the_order(parts, stage):
+    for name in {"language model": ["language_model"], "connector": ["connector"]}.get(
+        stage, ["encoder", "language_model"]
+    ):
+        parts[name].requires_grad_(True)
+    for name in {"language model": ["encoder", "connector"], "connector": ["encoder", "language_model"]}.get(stage, []):
+        parts[name].requires_grad_(False)
+
+
+@wrong(check_stages, "put no copies in their place")
+def ss_copies(parts, stage):
+    import copy
+
+    for name in parts:
+        parts[name] = copy.deepcopy(parts[name])
+    staged(parts, stage)
+
+
+@wrong(check_stages, "numbers of a part are changed, or their dtype")
+def ss_half(parts, stage):
+    staged(parts, stage)
+    for part in parts.values():
+        part.half()
+
+
+@wrong(check_stages, "numbers of a part are changed, or their dtype")
+def ss_zeros(parts, stage):
+    staged(parts, stage)
+    for part in parts.values():
+        for parameter in part.parameters():
+            parameter.data.zero_()
+
+
+@wrong(check_stages, "gradients are switched off for all that comes after")
+def ss_no_gradients(parts, stage):
+    staged(parts, stage)
+    torch.set_grad_enabled(False)
+
+
+@wrong(check_stages, "tried with the stages 'language model', then 'connector', then 'joint'")
+def ss_nothing(parts, stage):
+    return None

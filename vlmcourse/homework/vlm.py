@@ -1,5 +1,6 @@
 """Homework 6: what joins an image encoder to a language model, and what shows that it looks (slides S02 to S06)."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vlmcourse.homework.checking import Case, Draw, check
+from vlmcourse.homework.checking import ONES, Case, Draw, check
 from vlmcourse.train.vlm import STAGES
 
 
@@ -94,6 +95,8 @@ def check_connector(draw: Draw) -> Iterator[Case]:
     for what, height, width, r in (("an oblong map", h, w, 2), ("a square map", h, h, 3), ("reduction 1", h, w, 1)):
         weights = draw.normal(out, r * r * d), draw.normal(out)
         yield Case(what, (draw.normal(b, d, height * r, width * r), *weights), {"reduction": r})
+    one = draw.normal(1, 1, 1, 1), draw.normal(1, 1), draw.normal(1)
+    yield Case("one number in all", one, {"reduction": 1}, ONES)
 
 
 def _splice(words: Tensor, ids: Tensor, image: Tensor, *, image_id: int, how: str = "right") -> Tensor:
@@ -202,25 +205,39 @@ def check_splice(draw: Draw) -> Iterator[Case]:
     yield case("placeholders in different places", places(1, n - 2))
     yield case("a placeholder in front", places(0, n - 1))
     yield case("a placeholder at the end", places(1, n))
+    one = draw.normal(1, 1, 1), torch.full((1, 1), 3, device=draw.device), draw.normal(1, 1, 1)
+    yield Case("a placeholder alone", one, {"image_id": 3}, ONES)
 
 
 Parts = Mapping[str, nn.Module]
 PARTS = ("encoder", "connector", "language_model")
 
 
+KEPT = (
+    "parts holds other modules afterwards: change those that it holds, and put no copies in their place",
+    "numbers of a part are changed, or their dtype: what is frozen stays as it is, and so does what learns",
+    "gradients are switched off for all that comes after (torch.set_grad_enabled), the training too: freeze parameters",
+)
+
+
 def _trained(function: Callable[[Parts, str], Any]) -> Callable[[Sequence[str]], tuple[Tensor, ...]]:
-    """Return a function from stages, one after the other, to what is trainable after each, part by part."""
+    """Return a function from stages, one after the other, to what is trainable after each, part by part.
+
+    The last of its results says what else was left as it was, in the order of ``KEPT``.
+    """
 
     def run(stages: Sequence[str]) -> tuple[Tensor, ...]:
-        parts = {name: nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)) for name in PARTS}
-        for part in parts.values():
+        own = {name: nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)) for name in PARTS}
+        for part in own.values():
             part.scale = nn.Parameter(torch.ones(3))  # its own, as a language model's embeddings are, in no layer
-        after = []
+        numbers = [p for part in own.values() for p in part.parameters()]
+        before, recording = [p.detach().clone() for p in numbers], torch.is_grad_enabled()
+        parts, after = dict(own), []
         for stage in stages:
             function(parts, stage)
-            flags = [[p.requires_grad for p in parts[name].parameters()] for name in PARTS]
-            after.append(torch.tensor(flags))
-        return tuple(after)
+            after.append(torch.tensor([[p.requires_grad for p in own[name].parameters()] for name in PARTS]))
+        same = all(p.dtype == old.dtype and torch.equal(p, old) for p, old in zip(numbers, before, strict=True))
+        return (*after, torch.tensor([parts == own, same, torch.is_grad_enabled() == recording]))
 
     return run
 
@@ -256,8 +273,11 @@ def _with(**changes: Sequence[str]) -> dict[str, Any]:
 
 
 def _wrong_part(case: Case, got: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> str | None:
-    """Say which part learns, or not, in which stage."""
-    for stage, flags, wanted in zip(case.args[0], got, right, strict=True):
+    """Say what else was changed, or which part learns, or not, in which stage."""
+    for sentence, kept in zip(KEPT, got[-1], strict=True):
+        if not kept:
+            return sentence
+    for stage, flags, wanted in zip(case.args[0], got[:-1], right[:-1], strict=True):
         for name, part, want in zip(PARTS, flags, wanted, strict=True):
             words = name.replace("_", " ")
             if part.any() and not part.all():
@@ -313,8 +333,8 @@ def check_stages(draw: Draw) -> Iterator[Case]:
     >>> check_stages(lambda parts, stage: None).passed
     False
     """
-    yield Case("one stage after the other", (("language model", "connector", "joint"),))
-    yield Case("the stages in another order", (("joint", "connector", "language model"),))
+    for stages in itertools.permutations(STAGES):
+        yield Case(f"the stages {', then '.join(map(repr, stages))}", (stages,))
 
 
 def _wrong_order(case: Case, got: tuple[Tensor, Tensor], right: Any) -> str | None:
@@ -338,6 +358,8 @@ def _wrong_blank(case: Case, got: tuple[Tensor, Tensor], _right: Any) -> str | N
         return "the blank images differ from each other, so the model can still tell them apart"
     if not torch.equal(blank, blank[..., :1, :1].expand(blank.shape)):
         return "a blank image has structure: every pixel must be the same (not noise, not a mean image)"
+    if blank.min() < 0 or blank.max() > 1:
+        return f"blank holds {float(blank.flatten()[0]):.3g}, which is no colour: colours are from 0 to 1"
     return None
 
 
@@ -388,4 +410,5 @@ def check_controls(draw: Draw) -> Iterator[Case]:
     """
     c, h, w = draw.primes(3)
     for n in (3, 2, 7, 23):
-        yield Case(f"{n} images", (draw.normal(n, c, h, w),))
+        yield Case(f"{n} images", (draw.normal(n, c, h, w).sigmoid(),))
+    yield Case("images of one pixel", (draw.normal(3, 1, 1, 1).sigmoid(),))
