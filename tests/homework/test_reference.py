@@ -1,5 +1,7 @@
 """Is mine normal? The recorded experiments are those of the sources, and a run is compared with them as it should be."""
 
+import re
+
 import pytest
 
 from book.experiments import homework_reference
@@ -12,7 +14,7 @@ NAMES = [path.stem for path in sorted(homework.SOURCES.glob("hw*.md"))]
 @pytest.fixture(autouse=True)
 def only_what_is_recorded(request):
     """An experiment that nobody has recorded yet is reported as skipped, and its page says so."""
-    name = request.node.callspec.params["name"] if hasattr(request.node, "callspec") else "hw5"
+    name = request.node.callspec.params.get("name", "hw5") if hasattr(request.node, "callspec") else "hw5"
     if name not in reference._known():
         assert reference.NOTHING in reference.table(name)
         assert reference.NOTHING in is_mine_normal(name, {})
@@ -91,6 +93,24 @@ def test_unknown_names_are_told():
     with pytest.raises(ValueError, match="there are loss"):
         band("hw5", "lost")
     assert "nothing was recorded" in is_mine_normal("hw5", {0: {"mine alone": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("runs", "error", "said"),
+    [
+        ({0: 0.5}, TypeError, "runs[0] must hold numbers by name, received float: hand over mine = "),
+        (0.5, TypeError, "runs must hold the results of `run` for each seed, received float: hand over mine = "),
+        ({}, ValueError, "runs must hold the results of `run` for each seed, received none: hand over mine = "),
+        (
+            {0: {"loss": [1.0]}, 1: {}},
+            ValueError,
+            "runs[1] must have the measures of the other runs, and lacks ['loss']",
+        ),
+    ],
+)
+def test_what_are_no_runs_is_told_with_what_to_hand_over(runs, error, said):
+    with pytest.raises(error, match=re.escape(said)):
+        is_mine_normal("hw5", runs)
 
 
 def test_three_digits_are_three_and_the_band_is_folded_until_one_has_predicted(monkeypatch):

@@ -71,11 +71,15 @@ def is_mine_normal(name: str, runs: Mapping[int, Mapping[str, Value]]) -> str:
     A few runs do not show how far others may stray. So what lies outside, by no more than the recorded runs differ among
     themselves, a twentieth of their value or, for a share, 0.05, is called normal too.
 
+    Raises:
+        TypeError, ValueError: ``runs`` does not hold, for each seed, numbers and curves by name.
+
     >>> print(is_mine_normal("hw2", {0: {"accuracy with positions": 0.1}}).splitlines()[1])  # doctest: +ELLIPSIS
     accuracy with positions: yours 0.100, recorded ... to ...: look again, yours is too low
     """
     if name not in _known():
         return f"{name}: {NOTHING}"
+    _check_runs(runs)
     about = recorded(name)
     lines = [
         f"{name}: {len(about['runs'])} runs recorded on {about['device']}, torch {about['torch']}, {about['date']}"
@@ -88,6 +92,22 @@ def is_mine_normal(name: str, runs: Mapping[int, Mapping[str, Value]]) -> str:
         yours = [stretches(run[measure]) for run in runs.values()]
         lines.append(f"{measure}: yours {_said(yours)}, recorded {_range(low, high)}: {_verdict(yours, low, high)}")
     return "\n".join(lines)
+
+
+def _check_runs(runs: Any) -> None:
+    """Say what is expected where something else came."""
+    wanted, advice = "the results of `run` for each seed", "hand over mine = {seed: run(seed) for seed in (0, 1)}"
+    if not isinstance(runs, Mapping):
+        raise TypeError(f"runs must hold {wanted}, received {type(runs).__name__}: {advice}")
+    if not runs:
+        raise ValueError(f"runs must hold {wanted}, received none: {advice}")
+    for seed, run in runs.items():
+        if not isinstance(run, Mapping):
+            raise TypeError(f"runs[{seed!r}] must hold numbers by name, received {type(run).__name__}: {advice}")
+        if missing := next(iter(runs.values())).keys() - run.keys():
+            raise ValueError(
+                f"runs[{seed!r}] must have the measures of the other runs, and lacks {sorted(missing)}: {advice}"
+            )
 
 
 def _verdict(yours: Sequence[Sequence[float]], low: Sequence[float], high: Sequence[float]) -> str:
