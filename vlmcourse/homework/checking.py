@@ -520,20 +520,28 @@ def _with_slack(task: Task, case: Case) -> Case:
     Nearly always that is nothing. It is much where large numbers nearly cancel, or a small one divides.
     """
 
-    def moved(tensor: Tensor) -> Tensor:  # one up, the next one down
+    chance = torch.Generator().manual_seed(0)
+
+    def moved(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        up = torch.arange(tensor.numel(), device="cpu").reshape(tensor.shape) % 2 == 0
+        up = (
+            torch.rand(tensor.shape, generator=chance, device="cpu") < 0.5
+        )  # no pattern: whole columns would move alike
         return tensor.cpu().nextafter(torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)).to(tensor.device)
 
     if task.property_only:
         return case
     with torch.no_grad():
-        results = [task.right(*args, **case.options) for args in (case.args, _mapped(moved, case.args))]
-    pairs = zip(*map(_tensors, results), strict=True)
-    moves = [
-        float((a.cpu().double() - b.cpu().double()).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()
-    ]
+        right, *others = [
+            _tensors(task.right(*args, **case.options))
+            for args in (
+                case.args,
+                *(_mapped(moved, case.args) for _ in range(3)),
+            )  # few numbers may move alike by chance
+        ]
+    pairs = [(a.cpu().double(), b.cpu().double()) for other in others for a, b in zip(right, other, strict=True)]
+    moves = [float((a - b).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()]
     return replace(case, slack=LAST_BITS * max(moves, default=0.0))
 
 
