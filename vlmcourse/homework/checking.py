@@ -525,21 +525,14 @@ def _with_slack(task: Task, case: Case) -> Case:
     def moved(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        up = (
-            torch.rand(tensor.shape, generator=chance, device="cpu") < 0.5
-        )  # no pattern: whole columns would move alike
+        up = torch.rand(tensor.shape, generator=chance, device="cpu") < 0.5  # by turns, a whole column would move alike
         return tensor.cpu().nextafter(torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)).to(tensor.device)
 
     if task.property_only:
         return case
+    inputs = [case.args, *(_mapped(moved, case.args) for _ in range(3))]  # once, few numbers may move alike
     with torch.no_grad():
-        right, *others = [
-            _tensors(task.right(*args, **case.options))
-            for args in (
-                case.args,
-                *(_mapped(moved, case.args) for _ in range(3)),
-            )  # few numbers may move alike by chance
-        ]
+        right, *others = [_tensors(task.right(*args, **case.options)) for args in inputs]
     pairs = [(a.cpu().double(), b.cpu().double()) for other in others for a, b in zip(right, other, strict=True)]
     moves = [float((a - b).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()]
     return replace(case, slack=LAST_BITS * max(moves, default=0.0))
