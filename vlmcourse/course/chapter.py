@@ -42,8 +42,7 @@ def show_number(value: float, unit: str = "", *, digits: int | None = None) -> s
 class Measurement:
     """One quantity: the value of the run here (None where this run did not measure it), and of all recorded runs.
 
-    ``unit`` is ``"fraction"`` for shares, ``"points"`` for the difference of two, else what the page should print after
-    the number.
+    ``unit`` is ``"fraction"`` for shares, ``"points"`` for the difference of two, else what is printed after a number.
 
     >>> accuracy = Measurement("probe", 0.97, (0.95, 0.99), unit="fraction")
     >>> str(accuracy), round(accuracy.mean, 2)

@@ -9,7 +9,7 @@ def arguments(names: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a copy of a sequence, which its owner may change, and a plain number for one of NumPy's."""
+    # A copy of a sequence, which its owner may change, and a plain number for one of NumPy's.
     if isinstance(value, list | tuple):
         return tuple(map(_plain, value))
     return value.item() if hasattr(value, "item") else value

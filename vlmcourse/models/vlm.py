@@ -309,7 +309,7 @@ def load_vlm(path: str | Path) -> tuple[VisionLanguageModel, dict[str, Any]]:
 
 
 def _layers_of(model: nn.Module) -> set[tuple[str, str]]:
-    """Return the names of all layers and weights, with what a layer says of itself and the shape of a weight."""
+    # The names of all layers and weights, with what a layer says of itself and the shape of a weight.
     layers = {(name, repr(part)) for name, part in model.named_modules() if not list(part.children())}
     return layers | {(name, str(tuple(tensor.shape))) for name, tensor in model.state_dict().items()}
 

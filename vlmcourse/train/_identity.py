@@ -98,7 +98,7 @@ def _parts(value: Any) -> dict[str, Any]:
 
 
 def _settings(kind: type) -> dict[str, Any]:
-    """Return a class's functions, and its public attributes, in which settings are often kept."""
+    # Its functions, and its public attributes, in which settings are often kept.
     return {name: part for name, part in vars(kind).items() if name[0] != "_" or isinstance(part, FunctionType)}
 
 
