@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,19 @@ root_of_linux = pytest.mark.skipif(
     or subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0,
     reason="only root of Linux can start a kernel as another user, without network",
 )
+
+
+@contextmanager
+def beside_another_nbgrader(script):
+    """A folder, open to whoever runs students' code, as pytest's own are not, with an ``nbgrader`` that does this."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "python").symlink_to(shutil.which("true"))
+        nbgrader = folder / "nbgrader"
+        nbgrader.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        nbgrader.chmod(0o755)
+        yield folder
 
 
 def grade(folder, *arguments, **environment):
@@ -77,13 +91,7 @@ def test_an_environment_that_only_root_may_enter_is_told_before_anybody_is_grade
 
 @root_of_linux
 def test_what_grading_writes_belongs_to_the_owner_of_the_course():
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to the user who runs students' code
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "python").symlink_to(shutil.which("true"))
-        nbgrader = folder / "nbgrader"
-        nbgrader.write_text('#!/bin/sh\nmkdir "$1"\ntouch "$1/page.html"\n', encoding="utf-8")
-        nbgrader.chmod(0o755)
+    with beside_another_nbgrader('mkdir "$1"\ntouch "$1/page.html"') as folder:
         course = folder / "course"
         (course / "submitted" / "ann" / "hw1").mkdir(parents=True)
         os.chown(course, 4321, 8765)
@@ -96,13 +104,7 @@ def test_what_grading_writes_belongs_to_the_owner_of_the_course():
 
 @root_of_linux
 def test_who_cannot_be_graded_is_named_and_the_others_are_graded():
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "python").symlink_to(shutil.which("true"))
-        nbgrader = folder / "nbgrader"
-        nbgrader.write_text('#!/bin/sh\ncase "$*" in *--student="Bo Lee"*) exit 1;; esac\n', encoding="utf-8")
-        nbgrader.chmod(0o755)
+    with beside_another_nbgrader('case "$*" in *--student="Bo Lee"*) exit 1;; esac') as folder:
         for student in ("ann", "Bo Lee", "cid"):
             (folder / "course" / "submitted" / student / "hw1").mkdir(parents=True)
         run = grade(folder / "course", "hw1", PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")

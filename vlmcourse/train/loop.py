@@ -248,7 +248,7 @@ def _checked_settings(examples: Examples, **given: Any) -> SimpleNamespace:
         check_positive("clip_norm", given["clip_norm"])
     if not isinstance(given["weight_decay"], int | float) or not 0 <= given["weight_decay"] < math.inf:
         raise ValueError(f"weight_decay must be a finite number of at least 0, received {given['weight_decay']}")
-    if given["optimizer"] not in list(OPTIMIZERS):
+    if given["optimizer"] not in list(OPTIMIZERS):  # a list, since what came may have no hash
         raise ValueError(f"optimizer must be 'adamw' or 'sgd', received {given['optimizer']!r}")
     return SimpleNamespace(**given | {"steps": steps, "batch_size": batch_size, "warmup": warmup})
 
